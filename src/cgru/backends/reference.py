@@ -1,0 +1,75 @@
+"""The reference backend: the oracle's equations in float64, one step at a time. Slow, and always there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import reference
+from ..activations import ACTIVATIONS
+from ..arrays import Float32
+from ..layers import Activation, Dense, Layer, Recurrent, Scan
+from ..state import StateLayout
+from .layerwise import LayerStage, ScanKernel, compile_layers
+
+
+def unavailable() -> None:
+    return None
+
+
+def supports(layer: Layer) -> bool:
+    return True
+
+
+def compile(layers: Sequence[Layer], layout: StateLayout) -> list[LayerStage]:
+    return compile_layers(layers, layout, Float64())
+
+
+class Float64:
+    """The arithmetic of :mod:`cgru.reference`, for :mod:`~cgru.backends.layerwise`."""
+
+    dtype = np.float64
+
+    def __init__(self, record: dict[str, dict[str, list[np.ndarray]]] | None = None) -> None:
+        self.record = record
+
+    def prepare_scan(self, layer: Recurrent, scan: Scan, arrays: dict[str, Float32]) -> ScanKernel:
+        weights = [arrays[key].astype(np.float64) for key in ("w_ih", "w_hh", "b_ih", "b_hh")]
+        σ, φ = ACTIVATIONS[layer.recurrent_activation], ACTIVATIONS[layer.activation]
+        step = layer.cell.step
+
+        def run(
+            x: np.ndarray,
+            state: list[Float32],
+            emitted: Float32,
+            valid: np.ndarray | None,
+            reverse: bool,
+            repeat: bool,
+            threads: int,
+        ) -> np.ndarray:
+            h = [array.astype(np.float64) for array in state]
+            batch, steps = x.shape[:2]
+            y = np.zeros((batch, steps, layer.hidden_size))
+            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+                for t in reversed(range(steps)) if reverse else range(steps):
+                    *new, _ = step(x[:, t], *h, *weights, σ, φ)
+                    ok = np.ones(batch, bool) if valid is None else valid[:, t]
+                    h = [np.where(ok[:, None], a, b) for a, b in zip(new, h, strict=True)]
+                    emitted[ok] = 1
+                    shown = emitted != 0 if repeat else ok
+                    y[:, t] = np.where(shown[:, None], h[0], 0)
+            for array, value in zip(state, h, strict=True):
+                array[...] = value
+            return y
+
+        return run
+
+    def prepare_dense(self, layer: Dense) -> Any:
+        held = {key: array.astype(np.float64) for key, array in layer.arrays().items()}
+        φ = ACTIVATIONS[layer.activation]
+        return lambda x, threads: reference.dense(x.astype(np.float64), held["weight"], held.get("bias"), φ)
+
+    def prepare_activation(self, layer: Activation) -> Any:
+        return lambda x, threads: ACTIVATIONS[layer.activation](x.astype(np.float64))

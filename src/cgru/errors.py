@@ -1,0 +1,22 @@
+"""The errors cgru raises on purpose.
+
+Every one is a :class:`CgruError`, and a ``ValueError`` too, so that a service can catch bad input in one
+place. A message names the file or argument, the tensor or layer, what was expected, what was found, and
+what to do about it.
+"""
+
+
+class CgruError(ValueError):
+    """Something the caller passed cannot be used as it is; nothing was changed."""
+
+
+class FormatError(CgruError):
+    """A file is damaged, hostile, or not what it says it is."""
+
+
+class UnsupportedError(CgruError):
+    """Well-formed, but not something cgru runs; the message names exactly what."""
+
+
+class ShapeError(CgruError):
+    """An array has the wrong number of axes, the wrong size along one, or the wrong kind of numbers."""

@@ -1,0 +1,25 @@
+"""What every container reader returns: the arrays of one file, by name, and nothing that could run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """The named arrays of one file.
+
+    ``tensors`` keeps the file's order. ``aliases`` maps a name to an earlier name that shows the very same
+    memory (tied weights, TorchScript's ``_flat_weights``): an alias of a used tensor counts as used.
+    ``metadata`` is the file's own string-to-string notes, empty where the container has none.
+    ``shown`` is how messages name the file.
+    """
+
+    shown: str
+    kind: str
+    tensors: Mapping[str, np.ndarray]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,102 @@
+"""What every layer is: a name, a specification that fits in JSON, and float32 arrays. Immutable once made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+
+from ..arrays import Float32
+from ..errors import FormatError
+
+
+class PackedWeights(Protocol):
+    """A layer's weights in the packed backend's own order; the layer's only copy once it exists."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def arrays(self) -> dict[str, Float32]: ...
+
+
+class Layer:
+    """A part of a network: specification and weights, no state and no buffers.
+
+    ``input_size`` and ``output_size`` are the numbers of features; None means "any" and "as many as came in".
+    """
+
+    kind: ClassVar[str]
+    #: Whether the layer takes integer ids rather than features.
+    takes_ids: ClassVar[bool] = False
+
+    name: str
+    input_size: int | None
+    output_size: int | None
+
+    def __init__(self, name: str | None, arrays: Mapping[str, Float32]) -> None:
+        self.name = name or self.kind
+        self._arrays: dict[str, Float32] | None = dict(arrays)
+        self._packed: PackedWeights | None = None
+        self.parameters = sum(int(array.size) for array in arrays.values())
+
+    def arrays(self) -> dict[str, Float32]:
+        """The weights by canonical name (rebuilt from the packed form where that is the only copy)."""
+        if self._arrays is not None:
+            return dict(self._arrays)
+        assert self._packed is not None
+        return self._packed.arrays()
+
+    def options(self) -> dict[str, Any]:
+        """The specification beside the arrays: JSON values only."""
+        return {}
+
+    @classmethod
+    def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        """The inverse of :meth:`options` and :meth:`arrays`; raises :class:`FormatError` on what does not fit."""
+        raise NotImplementedError
+
+    def state_blocks(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+        """For each direction of each layer: the names and sizes of the arrays a row carries."""
+        return []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the weights take in memory as they are held now."""
+        if self._packed is not None:
+            return self._packed.nbytes
+        assert self._arrays is not None
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def describe(self) -> str:
+        """Sizes and switches in a few words, for ``print(net)``."""
+        return f"{self.input_size} → {self.output_size}"
+
+    def renamed(self, name: str) -> Self:
+        """The same layer, sharing its weights, under another name."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, _alone=None)
+        twin.name = name
+        return twin
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.describe()})"
+
+
+def take(options: Mapping[str, Any], key: str, types: type | tuple[type, ...], where: str, default: Any = ...) -> Any:
+    """``options[key]`` if it is of the type wanted; used where a specification comes from a file."""
+    if key not in options:
+        if default is ...:
+            raise FormatError(f"{where}: the specification lacks {key!r}")
+        return default
+    value = options[key]
+    if not isinstance(value, types) or (isinstance(value, bool) and types is int):
+        raise FormatError(f"{where}: {key!r} is {value!r}, which is not of the kind expected")
+    return value
+
+
+def only(options: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    """Refuse a specification that says something unknown: nothing in a file is silently left out."""
+    for key in options:
+        if key not in known:
+            raise FormatError(f"{where}: the specification says {key!r}, which this version does not know")

@@ -1,0 +1,136 @@
+"""The layers that look at one time step at a time: Embedding, Dense, Activation, Masking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from .. import activations
+from ..arrays import own
+from ..errors import FormatError, ShapeError
+from .base import Layer, only, take
+
+
+class Embedding(Layer):
+    """A table of vectors looked up by token id: ids (B, T) → (B, T, O).
+
+    ``weight`` (V, O). ``mask_zero`` (Keras) makes id 0 a masked step for the layers that follow.
+    """
+
+    kind = "embedding"
+    takes_ids = True
+
+    def __init__(self, weight: Any, *, mask_zero: bool = False, name: str | None = None) -> None:
+        table = own(weight, f"{name or self.kind}: weight", 2)
+        super().__init__(name, {"weight": table})
+        self.vocabulary = self.input_size = table.shape[0]
+        self.output_size = table.shape[1]
+        self.mask_zero = bool(mask_zero)
+        if self.vocabulary < 1 or self.output_size < 1:
+            raise ShapeError(f"{self.name}: weight of shape {table.shape} has no entries")
+
+    def options(self) -> dict[str, Any]:
+        return {"mask_zero": self.mask_zero}
+
+    @classmethod
+    def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        only(options, ("mask_zero",), name)
+        return cls(pick(arrays, name, "weight"), mask_zero=take(options, "mask_zero", bool, name, False), name=name)
+
+    def describe(self) -> str:
+        return f"{self.vocabulary} ids → {self.output_size}" + (", 0 is masked" if self.mask_zero else "")
+
+
+class Dense(Layer):
+    """φ(W x + b) at every time step: (B, T, I) → (B, T, O). torch.nn.Linear, Keras Dense.
+
+    ``weight`` (O, I), ``bias`` (O,) or None; Keras' kernel is the transpose.
+    """
+
+    kind = "dense"
+
+    def __init__(self, weight: Any, bias: Any = None, *, activation: str = "linear", name: str | None = None) -> None:
+        where = name or self.kind
+        matrix = own(weight, f"{where}: weight", 2)
+        parts = {"weight": matrix}
+        if 0 in matrix.shape:
+            raise ShapeError(f"{where}: weight of shape {matrix.shape} has no entries")
+        if bias is not None:
+            parts["bias"] = own(bias, f"{where}: bias", 1)
+            if parts["bias"].shape != (matrix.shape[0],):
+                raise ShapeError(f"{where}: bias has shape {parts['bias'].shape}, expected ({matrix.shape[0]},)")
+        super().__init__(name, parts)
+        self.output_size, self.input_size = matrix.shape
+        self.activation = activations.check(activation, where)
+
+    @classmethod
+    def from_keras(cls, weights: Any, *, activation: str = "linear", name: str | None = None) -> Self:
+        """From Keras' [kernel (I, O), bias (O,)], bias optional."""
+        kernel, *rest = weights
+        return cls(np.transpose(np.asarray(kernel)), rest[0] if rest else None, activation=activation, name=name)
+
+    def options(self) -> dict[str, Any]:
+        return {"activation": self.activation}
+
+    @classmethod
+    def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        only(options, ("activation",), name)
+        activation = take(options, "activation", str, name, "linear")
+        return cls(pick(arrays, name, "weight"), arrays.get("bias"), activation=activation, name=name)
+
+    def describe(self) -> str:
+        return f"{self.input_size} → {self.output_size}" + (
+            f", {self.activation}" if self.activation != "linear" else ""
+        )
+
+
+class Activation(Layer):
+    """An activation on its own, elementwise (softmax: over the features)."""
+
+    kind = "activation"
+
+    def __init__(self, activation: str, *, name: str | None = None) -> None:
+        super().__init__(name or activation, {})
+        self.activation = activations.check(activation, self.name)
+        self.input_size = self.output_size = None
+
+    def options(self) -> dict[str, Any]:
+        return {"activation": self.activation}
+
+    @classmethod
+    def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        only(options, ("activation",), name)
+        return cls(take(options, "activation", str, name), name=name)
+
+    def describe(self) -> str:
+        return self.activation
+
+
+class Masking(Layer):
+    """Keras Masking: a step whose features all equal ``mask_value`` is masked, and its features become zero."""
+
+    kind = "masking"
+
+    def __init__(self, mask_value: float = 0.0, *, name: str | None = None) -> None:
+        super().__init__(name, {})
+        self.mask_value = float(mask_value)
+        self.input_size = self.output_size = None
+
+    def options(self) -> dict[str, Any]:
+        return {"mask_value": self.mask_value}
+
+    @classmethod
+    def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        only(options, ("mask_value",), name)
+        return cls(take(options, "mask_value", (int, float), name, 0.0), name=name)
+
+    def describe(self) -> str:
+        return f"steps equal to {self.mask_value:g}"
+
+
+def pick(arrays: Mapping[str, np.ndarray], name: str, key: str) -> np.ndarray:
+    if key not in arrays:
+        raise FormatError(f"{name}: the tensor {name}.{key} is missing")
+    return arrays[key]

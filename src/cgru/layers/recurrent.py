@@ -1,0 +1,279 @@
+"""What all recurrent layers share: stacking, directions, and how sequences become outputs.
+
+The canonical weights of one direction of one layer carry torch's names and layout: ``weight_ih_l0`` (G·H, I),
+``weight_hh_l0`` (G·H, H), ``bias_ih_l0`` and ``bias_hh_l0`` (G·H,), with ``_reverse`` appended for the second
+direction. Whatever order a file uses is put right by its reader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from .. import activations
+from ..arrays import Float32, float32, own
+from ..cells import Cell
+from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
+from .base import Layer, only, take
+from .pointwise import pick
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+MERGE_MODES = ("concat", "sum", "mul", "ave", None)
+
+_TORCH_NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(?:_l(\d{1,3})(_reverse)?)?\Z")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One direction of one layer of a stack: what a kernel runs over time."""
+
+    layer: int
+    reverse: bool
+    input_size: int
+
+    @property
+    def suffix(self) -> str:
+        return f"_l{self.layer}" + ("_reverse" if self.reverse else "")
+
+    @property
+    def label(self) -> str:
+        return f"l{self.layer}" + (".reverse" if self.reverse else "")
+
+
+class Recurrent(Layer):
+    """A stack of one recurrent cell over time: (B, T, I) → (B, T, D·H).
+
+    ``return_sequences=False`` gives the last output alone, (B, D·H). ``merge_mode`` joins the two directions
+    of the last layer ("concat", "sum", "mul", "ave", or None for a pair). ``go_backwards`` (one layer, one
+    direction) processes time from its end and gives the outputs in that order, as Keras does.
+    ``zero_output_for_mask`` makes masked steps emit zeros instead of repeating the last output.
+    """
+
+    GATE_COUNT: ClassVar[int]
+    OPTIONS: ClassVar[tuple[str, ...]] = (
+        "activation",
+        "bidirectional",
+        "go_backwards",
+        "merge_mode",
+        "num_layers",
+        "recurrent_activation",
+        "return_sequences",
+        "zero_output_for_mask",
+    )
+    cell: Cell
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Any],
+        *,
+        activation: str = "tanh",
+        recurrent_activation: str = "sigmoid",
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        merge_mode: str | None = "concat",
+        return_sequences: bool = True,
+        go_backwards: bool = False,
+        zero_output_for_mask: bool = False,
+        name: str | None = None,
+    ) -> None:
+        where = name or self.kind
+        self.num_layers = num_layers
+        self.bidirectional = bool(bidirectional)
+        self.activation = activations.check(activation, where, gate=True)
+        self.recurrent_activation = activations.check(recurrent_activation, where, gate=True)
+        self.return_sequences = bool(return_sequences)
+        self.go_backwards = bool(go_backwards)
+        self.merge_mode = merge_mode
+        self.zero_output_for_mask = bool(zero_output_for_mask)
+        if merge_mode not in MERGE_MODES:
+            raise UnsupportedError(f"{where}: merge_mode {merge_mode!r} is not one of concat, sum, mul, ave, None")
+        if self.go_backwards and (self.bidirectional or num_layers > 1):
+            raise UnsupportedError(f"{where}: go_backwards is for a single layer of one direction")
+        checked = self._check(arrays, where)
+        super().__init__(name, checked)
+        self._alone: Model | None = None
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def streamable(self) -> bool:
+        """Whether a step's output depends on nothing later than that step."""
+        return not (self.bidirectional or self.go_backwards)
+
+    def scans(self) -> Iterator[Scan]:
+        """The stack's directions in torch's order of h_n: layer·D + direction."""
+        size = self.input_size
+        for k in range(self.num_layers):
+            for d in range(self.directions):
+                yield Scan(k, bool(d), size)
+            size = self.directions * self.hidden_size
+
+    def scan_arrays(self, scan: Scan, arrays: Mapping[str, Float32] | None = None) -> dict[str, Float32]:
+        """One direction's weights under plain names: w_ih, w_hh, and b_ih, b_hh (zeros where there are none)."""
+        held = self.arrays() if arrays is None else arrays
+        rows = self.GATE_COUNT * self.hidden_size
+        none = np.zeros(rows, np.float32)
+        return {
+            "w_ih": held["weight_ih" + scan.suffix],
+            "w_hh": held["weight_hh" + scan.suffix],
+            "b_ih": held.get("bias_ih" + scan.suffix, none),
+            "b_hh": held.get("bias_hh" + scan.suffix, none),
+        }
+
+    def _check(self, arrays: Mapping[str, Any], where: str) -> dict[str, Float32]:
+        """The arrays as float32 of this layer's own, every shape checked, in canonical order."""
+        first = float32(pick_shape(arrays, where, "weight_hh_l0"), f"{where}: weight_hh_l0", 2)
+        hidden = first.shape[1]
+        if hidden < 1 or first.shape[0] != self.GATE_COUNT * hidden:
+            raise ShapeError(
+                f"{where}: weight_hh_l0 has shape {first.shape}; a {type(self).__name__} of H units needs "
+                f"({self.GATE_COUNT}·H, H)"
+            )
+        width = float32(pick_shape(arrays, where, "weight_ih_l0"), f"{where}: weight_ih_l0", 2).shape[1]
+        if width < 1:
+            raise ShapeError(f"{where}: weight_ih_l0 has no input features")
+        self.hidden_size, self.input_size = hidden, width
+        self.output_size = hidden * (self.directions if self.merge_mode in ("concat", None) else 1)
+        rows = self.GATE_COUNT * hidden
+        checked: dict[str, Float32] = {}
+        for scan in self.scans():
+            shapes = {
+                "weight_ih": (rows, scan.input_size),
+                "weight_hh": (rows, hidden),
+                "bias_ih": (rows,),
+                "bias_hh": (rows,),
+            }
+            for stem, shape in shapes.items():
+                key = stem + scan.suffix
+                if key not in arrays:
+                    if stem.startswith("bias"):
+                        continue
+                    raise FormatError(f"{where}: the tensor {key} is missing")
+                array = own(arrays[key], f"{where}: {key}", len(shape))
+                if array.shape != shape:
+                    raise ShapeError(f"{where}: {key} has shape {array.shape}, expected {shape}")
+                checked[key] = array
+        left = sorted(set(arrays) - set(checked))
+        if left:
+            raise FormatError(f"{where}: nothing uses the tensor{'s' * (len(left) > 1)} {', '.join(left)}")
+        return checked
+
+    def options(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in self.OPTIONS}
+
+    @classmethod
+    def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        only(options, cls.OPTIONS, name)
+        kinds: dict[str, type | tuple[type, ...]] = {"num_layers": int, "merge_mode": (str, type(None))}
+        text = ("activation", "recurrent_activation", "reset")
+        known = {
+            key: take(options, key, kinds.get(key, str if key in text else bool), name)
+            for key in cls.OPTIONS
+            if key in options
+        }
+        if not 1 <= known.get("num_layers", 1) <= 1000:
+            raise FormatError(f"{name}: num_layers is {known['num_layers']}")
+        return cls(arrays, name=name, **known)
+
+    def state_blocks(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+        sizes = (self.hidden_size,) * len(self.cell.state)
+        return [(self.cell.state, sizes) for _ in self.scans()]
+
+    def __call__(
+        self,
+        x: Any,
+        h0: Any = None,
+        lengths: Any = None,
+        mask: Any = None,
+        *,
+        threads: int | str | None = None,
+        backend: str | None = None,
+    ) -> tuple[Any, Any]:
+        """Run the layer by itself, with torch's meaning: ``out, h_n = gru(x, h0)``.
+
+        ``x`` (B, T, I) or (T, I); ``h0`` (L·D, B, H), or (L·D, H) beside a (T, I) input, zero where None; for a
+        cell with two state arrays a pair, as torch.nn.LSTM takes it. Gives out (B, T, D·H) and h_n shaped as h0.
+        """
+        from ..model import Model
+
+        if self._alone is None:
+            self._alone = Model([self])
+        model = self._alone
+        keys = [f"{self.name}.{array}" for array in self.cell.state]
+        given: dict[str, Any] | None = None
+        if h0 is not None:
+            parts = (h0,) if len(keys) == 1 else h0
+            if not isinstance(parts, tuple) or len(parts) != len(keys):
+                raise CgruError(f"h0: expected a tuple of {len(keys)} arrays ({', '.join(self.cell.state)})")
+            given = dict(zip(keys, map(plain, parts), strict=True))
+        out, state = model.run(plain(x), given, lengths, mask, threads=threads, backend=backend)
+        final = state.arrays()
+        arrays = tuple(final[key][:, 0] if np.ndim(x) == 2 else final[key] for key in keys)
+        return out, arrays[0] if len(arrays) == 1 else arrays
+
+    def describe(self) -> str:
+        words = [f"{self.input_size} → {self.hidden_size}"]
+        if self.num_layers > 1:
+            words.append(f"{self.num_layers} layers")
+        if self.bidirectional:
+            words.append(f"bidirectional ({self.merge_mode or 'two outputs'})")
+        if self.go_backwards:
+            words.append("backwards")
+        if not self.return_sequences:
+            words.append("last output")
+        if (self.activation, self.recurrent_activation) != ("tanh", "sigmoid"):
+            words.append(f"{self.activation} / {self.recurrent_activation}")
+        return ", ".join(words)
+
+
+def pick_shape(arrays: Mapping[str, Any], where: str, key: str) -> Any:
+    if key not in arrays:
+        found = ", ".join(sorted(map(str, arrays))[:8]) or "nothing"
+        raise FormatError(f"{where}: the tensor {key} is missing; found {found}")
+    return pick(arrays, where, key)
+
+
+def plain(value: Any) -> Any:
+    """A torch tensor as a numpy array (without importing torch), anything else as it is."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
+        return value.numpy()
+    return value
+
+
+def torch_stack(tensors: Mapping[str, Any], prefix: str, where: str) -> tuple[dict[str, Any], int, bool]:
+    """The tensors of one torch RNN module below ``prefix``: canonical names, number of layers, bidirectional.
+
+    A ``GRUCell``'s names (``weight_ih``) are those of a stack of one.
+    """
+    if not isinstance(tensors, Mapping):
+        raise CgruError(f"{where}: expected a mapping from tensor name to array, such as module.state_dict()")
+    found: dict[str, Any] = {}
+    layers, reverse = 0, False
+    for key, value in tensors.items():
+        if not key.startswith(prefix):
+            continue
+        rest = key[len(prefix) :]
+        match = _TORCH_NAME.match(rest)
+        if match is None:
+            raise FormatError(
+                f"{where}: the tensor {key!r} is no part of a torch recurrent module; "
+                "pass prefix= to say which module is meant"
+            )
+        stem, k, back = match.groups()
+        found[f"{stem}_l{k or 0}{back or ''}"] = plain(value)
+        layers, reverse = max(layers, int(k or 0) + 1), reverse or bool(back)
+    if not found:
+        some = ", ".join(map(str, list(tensors)[:8])) or "none"
+        raise FormatError(f"{where}: no tensor begins with {prefix!r}; there are {some}")
+    return found, layers, reverse

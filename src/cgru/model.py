@@ -1,0 +1,226 @@
+"""A network ready to run: layers in order, immutable, shared between threads; the caller owns all state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import arrays, backends
+from .arrays import Float32
+from .backends.flow import Flow
+from .errors import CgruError, ShapeError, UnsupportedError
+from .layers import Embedding, Layer, Recurrent
+from .state import State, StateLayout
+from .threads import resolve as resolve_threads
+
+
+class Model:
+    """A trained network: the layers in the order data passes them.
+
+    ``backend`` is "auto", "packed", "blas" or "reference", settled per layer here and now. Raises
+    :class:`ShapeError` where one layer's output does not fit the next one's input, and
+    :class:`UnsupportedError` for an order of layers that cannot run.
+    """
+
+    def __init__(self, layers: Sequence[Layer], *, backend: str | None = None) -> None:
+        self.layers = _named_apart(list(layers))
+        _check_chain(self.layers)
+        self._layout = StateLayout(self.layers)
+        self._backend = backends.choose(backend)
+        self._lock = threading.Lock()
+        self._compiled: dict[str, list[backends.Stage]] = {}
+        stages, self.backends = backends.compile_stages(self.layers, self._layout, self._backend)
+        self._compiled[self._backend] = stages
+
+    # ---- what it is -------------------------------------------------------------------------------------
+
+    @property
+    def input_size(self) -> int:
+        """Features wanted at each step; the vocabulary where the network begins with an embedding."""
+        return next((layer.input_size for layer in self.layers if layer.input_size is not None), 0)
+
+    @property
+    def output_size(self) -> int:
+        return next((layer.output_size for layer in reversed(self.layers) if layer.output_size is not None), 0)
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights held in memory, padding included."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def takes_ids(self) -> bool:
+        return self.layers[0].takes_ids
+
+    def __str__(self) -> str:
+        rows = [
+            (layer.name, type(layer).__name__, layer.describe(), f"{layer.parameters:,}", backend)
+            for layer, backend in zip(self.layers, self.backends, strict=True)
+        ]
+        header = ("layer", "kind", "sizes", "parameters", "backend")
+        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+        lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+                 for row in (header, *rows)]
+        total = f"{self.parameters:,} parameters, {self.nbytes:,} bytes, float32"
+        return "\n".join((lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]), total))
+
+    def __repr__(self) -> str:
+        return f"<cgru.Model {' → '.join(layer.name for layer in self.layers)}, {self.parameters:,} parameters>"
+
+    # ---- running ----------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        x: Any,
+        lengths: Any = None,
+        mask: Any = None,
+        *,
+        threads: int | str | None = None,
+        backend: str | None = None,
+    ) -> Any:
+        """Whole sequences from a zero state: (B, T, I) → (B, T, O), or (T, I) → (T, O). See :meth:`run`."""
+        return self.run(x, lengths=lengths, mask=mask, threads=threads, backend=backend)[0]
+
+    def run(
+        self,
+        x: Any,
+        state: State | Mapping[str, Any] | None = None,
+        lengths: Any = None,
+        mask: Any = None,
+        out: Float32 | None = None,
+        threads: int | str | None = None,
+        backend: str | None = None,
+    ) -> tuple[Any, State]:
+        """Run sequences from ``state`` (zero where None) and return the outputs and the new state.
+
+        ``x`` is (B, T, I) or (T, I) of real numbers, or ids (B, T) or (T,) where the network begins with an
+        embedding. ``lengths`` (B,) and ``mask`` (B, T) say which steps count (torch's and Keras' meanings).
+        ``out`` receives the outputs if given: float32 of their exact shape. Nothing else is written to.
+
+        Raises :class:`ShapeError` or :class:`CgruError` before anything runs.
+        """
+        count = resolve_threads(threads)
+        x3, single = self._input(x)
+        batch, steps = x3.shape[:2]
+        flow = Flow(x3, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
+        advanced = self._state(state, batch)
+        if out is not None:
+            self._check_out(out, batch, steps, single)
+        for stage in self._stages(backend):
+            flow = stage.run(flow, advanced.data, count)
+        y = _finish(flow.x, single)
+        if out is not None:
+            out[...] = y
+            y = out
+        return y, advanced
+
+    def state(self, arrays_by_name: Mapping[str, Any] | None = None, *, batch: int = 1) -> State:
+        """A state for ``batch`` rows: zero, or from arrays named and shaped as :meth:`State.arrays` gives them."""
+        return State.from_arrays(self._layout, arrays_by_name or {}, batch)
+
+    def _stages(self, backend: str | None) -> list[backends.Stage]:
+        wanted = backend or self._backend
+        with self._lock:
+            if wanted not in self._compiled:
+                self._compiled[wanted] = backends.compile_stages(self.layers, self._layout, wanted)[0]
+            return self._compiled[wanted]
+
+    def _input(self, x: Any) -> tuple[np.ndarray, bool]:
+        first = self.layers[0]
+        if isinstance(first, Embedding):
+            tokens = arrays.ids(x, "x", first.vocabulary)
+            return (tokens[None], True) if tokens.ndim == 1 else (tokens, False)
+        array = arrays.float32(x, "x", (2, 3))
+        if self.input_size and array.shape[-1] != self.input_size:
+            raise ShapeError(
+                f"x: the network takes {self.input_size} features at each step, found shape {array.shape} "
+                f"with {array.shape[-1]}; x is (B, T, {self.input_size}) or (T, {self.input_size})"
+            )
+        return (array[None], True) if array.ndim == 2 else (array, False)
+
+    def _state(self, state: State | Mapping[str, Any] | None, batch: int) -> State:
+        if state is None:
+            return State(self._layout, self._layout.zeros(batch))
+        if not isinstance(state, State):
+            if not isinstance(state, Mapping):
+                raise CgruError(
+                    f"state: expected a cgru.State or a mapping from name to array, found {type(state).__name__}"
+                )
+            return State.from_arrays(self._layout, state, batch)
+        if state.layout is not self._layout and state.layout.blocks != self._layout.blocks:
+            raise CgruError("state: it belongs to a network of other layers or sizes")
+        if state.batch != batch:
+            raise ShapeError(f"state: it carries {state.batch} rows, x has {batch}")
+        return state.copy()
+
+    def _check_out(self, out: Any, batch: int, steps: int, single: bool) -> None:
+        last = any(isinstance(layer, Recurrent) and not layer.return_sequences for layer in self.layers)
+        shape = (batch, self.output_size) if last else (batch, steps, self.output_size)
+        shape = shape[1:] if single else shape
+        if isinstance(self.layers[-1], Recurrent) and self.layers[-1].merge_mode is None:
+            raise UnsupportedError("out: the network yields several arrays (merge_mode=None); leave out= away")
+        if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
+            found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise ShapeError(f"out: expected a float32 array of shape {shape}, found {found}")
+        if not out.flags.writeable:
+            raise ShapeError("out: the array is read-only")
+
+    # ---- files ------------------------------------------------------------------------------------------
+
+    def save(self, path: Any) -> None:
+        """Write the native form: a safetensors file with the specification in its metadata (docs/format.md)."""
+        from .formats import native
+
+        native.save(self, path)
+
+
+def _finish(x: Any, single: bool) -> Any:
+    """What left the last stage as the caller's float32 array (or a tuple of them)."""
+    if isinstance(x, tuple):
+        return tuple(_finish(part, single) for part in x)
+    y = np.ascontiguousarray(x, dtype=np.float32)
+    return y[0] if single else y
+
+
+def _named_apart(layers: list[Layer]) -> tuple[Layer, ...]:
+    """The layers with names made unique, as Keras does: gru, gru_1, …"""
+    if not layers:
+        raise CgruError("a Model needs at least one layer")
+    seen: set[str] = set()
+    named = []
+    for layer in layers:
+        if not isinstance(layer, Layer):
+            raise CgruError(f"a Model is made of layers, found {type(layer).__name__}")
+        name, count = layer.name, 0
+        while name in seen:
+            count += 1
+            name = f"{layer.name}_{count}"
+        seen.add(name)
+        named.append(layer if name == layer.name else layer.renamed(name))
+    return tuple(named)
+
+
+def _check_chain(layers: Sequence[Layer]) -> None:
+    """Every layer's input must be what the one before gives."""
+    size: int | None = None
+    before, collapsed = "", False
+    for position, layer in enumerate(layers):
+        if position and layer.takes_ids:
+            raise UnsupportedError(f"{layer.name}: an embedding takes token ids and can only come first")
+        if size is not None and layer.input_size is not None and layer.input_size != size:
+            raise ShapeError(f"{layer.name} takes {layer.input_size} features, but {before} gives {size}")
+        if isinstance(layer, Recurrent):
+            if collapsed:
+                raise UnsupportedError(f"{layer.name}: it needs a sequence, but {before} gives only the last output")
+            collapsed = not layer.return_sequences
+            if layer.merge_mode is None and layer.bidirectional and position < len(layers) - 1:
+                raise UnsupportedError(f"{layer.name}: merge_mode=None gives two arrays, so it can only come last")
+        size = layer.output_size if layer.output_size is not None else size
+        before = layer.name

@@ -1,0 +1,121 @@
+"""What a network carries from one call to the next: one row of float32 a stream.
+
+A row holds one block for every layer and direction that recurs. A block is the cell's arrays of H numbers,
+the emitted one first, then two numbers of bookkeeping: whether the row has emitted anything yet (a masked
+step repeats the last output, and there is none before the first), and a scale that reduced precision carries
+with the row. Blocks begin on multiples of 16 floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .arrays import Float32, float32
+from .errors import CgruError, ShapeError
+
+if TYPE_CHECKING:
+    from .layers import Layer
+
+#: Numbers of bookkeeping after a block's arrays: emitted, scale.
+AUX = 2
+_ALIGN = 16
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where the state of one direction of one layer lies in a row."""
+
+    layer: str
+    arrays: tuple[str, ...]
+    sizes: tuple[int, ...]
+    offset: int
+
+    @property
+    def aux(self) -> int:
+        """Offset of the bookkeeping."""
+        return self.offset + sum(self.sizes)
+
+    def views(self, data: Float32) -> list[Float32]:
+        """The block's arrays, each (B, size), as views into ``data`` (B, width)."""
+        ends = np.cumsum((self.offset, *self.sizes))
+        return [data[:, a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+class StateLayout:
+    """The blocks of a whole network, by layer, and the width of a row."""
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        self.blocks: dict[str, list[Block]] = {}
+        offset = 0
+        for layer in layers:
+            for arrays, sizes in layer.state_blocks():
+                block = Block(layer.name, arrays, sizes, offset)
+                self.blocks.setdefault(layer.name, []).append(block)
+                offset = -(-(block.aux + AUX) // _ALIGN) * _ALIGN
+        self.width = offset
+
+    def zeros(self, batch: int) -> Float32:
+        return np.zeros((batch, self.width), dtype=np.float32)
+
+    def keys(self) -> dict[str, list[tuple[int, int]]]:
+        """``"gru.h"`` → the (offset, size) of each of its L·D rows of blocks, in torch's order."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for blocks in self.blocks.values():
+            for block in blocks:
+                start = block.offset
+                for name, size in zip(block.arrays, block.sizes, strict=True):
+                    found.setdefault(f"{block.layer}.{name}", []).append((start, size))
+                    start += size
+        return found
+
+
+class State:
+    """The state of a batch of rows between two calls: opaque, usable again, never changed by ``run``."""
+
+    __slots__ = ("data", "layout")
+
+    def __init__(self, layout: StateLayout, data: Float32) -> None:
+        self.layout = layout
+        self.data = data
+
+    @property
+    def batch(self) -> int:
+        return self.data.shape[0]
+
+    def copy(self) -> State:
+        return State(self.layout, self.data.copy())
+
+    def arrays(self) -> dict[str, Float32]:
+        """Copies by name, in torch's shape: ``{"gru.h": (L·D, B, H), …}``."""
+        return {
+            key: np.stack([self.data[:, start : start + size] for start, size in parts])
+            for key, parts in self.layout.keys().items()
+        }
+
+    @classmethod
+    def from_arrays(cls, layout: StateLayout, arrays: Mapping[str, Any], batch: int) -> State:
+        """A state from arrays shaped as :meth:`arrays` gives them; those left out are zero."""
+        data = layout.zeros(batch)
+        keys = layout.keys()
+        for key, value in arrays.items():
+            if key not in keys:
+                raise CgruError(f"state: no array named {key!r}; this network carries {', '.join(keys) or 'none'}")
+            parts = keys[key]
+            array = float32(value, f"state {key!r}", (2, 3))
+            shape = (len(parts), batch, parts[0][1])
+            if array.ndim == 2 and batch == 1:
+                array = array[:, None]
+            if array.shape != shape:
+                raise ShapeError(f"state {key!r}: expected shape {shape} (layers·directions, B, H), found {array.shape}")
+            for row, (start, size) in zip(array, parts, strict=True):
+                data[:, start : start + size] = row
+        return cls(layout, data)
+
+    def __repr__(self) -> str:
+        keys = self.layout.keys()
+        inside = ", ".join(f"{key} ({len(parts)}, {self.batch}, {parts[0][1]})" for key, parts in keys.items())
+        return f"State({inside or 'nothing carried'})"

@@ -1,0 +1,56 @@
+"""How many threads a call may use: ``threads=``, the environment, or what this process was given."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from .arrays import positive
+from .errors import CgruError
+
+
+def resolve(threads: int | str | None) -> int:
+    """A thread count from ``threads=``: None means ``CGRU_NUM_THREADS`` or 1; "auto" the cores allowed."""
+    if threads is None:
+        text = os.environ.get("CGRU_NUM_THREADS", "")
+        if not text:
+            return 1
+        try:
+            threads = int(text) if text != "auto" else text
+        except ValueError:
+            raise CgruError(f"CGRU_NUM_THREADS={text!r}: expected a whole number of at least 1, or auto") from None
+    if threads == "auto":
+        return available()
+    if isinstance(threads, str):
+        raise CgruError(f"threads={threads!r}: expected a whole number of at least 1, or 'auto'")
+    return positive(threads, "threads")
+
+
+def available() -> int:
+    """The cores this process may use: its affinity, capped by the cgroup's CPU quota where there is one."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def _cgroup_quota() -> float | None:
+    """CPUs allowed by cgroup v2 or v1; None where there is no limit or no such file (that is no error)."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()[:2]
+    except (OSError, ValueError):
+        try:
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", encoding="ascii") as file:
+                quota = file.read().strip()
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us", encoding="ascii") as file:
+                period = file.read().strip()
+        except OSError:
+            return None
+    try:
+        limit, span = float(quota), float(period)
+    except ValueError:
+        return None
+    return limit / span if limit > 0 and span > 0 else None
