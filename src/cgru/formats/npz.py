@@ -72,7 +72,10 @@ def _array(data: memoryview, where: str) -> np.ndarray:
         flat = np.frombuffer(data, dtype, offset=start)
         # Copied, so that the array outlives whatever happens to the file.
         values = np.array(
-            flat.reshape(shape, order="F" if is_fortran else "C"), dtype.newbyteorder("="), order="C", copy=True
+            flat.reshape(shape, order="F" if is_fortran else "C"),
+            dtype.newbyteorder("="),
+            order="C",
+            copy=True,
         )
     values.flags.writeable = False
     return values
@@ -116,6 +119,8 @@ def _fields(header: str, where: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
     if descr.lstrip("<>|=").startswith("O"):
         raise FormatError(f"{where} holds pickled Python objects, which are never opened; save plain numbers")
     if not _NUMBER.fullmatch(descr):
-        raise UnsupportedError(f"{where} has dtype {descr!r}; expected booleans, integers or floats up to 64 bits")
+        raise UnsupportedError(
+            f"{where} has dtype {descr!r}; expected booleans, integers or floats up to 64 bits"
+        )
     sizes = tuple(int(size.rstrip("L")) for size in shape.replace(" ", "").split(",") if size)
     return np.dtype(descr), flag == "True", sizes

@@ -92,10 +92,13 @@ _MAX_INT_KEY = 1 << 32
 # Where files made to run code reach for it. The reader would keep these inert like any other name; refusing
 # them on sight only tells the user plainly what kind of file this is.
 _ATTACK_MODULES = frozenset(
-    "os posix nt subprocess sys runpy pty socket shutil importlib ctypes _ctypes code codeop webbrowser "
-    "multiprocessing.util asyncio.subprocess pdb bdb timeit cProfile profile pip urllib.request http.client".split()
+    ("sys", "runpy", "pty", "socket", "shutil", "importlib", "_ctypes", "code", "codeop", "webbrowser", "pdb")
+    + ("bdb", "timeit", "cProfile", "profile", "urllib.request", "http.client", "nt", "posix")
 )
-_ATTACK_BUILTINS = frozenset("eval exec execfile compile open __import__ breakpoint input apply".split())
+_ATTACK_PACKAGES = frozenset(("os", "subprocess", "ctypes", "pip"))
+_ATTACK_BUILTINS = frozenset(
+    ("eval", "exec", "execfile", "compile", "open", "__import__", "breakpoint", "input", "apply")
+)
 
 
 class _Mark:
@@ -238,7 +241,9 @@ class _Machine:
         if known is not None:
             if not isinstance(args, tuple):
                 self.fail(f"calls {function} with something that is not a tuple")
-            return known(*args) if _fits(known, args) else self.fail(f"calls {function} with {len(args)} arguments")
+            if not _fits(known, args):
+                self.fail(f"calls {function} with {len(args)} arguments")
+            return known(*args)
         return Record(function, args)
 
     def global_(self, module: object, name: object) -> Global:
@@ -247,7 +252,7 @@ class _Machine:
         if max(len(module), len(name)) > self.limits.name or not (module + name).isprintable():
             self.fail("names a class by a malformed name")
         builtin = module in ("builtins", "__builtin__") and name.partition(".")[0] in _ATTACK_BUILTINS
-        if builtin or module in _ATTACK_MODULES or module.partition(".")[0] in ("os", "subprocess", "ctypes"):
+        if builtin or module in _ATTACK_MODULES or module.partition(".")[0] in _ATTACK_PACKAGES:
             raise FormatError(
                 f"{self.shown}: names {module}.{name}, which no model needs: the file was made to run code. "
                 "Nothing was run; do not open it with torch.load or pickle"
@@ -403,7 +408,7 @@ class _Machine:
         target = self.top()
         if isinstance(target, Record):
             target.state = state
-        elif isinstance(target, Global) or target is None or isinstance(target, (int, float, str, bytes, tuple)):
+        elif target is None or isinstance(target, (Global, int, float, str, bytes, tuple)):
             self.fail(f"sets the state of a {describe(target)}")
         # An OrderedDict (here a dict) carries `_metadata`, a Parameter its Python attributes: not weights.
 
@@ -427,9 +432,9 @@ class _Machine:
 
 def _fits(function: Call, args: tuple[Any, ...]) -> bool:
     """Whether a plain Python function takes this many positional arguments."""
-    code = function.__code__  # type: ignore[attr-defined]
+    code = function.__code__
     most = code.co_argcount
-    least = most - len(function.__defaults__ or ())  # type: ignore[attr-defined]
+    least = most - len(function.__defaults__ or ())
     return least <= len(args) <= most
 
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
 from ..errors import FormatError, UnsupportedError
 from .file_bytes import Source, open_bytes
 from .file_bytes import shown as shown_name
-from .pickle_data import Global, OpaqueKey, Record, describe, read_pickle
+from .pickle_data import Call, Global, OpaqueKey, Record, describe, read_pickle
 from .tensorfile import TensorFile
 from .zip_members import ZipMembers, zip_kind
 
@@ -100,7 +100,9 @@ def read(source: Source) -> TensorFile:
     if kind == "pt2":
         raise UnsupportedError(f"{shown}: a torch.export archive, not a state_dict; {_REEXPORT}")
     if kind != "torch":
-        raise FormatError(f"{shown}: a zip without data.pkl (it looks like: {kind}); expected a torch.save file")
+        raise FormatError(
+            f"{shown}: a zip without data.pkl (it looks like: {kind}); expected a torch.save file"
+        )
     return _Checkpoint(members).read()
 
 
@@ -113,7 +115,9 @@ def _refuse_streams(head: bytes, shown: str) -> None:
     if len(head) > 1 and head[0] == _PICKLE and head[1] <= 5:
         raise UnsupportedError(f"{shown}: a bare pickle, not a torch.save file; {_REEXPORT}")
     if head[:2] != b"PK":
-        raise FormatError(f"{shown}: expected a torch.save file, which is a zip, found first bytes {head[:8]!r}")
+        raise FormatError(
+            f"{shown}: expected a torch.save file, which is a zip, found first bytes {head[:8]!r}"
+        )
 
 
 class _Checkpoint:
@@ -165,7 +169,9 @@ class _Checkpoint:
     def storage(self, identifier: object) -> _Storage:
         """The storage that a persistent id names; only looked up once a tensor of it is wanted."""
         match identifier:
-            case ("storage", Global("torch" | "torch.storage", type_name), str(key), _, int(numel)) if numel >= 0:
+            case ("storage", Global("torch" | "torch.storage", type_name), str(key), _, int(numel)) if (
+                numel >= 0
+            ):
                 return _Storage(key, type_name, numel)
         raise FormatError(f"{self.shown}: the pickle refers to something that is no storage of this file")
 
@@ -178,7 +184,9 @@ class _Checkpoint:
             if isinstance(root, _Tensor):
                 raise UnsupportedError(f"{self.shown}: holds one bare tensor; expected a state_dict")
             if isinstance(root, Record):
-                raise UnsupportedError(f"{self.shown}: holds a {describe(root)}, not a state_dict; {_REEXPORT}")
+                raise UnsupportedError(
+                    f"{self.shown}: holds a {describe(root)}, not a state_dict; {_REEXPORT}"
+                )
             return root
         if _is_state_dict(root):
             return root
@@ -214,10 +222,14 @@ class _Checkpoint:
             visits += 1
             letters += len(name)
             if visits > 10 * MAX_TENSORS or letters > 100 * MAX_TENSORS or len(found) > MAX_TENSORS:
-                raise FormatError(f"{self.shown}: holds more than {MAX_TENSORS} tensors, or nests to that many")
+                raise FormatError(
+                    f"{self.shown}: holds more than {MAX_TENSORS} tensors, or nests to that many"
+                )
             if isinstance(value, _Tensor):
                 if name in found:
-                    raise FormatError(f"{self.shown}: two tensors are named {name!r} once nested names are joined")
+                    raise FormatError(
+                        f"{self.shown}: two tensors are named {name!r} once nested names are joined"
+                    )
                 found[name] = value
             elif isinstance(value, (dict, list, tuple)):
                 if len(stack) >= MAX_DEPTH:
@@ -244,7 +256,9 @@ class _Checkpoint:
                 continue
             if isinstance(key, OpaqueKey) or not isinstance(key, (str, int)) or not str(key).isprintable():
                 if isinstance(item, _Tensor):
-                    raise FormatError(f"{self.shown}: a tensor below {prefix!r} has no usable name as its key")
+                    raise FormatError(
+                        f"{self.shown}: a tensor below {prefix!r} has no usable name as its key"
+                    )
                 continue
             name = f"{prefix}.{key}" if prefix else str(key)
             if len(name) > MAX_NAME:
@@ -265,22 +279,31 @@ class _Checkpoint:
 
     # One tensor
 
-    def checked(self, name: str, tensor: _Tensor) -> tuple[str, _Storage, int, tuple[int, ...], tuple[int, ...]]:
+    def checked(
+        self, name: str, tensor: _Tensor
+    ) -> tuple[str, _Storage, int, tuple[int, ...], tuple[int, ...]]:
         """The parts of ``tensor``, proved to lie inside its storage. Equation: the last element's index."""
         storage = tensor.storage
         if not isinstance(storage, _Storage):
             raise FormatError(f"{self.shown}: {name!r} is not built on a storage of this file")
         code = self.dtype_code(name, storage, tensor.dtype)
-        shape, stride, offset = tensor.shape, tensor.stride, tensor.offset
-        if not (_are_sizes(shape) and _are_sizes(stride) and _are_sizes((offset,)) and len(shape) == len(stride)):
+        shape, stride, start = tensor.shape, tensor.stride, (tensor.offset,)
+        if not (_are_sizes(shape) and _are_sizes(stride) and _are_sizes(start)) or len(shape) != len(stride):
             raise FormatError(f"{self.shown}: {name!r} has a malformed size, stride or offset")
         if tensor.metadata:
-            raise UnsupportedError(f"{self.shown}: {name!r} is a conjugated or negated view; save it with .clone()")
+            raise UnsupportedError(
+                f"{self.shown}: {name!r} is a conjugated or negated view; save it with .clone()"
+            )
+        (offset,) = start
         width = 2 if code == "bf16" else np.dtype(code).itemsize
         stored = storage.numel if storage.type != "UntypedStorage" else storage.numel // width
         count = math.prod(shape)
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-        if (count and last >= stored) or len(shape) > MAX_AXES or math.prod(size for size in shape if size) >= 2**48:
+        if (
+            (count and last >= stored)
+            or len(shape) > MAX_AXES
+            or math.prod(size for size in shape if size) >= 2**48
+        ):
             raise FormatError(
                 f"{self.shown}: {name!r} of shape {_brief(shape)} with strides {_brief(stride)} from {offset} "
                 f"reaches past its storage of {stored} elements"
@@ -303,7 +326,13 @@ class _Checkpoint:
         return code
 
     def array(
-        self, name: str, code: str, storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
+        self,
+        name: str,
+        code: str,
+        storage: _Storage,
+        offset: int,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
     ) -> np.ndarray:
         dtype = np.dtype(self.order + ("u2" if code == "bf16" else code.replace("b1", "u1")))
         raw = self.storage_bytes(name, storage, dtype.itemsize if storage.type != "UntypedStorage" else 1)
@@ -336,7 +365,7 @@ class _Checkpoint:
         return raw
 
 
-def _are_sizes(values: Any) -> bool:
+def _are_sizes(values: object) -> TypeGuard[tuple[int, ...]]:
     return isinstance(values, tuple) and all(type(value) is int and 0 <= value < 2**62 for value in values)
 
 
@@ -390,7 +419,7 @@ def _parameter(data: object, grad: object, hooks: object, state: object = None) 
     return data
 
 
-_CALLS = {
+_CALLS: dict[Global, Call] = {
     Global("collections", "OrderedDict"): _ordered_dict,
     Global("collections", "defaultdict"): lambda factory=None: {},
     Global("torch", "Size"): _size,

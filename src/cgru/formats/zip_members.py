@@ -123,13 +123,15 @@ class ZipMembers:
 
     def _payload_start(self, member: Member) -> int:
         fields = _LOCAL.unpack_from(self._data, member.start)
-        method, name_length, extra_length = fields[3], fields[9], fields[10]
+        method: int = fields[3]
+        name_length: int = fields[9]
+        extra_length: int = fields[10]
         name_start = member.start + _LOCAL.size
         begin = name_start + name_length + extra_length
         if (
             fields[0] != b"PK\x03\x04"
             or method != member.method
-            or self._data[name_start : name_start + name_length] != member.raw_name
+            or bytes(self._data[name_start : name_start + name_length]) != member.raw_name
             or fields[2] & _ENCRYPTED
             or begin + member.packed > len(self._data)
         ):
@@ -159,7 +161,9 @@ class ZipMembers:
             if flags & _ENCRYPTED:
                 raise self._error(f"member {name!r} is encrypted; save the model without a password")
             if method not in (_STORED, _DEFLATED):
-                raise self._error(f"member {name!r} uses zip method {method}; only stored and deflate are read")
+                raise self._error(
+                    f"member {name!r} uses zip method {method}; only stored and deflate are read"
+                )
             extra = bytes(data[extra_start : extra_start + extra_length])
             size, packed, start = self._sizes64(extra, fields[9], fields[8], fields[16], name)
             if method == _STORED and size != packed:
@@ -181,7 +185,7 @@ class ZipMembers:
             raise self._error("has bytes after its zip directory: damaged, or not one plain archive")
         end = at
         locator = at - _LOCATOR64.size
-        if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
+        if locator >= 0 and bytes(data[locator : locator + 4]) == b"PK\x06\x07":
             _, disk, record, disks = _LOCATOR64.unpack_from(data, locator)
             if disks > 1 or record + _END64.size > locator:
                 raise self._error("the zip64 directory locator is damaged")
@@ -250,7 +254,9 @@ def zip_kind(source: Source | ZipMembers) -> str:
     """
     members = source if isinstance(source, ZipMembers) else ZipMembers(source)
     names = set(members.names)
-    tops = {name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl") and name.count("/") == 1}
+    tops = {
+        name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl") and name.count("/") == 1
+    }
     if {"config.json", "metadata.json"} <= names:
         return "keras"
     for top in tops:
