@@ -230,7 +230,8 @@ class ZipMembers:
         except UnicodeDecodeError:
             raise self._error(f"has a member name that is not UTF-8: {raw[:80]!r}") from None
         parts = name.removesuffix("/").split("/")
-        if ".." in parts or "" in parts or "\\" in name or ":" in parts[0] or not name.isprintable():
+        is_drive = len(parts[0]) == 2 and parts[0][1] == ":"
+        if ".." in parts or "" in parts or is_drive or "\\" in name or not name.isprintable():
             raise self._error(f"member name {name[:200]!r} points outside the archive or is malformed")
         return name
 
