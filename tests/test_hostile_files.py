@@ -496,42 +496,29 @@ def test_endless_pickle(tmp_path):
         read_pickle(path.read_bytes(), shown=str(path), limits=Limits(opcodes=10_000))
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        b"",
-        b"0",
-        b"t",
-        b"u",
-        b"s",
-        b"a",
-        b"e",
-        b"R",
-        b"b",
-        b"Q",
-        b"h\x07",
-        b"q\x00",
-        b"N N",
-        b"(",
-        b"NN",
-        b"(NNu",
-        b"\xff",
-    ]
-    + [
-        b"]Nb",
-        b"}Na",
-        b"NNa",
-        b"I1x\n",
-        b"L\n",
-        b"Fx\n",
-        b"S'\n",
-        b"p-1\n",
-        b"\x80\x09",
-        b"\x93",
-        b"\x81",
-        b"X\1\0\0\0\xff",
-    ],
-)
+# Too little on the stack, wrong kinds, bad numbers.
+MALFORMED = [
+    b"",
+    *b"0 t u s a e R b Q N ( NN (NNu ]Nb }Na NNa".split(b" "),
+    b"h\x07",
+    b"q\x00",
+    b"\xff",
+    b"\x93",
+]
+MALFORMED += [
+    b"I1x\n",
+    b"L\n",
+    b"Fx\n",
+    b"S'\n",
+    b"p-1\n",
+    b"\x80\x09",
+    b"\x81",
+    b"X\1\0\0\0\xff",
+    b"\x8c\x01\xff",
+]
+
+
+@pytest.mark.parametrize("program", MALFORMED)
 def test_malformed_pickle(program, tmp_path):
     path = write(tmp_path, checkpoint(program))
     with refused(path):

@@ -32,7 +32,8 @@ def test_holds_what_numpy_says(file):
         for name in expected.files:
             np.testing.assert_array_equal(found.tensors[name], expected[name], err_msg=name)
             assert found.tensors[name].dtype == expected[name].dtype.newbyteorder("=")
-            assert found.tensors[name].flags.c_contiguous and not found.tensors[name].flags.writeable
+            assert found.tensors[name].flags.c_contiguous
+            assert not found.tensors[name].flags.writeable
 
 
 DTYPES = ["?", "<f4", ">f4", "<f8", "<f2", "<i8", ">i4", "<u2", "|i1", "|u1"]
@@ -112,7 +113,7 @@ def test_malformed_headers_are_refused(header):
     "array", [np.array(["word"]), np.array([1j]), np.zeros(2, [("x", "f4")]), np.longdouble([1])]
 )
 def test_arrays_of_no_real_numbers_are_named(array):
-    with pytest.raises(UnsupportedError, match="'words.npy'"):
+    with pytest.raises(UnsupportedError, match=r"'words\.npy'"):
         npz.read(saved(words=array))
 
 

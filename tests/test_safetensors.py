@@ -167,7 +167,7 @@ def test_bfloat16_bit_patterns_are_written_as_such(tmp_path):
 def test_what_cannot_be_written_leaves_everything_as_it_was(tmp_path, tensors, notes, kinds, error):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"what was there")
-    with pytest.raises(error, match="x.safetensors"):
+    with pytest.raises(error, match=r"x\.safetensors"):
         ours.write(path, tensors, notes, dtypes=kinds)
     assert path.read_bytes() == b"what was there"
     assert os.listdir(tmp_path) == ["x.safetensors"]

@@ -24,7 +24,8 @@ MAX_AXES = 32
 _MAGIC = b"\x93NUMPY"
 _ITEM = re.compile(
     r"""\s*(['"])(?P<key>\w{1,16})\1\s*:\s*
-    (?:(['"])(?P<text>[<>|=]?\w{1,16})\3 | (?P<flag>True|False) | \((?P<shape>[0-9L,\ ]*)\) | (?P<other>\[))""",
+    (?:(['"])(?P<text>[<>|=]?\w{1,16})\3 | (?P<flag>True|False) | \((?P<shape>[0-9L,\ ]*)\)
+    | (?P<other>\[))""",
     re.VERBOSE,
 )
 _SHAPE = re.compile(r"|\d{1,19}L?,|\d{1,19}L?(?:, ?\d{1,19}L?)+,?", re.ASCII)

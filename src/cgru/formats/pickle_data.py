@@ -86,14 +86,14 @@ def describe(value: object) -> str:
 
 
 Call = Callable[..., Any]
-# Python salts the hash of text, so a file cannot make such keys collide; that of small integers is themselves.
+# Python salts the hash of text, so a file cannot make such keys collide; a small integer is its own hash.
 _SALTED_KEYS = (str, bytes, bool, type(None), Global)
 _MAX_INT_KEY = 1 << 32
 # Where files made to run code reach for it. The reader would keep these inert like any other name; refusing
 # them on sight only tells the user plainly what kind of file this is.
 _ATTACK_MODULES = frozenset(
-    ("sys", "runpy", "pty", "socket", "shutil", "importlib", "_ctypes", "code", "codeop", "webbrowser", "pdb")
-    + ("bdb", "timeit", "cProfile", "profile", "urllib.request", "http.client", "nt", "posix")
+    "_ctypes bdb code codeop cProfile http.client importlib nt pdb posix profile pty runpy shutil socket sys "
+    "timeit urllib.request webbrowser".split(" ")
 )
 _ATTACK_PACKAGES = frozenset(("os", "subprocess", "ctypes", "pip"))
 _ATTACK_BUILTINS = frozenset(

@@ -144,8 +144,8 @@ def _kind(name: str, array: np.ndarray, override: str | None, shown: str) -> str
         return kind
     if override != "BF16" or kind != "U16":
         raise ShapeError(
-            f"{shown}: tensor {name!r} is {array.dtype} and cannot be marked {override}; only uint16 bit patterns "
-            "can be marked, as BF16"
+            f"{shown}: tensor {name!r} is {array.dtype} and cannot be marked {override}; only uint16 bit "
+            "patterns can be marked, as BF16"
         )
     return override
 
@@ -195,8 +195,8 @@ def _header(data: memoryview, shown: str) -> tuple[dict[str, _Entry], dict[str, 
     (length,) = struct.unpack_from("<Q", data)
     if length > MAX_HEADER or length > len(data) - 8:
         raise FormatError(
-            f"{shown}: declares a header of {length} bytes; the file has {len(data) - 8} after the length and at "
-            f"most {MAX_HEADER} are read: truncated, or not safetensors"
+            f"{shown}: declares a header of {length} bytes; the file has {len(data) - 8} after the length "
+            f"and at most {MAX_HEADER} are read: truncated, or not safetensors"
         )
     raw = bytes(data[8 : 8 + length])
     if raw[:1] != b"{":

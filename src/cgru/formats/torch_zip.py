@@ -204,12 +204,12 @@ class _Checkpoint:
     def refuse_module(self, value: object) -> None:
         if isinstance(value, Record) and isinstance(value.state, dict) and "_parameters" in value.state:
             raise UnsupportedError(
-                f"{self.shown}: a whole pickled module ({describe(value)}), which only its own Python code can "
-                f"rebuild; {_REEXPORT}"
+                f"{self.shown}: a whole pickled module ({describe(value)}), which only its own Python code "
+                f"can rebuild; {_REEXPORT}"
             )
 
     def flatten(self, root: object) -> dict[str, _Tensor]:
-        """Every tensor below ``root`` by its joined name; bounded, so shared or cyclic nesting cannot unfold."""
+        """Every tensor below ``root`` by its joined name; bounded, so shared nesting cannot unfold."""
         found: dict[str, _Tensor] = {}
         visits = letters = 0
         stack: list[Iterator[tuple[str, object]]] = [self.children("", root)]
@@ -273,8 +273,8 @@ class _Checkpoint:
         made_from = describe(value)
         if among_tensors or (made_from.startswith("torch.") and "._rebuild" in made_from):
             raise UnsupportedError(
-                f"{self.shown}: {name!r} is a {made_from}, not a plain dense tensor; convert it before saving, or "
-                "leave it out"
+                f"{self.shown}: {name!r} is a {made_from}, not a plain dense tensor; convert it before saving, "
+                "or leave it out"
             )
 
     # One tensor
@@ -305,8 +305,8 @@ class _Checkpoint:
             or math.prod(size for size in shape if size) >= 2**48
         ):
             raise FormatError(
-                f"{self.shown}: {name!r} of shape {_brief(shape)} with strides {_brief(stride)} from {offset} "
-                f"reaches past its storage of {stored} elements"
+                f"{self.shown}: {name!r} of shape {_brief(shape)} with strides {_brief(stride)} from "
+                f"{offset} reaches past its storage of {stored} elements"
             )
         self.budget -= count * (4 if code == "bf16" else width)
         if self.budget < 0:
@@ -409,8 +409,8 @@ def _tensor_v2(
 
 
 def _tensor_v3(
-    storage: object, offset: object, shape: object, stride: object, grad: object, hooks: object, dtype: object,
-    metadata: object = None,
+    storage: object, offset: object, shape: object, stride: object, grad: object, hooks: object,
+    dtype: object, metadata: object = None,
 ) -> _Tensor:  # fmt: skip
     return _Tensor(storage, offset, shape, stride, dtype, metadata)
 
