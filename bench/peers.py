@@ -26,7 +26,8 @@ from runners import RUNNERS
 
 BLOCK_S = 0.03  # a timed block lasts about this long, or one call
 UNDISTURBED = 0.97  # least share of its core a one-thread block must have had
-ATTEMPTS = 4  # … or it is measured again, at most so often
+ATTEMPTS = 4  # … or it is measured again, at most so often, and not for longer than
+ATTEMPTS_S = 2.0
 NOISY = 0.05  # quartile distance over median above which a cell gets further rounds
 TOLERANCE = {"float32": 5e-6, "fp16": 2e-2, "bf16": 1e-1, "int8": 3e-1}  # beyond it, an output is wrong
 SLOW = 8  # a peer so many times slower than the fastest takes part in SLOW_ROUNDS rounds only
@@ -173,7 +174,7 @@ def load(worker: Worker, cell: Cell, options: argparse.Namespace) -> Entry:
 
 def one_block(worker: Worker, entry: Entry, threads: int) -> None:
     """Time one block; on one thread, again when the process did not have the core to itself."""
-    best, share = 0.0, -1.0
+    best, share, spent = 0.0, -1.0, 0.0
     for _ in range(ATTEMPTS if threads == 1 else 1):
         try:
             reply = worker.ask(do="block", calls=entry.calls, warm=entry.warm)
@@ -185,7 +186,8 @@ def one_block(worker: Worker, entry: Entry, threads: int) -> None:
             return
         if reply["cpu_s"] / reply["wall_s"] > share:
             best, share = reply["wall_s"], reply["cpu_s"] / reply["wall_s"]
-        if share >= UNDISTURBED:
+        spent += reply["wall_s"]
+        if share >= UNDISTURBED or spent > ATTEMPTS_S:
             break
     if threads == 1 and share < UNDISTURBED:
         entry.disturbed += 1
@@ -209,7 +211,7 @@ def measure(cell: Cell, workers: list[Worker], options: argparse.Namespace) -> d
                 if options.threads > 1:
                     time.sleep(0.05)  # let the threads of the last one finish spinning
         done += 1
-        if done == rounds and rounds < 3 * options.rounds:
+        if done == rounds and rounds < 3 * options.rounds and fastest < 0.5:
             shown = [entry for entry in entries.values() if entry.usable and entry.call_s <= 3 * fastest]
             if any(entry.spread() > NOISY for entry in shown):
                 rounds += options.rounds
