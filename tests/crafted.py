@@ -58,15 +58,7 @@ def numbers(values: tuple[int, ...]) -> bytes:
 
 def storage(key: str = "0", numel: int = 4, kind: str = "FloatStorage") -> bytes:
     return (
-        b"("
-        + text("storage")
-        + b"ctorch\n"
-        + kind.encode()
-        + b"\n"
-        + text(key)
-        + text("cpu")
-        + integer(numel)
-        + b"tQ"
+        b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"\n" + text(key) + text("cpu") + integer(numel) + b"tQ"
     )
 
 

@@ -12,11 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 from fuzz_readers import one_input, seeds
 
 # Numbers that sit at the edges of what headers count with.
-EDGES = (
-    [bytes(n) for n in (1, 2, 4, 8)]
-    + [b"\xff" * n for n in (1, 2, 4, 8)]
-    + [b"\x7f", b"\x80", b"\xff\xff\xff\x7f"]
-)
+EDGES = [bytes(n) for n in (1, 2, 4, 8)] + [b"\xff" * n for n in (1, 2, 4, 8)] + [b"\x7f", b"\x80", b"\xff\xff\xff\x7f"]
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:

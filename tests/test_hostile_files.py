@@ -66,9 +66,7 @@ def test_bit_flipped(reader, file):
             refusals += 1
             continue
         if reader != "safetensors":  # which carries no checksum
-            same = {
-                name: np.array_equal(values, whole[name]) for name, values in found.items() if name in whole
-            }
+            same = {name: np.array_equal(values, whole[name]) for name, values in found.items() if name in whole}
             assert all(same.values())
     assert refusals > 20
 
@@ -229,11 +227,7 @@ def test_zip64_sizes_are_read_and_checked():
     crc, size = zlib.crc32(payload), len(payload)
 
     def archive(claimed: int) -> bytes:
-        local = (
-            struct.pack("<4s5H3I2H", b"PK\3\4", 45, 0, 0, 0, 0, crc, size, size, len(name), 0)
-            + name
-            + payload
-        )
+        local = struct.pack("<4s5H3I2H", b"PK\3\4", 45, 0, 0, 0, 0, crc, size, size, len(name), 0) + name + payload
         extra = struct.pack("<HHQQ", 1, 16, claimed, claimed)
         entry = struct.pack(
             "<4s6H3I5H2I",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from cgru.formats import npz
 FOLDER = Path(__file__).parent / "fixtures" / "containers"
 
 
-def saved(*, compressed: bool = False, **arrays: np.ndarray) -> bytes:
+def saved(*, compressed: bool = False, **arrays: Any) -> bytes:
     out = io.BytesIO()
     (np.savez_compressed if compressed else np.savez)(out, **arrays)
     return out.getvalue()
@@ -110,7 +111,7 @@ def test_malformed_headers_are_refused(header):
 
 
 @pytest.mark.parametrize(
-    "array", [np.array(["word"]), np.array([1j]), np.zeros(2, [("x", "f4")]), np.longdouble([1])]
+    "array", [np.array(["word"]), np.array([1j]), np.zeros(2, [("x", "f4")]), np.ones(1, np.longdouble)]
 )
 def test_arrays_of_no_real_numbers_are_named(array):
     with pytest.raises(UnsupportedError, match=r"'words\.npy'"):

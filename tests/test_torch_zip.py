@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import io
 from pathlib import Path
@@ -70,9 +71,7 @@ def test_bytes_and_path_agree_and_arrays_are_read_only(file):
 def test_live_torch_load_agrees(file, torch):
     loaded = torch.load(FOLDER / file, weights_only=True)
     if file == "nested.pt":
-        loaded = {f"encoder.gru.{k}": v for k, v in loaded["encoder"]["gru"].items()} | {
-            "heads.0": loaded["heads"][0]
-        }
+        loaded = {f"encoder.gru.{k}": v for k, v in loaded["encoder"]["gru"].items()} | {"heads.0": loaded["heads"][0]}
     found = torch_zip.read(FOLDER / file)
     assert list(found.tensors) == list(loaded)
     for name, value in loaded.items():
@@ -177,9 +176,7 @@ def test_bfloat16_widens_exactly_for_every_bit_pattern(torch):
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     values = bits.view(torch.bfloat16)
     found = torch_zip.read(saved(torch, {"w": values})).tensors["w"]
-    np.testing.assert_array_equal(
-        found.view(np.uint32), values.float().view(torch.int32).numpy().view(np.uint32)
-    )
+    np.testing.assert_array_equal(found.view(np.uint32), values.float().view(torch.int32).numpy().view(np.uint32))
 
 
 def test_compiled_submodule_prefix_goes_anywhere(torch):
@@ -195,6 +192,31 @@ def test_a_prefix_whose_removal_would_merge_two_names_stays(torch):
 def test_joined_names_that_collide_are_refused(torch):
     with pytest.raises(FormatError, match=r"two tensors are named 'a\.b'"):
         torch_zip.read(saved(torch, {"a.b": torch.ones(2), "a": {"b": torch.ones(2)}}))
+
+
+def test_a_file_saved_without_checksums_is_read(torch):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        content = saved(torch, {"w": torch.arange(3.0)})
+    finally:
+        torch.serialization.set_crc32_options(before)
+    np.testing.assert_array_equal(torch_zip.read(content).tensors["w"], [0, 1, 2])
+
+
+def test_many_names_of_one_large_tensor_are_no_bomb(torch):
+    weight = torch.ones(1 << 20)
+    found = torch_zip.read(saved(torch, {f"w{index}": weight for index in range(40)}))
+    assert len(found.aliases) == 39
+
+
+def test_the_model_is_found_beside_stray_tensors(torch):
+    """A loss curve, class weights and arguments saved beside the model's own state_dict."""
+    around = {"losses": torch.ones(9), "args": argparse.Namespace(lr=0.1)}
+    for key in ("state_dict", "model_state_dict"):
+        assert list(torch_zip.read(saved(torch, {**around, key: {"gru.w": torch.ones(2)}})).tensors) == ["gru.w"]
+    found = torch_zip.read(saved(torch, {"model": {"w": torch.ones(2)}, "bias": torch.ones(2)}))
+    assert list(found.tensors) == ["model.w", "bias"]
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "float8_e4m3fn"])

@@ -11,6 +11,7 @@ import argparse
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -90,9 +91,9 @@ def without_sources(file: Path) -> None:
 def main() -> None:
     torch.manual_seed(20)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    golden: dict[str, np.ndarray] = {}
+    golden: dict[str, Any] = {}
 
-    def save(file: str, content: object, holds: dict[str, torch.Tensor] | None, **options: object) -> None:
+    def save(file: str, content: object, holds: dict[str, torch.Tensor] | None, **options: Any) -> None:
         torch.save(content, FOLDER / file, **options)
         if holds is not None:
             golden.update({f"{file}:{name}": value for name, value in plain(holds).items()})
@@ -146,9 +147,7 @@ def main() -> None:
     save("module.pt", model, None)
     save("legacy.pt", state, None, _use_new_zipfile_serialization=False)
     torch.jit.script(torch.nn.GRU(2, 2)).save(str(FOLDER / "torchscript.pt"))
-    torch.export.save(
-        torch.export.export(torch.nn.Linear(2, 1), (torch.zeros(1, 2),)), FOLDER / "exported.pt2"
-    )
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 1), (torch.zeros(1, 2),)), FOLDER / "exported.pt2")
     without_sources(FOLDER / "torchscript.pt")
     without_sources(FOLDER / "exported.pt2")
     save("sparse.pt", {"dense": torch.ones(2), "sparse": torch.eye(2).to_sparse()}, None)
@@ -157,12 +156,10 @@ def main() -> None:
     swapped = torch.load(FOLDER / "big_endian.pt", weights_only=True)
     golden.update({f"big_endian.pt:{name}": value for name, value in plain(swapped).items()})
 
-    safetensors.torch.save_file(
-        dtype_zoo(), FOLDER / "library.safetensors", metadata={"made by": "the library"}
-    )
+    safetensors.torch.save_file(dtype_zoo(), FOLDER / "library.safetensors", metadata={"made by": "the library"})
     golden.update({f"library.safetensors:{name}": value for name, value in plain(dtype_zoo()).items()})
 
-    arrays = plain(dtype_zoo()) | {"fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
+    arrays: dict[str, Any] = plain(dtype_zoo()) | {"fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
     arrays["swapped"] = np.arange(4, dtype=">f4")
     np.savez(FOLDER / "stored.npz", **arrays)
     np.savez_compressed(FOLDER / "deflated.npz", **arrays)

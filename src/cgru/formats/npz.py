@@ -24,10 +24,11 @@ MAX_AXES = 32
 _MAGIC = b"\x93NUMPY"
 _ITEM = re.compile(
     r"""\s*(['"])(?P<key>\w{1,16})\1\s*:\s*
-    (?:(['"])(?P<text>[<>|=]?\w{1,16})\3 | (?P<flag>True|False) | \((?P<shape>[0-9L,\ ]*)\)
-    | (?P<other>\[))""",
+    (?:(['"])(?P<text>[<>|=]?\w{1,16})\3 | (?P<flag>True|False) | \((?P<shape>[0-9L,\ ]*)\))
+    \s*(?:,\s*|(?=\}))""",
     re.VERBOSE,
 )
+_STRUCTURED = re.compile(r"""\{\s*(['"])descr\1\s*:\s*\[""")
 _SHAPE = re.compile(r"|\d{1,19}L?,|\d{1,19}L?(?:, ?\d{1,19}L?)+,?", re.ASCII)
 _NUMBER = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248])", re.ASCII)
 
@@ -102,17 +103,14 @@ def _header(data: memoryview, where: str) -> tuple[str, int]:
 
 def _fields(header: str, where: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
     body = header.strip(" \n")
+    if _STRUCTURED.match(body):
+        raise UnsupportedError(f"{where} is a structured array; expected plain numbers")
     found: dict[str, re.Match[str]] = {}
     at = 1
-    while body[:1] == "{" and body[at:].strip() not in ("}", ""):
-        item = _ITEM.match(body, at)
-        if item is None or item["key"] in found:
-            break
-        if item["key"] == "descr" and item["other"]:
-            raise UnsupportedError(f"{where} is a structured array; expected plain numbers")
+    while (item := _ITEM.match(body, at)) and item["key"] not in found:
         found[item["key"]] = item
-        at = item.end() + len(body[item.end() :]) - len(body[item.end() :].lstrip(" ").removeprefix(","))
-    if found.keys() != {"descr", "fortran_order", "shape"} or body[at:].strip() != "}":
+        at = item.end()
+    if body[:1] != "{" or body[at:] != "}" or found.keys() != {"descr", "fortran_order", "shape"}:
         raise FormatError(f"{where} has a malformed header: {header[:80]!r}")
     descr, flag, shape = found["descr"]["text"], found["fortran_order"]["flag"], found["shape"]["shape"]
     if descr is None or flag is None or shape is None or not _SHAPE.fullmatch(shape):
@@ -120,8 +118,6 @@ def _fields(header: str, where: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
     if descr.lstrip("<>|=").startswith("O"):
         raise FormatError(f"{where} holds pickled Python objects, which are never opened; save plain numbers")
     if not _NUMBER.fullmatch(descr):
-        raise UnsupportedError(
-            f"{where} has dtype {descr!r}; expected booleans, integers or floats up to 64 bits"
-        )
+        raise UnsupportedError(f"{where} has dtype {descr!r}; expected booleans, integers or floats up to 64 bits")
     sizes = tuple(int(size.rstrip("L")) for size in shape.replace(" ", "").split(",") if size)
     return np.dtype(descr), flag == "True", sizes

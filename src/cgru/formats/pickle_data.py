@@ -91,10 +91,12 @@ _SALTED_KEYS = (str, bytes, bool, type(None), Global)
 _MAX_INT_KEY = 1 << 32
 # Where files made to run code reach for it. The reader would keep these inert like any other name; refusing
 # them on sight only tells the user plainly what kind of file this is.
-_ATTACK_MODULES = frozenset(
-    "_ctypes bdb code codeop cProfile http.client importlib nt pdb posix profile pty runpy shutil socket sys "
-    "timeit urllib.request webbrowser".split(" ")
-)
+# fmt: off
+_ATTACK_MODULES = frozenset((
+    "_ctypes", "bdb", "code", "codeop", "cProfile", "http.client", "importlib", "nt", "pdb", "posix",
+    "profile", "pty", "runpy", "shutil", "socket", "sys", "timeit", "urllib.request", "webbrowser",
+))
+# fmt: on
 _ATTACK_PACKAGES = frozenset(("os", "subprocess", "ctypes", "pip"))
 _ATTACK_BUILTINS = frozenset(
     ("eval", "exec", "execfile", "compile", "open", "__import__", "breakpoint", "input", "apply")

@@ -111,15 +111,11 @@ def write(
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     if len(text) > MAX_HEADER:
-        raise CgruError(
-            f"{shown}: names and metadata take {len(text)} bytes; at most {MAX_HEADER} can be read back"
-        )
+        raise CgruError(f"{shown}: names and metadata take {len(text)} bytes; at most {MAX_HEADER} can be read back")
     with _replacing(shown) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            file.write(
-                np.ascontiguousarray(tensors[name], _CODES[kinds[name]]).reshape(-1).view(np.uint8).data
-            )
+            file.write(np.ascontiguousarray(tensors[name], _CODES[kinds[name]]).reshape(-1).view(np.uint8).data)
 
 
 def _divisor(size: int) -> int:
@@ -137,9 +133,7 @@ def _kind(name: str, array: np.ndarray, override: str | None, shown: str) -> str
     if kind is None:
         raise ShapeError(f"{shown}: tensor {name!r} is {array.dtype}; expected one of {', '.join(_CODES)}")
     if array.ndim > MAX_AXES:
-        raise ShapeError(
-            f"{shown}: tensor {name!r} has {array.ndim} axes; at most {MAX_AXES} can be read back"
-        )
+        raise ShapeError(f"{shown}: tensor {name!r} has {array.ndim} axes; at most {MAX_AXES} can be read back")
     if override is None or override == kind:
         return kind
     if override != "BF16" or kind != "U16":
@@ -163,9 +157,7 @@ def _check_text(text: object, what: str, shown: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise CgruError(
-            f"{shown}: {what} {text[:80]!r} has lone surrogates, which UTF-8 cannot hold"
-        ) from None
+        raise CgruError(f"{shown}: {what} {text[:80]!r} has lone surrogates, which UTF-8 cannot hold") from None
 
 
 @contextmanager
@@ -208,9 +200,7 @@ def _header(data: memoryview, shown: str) -> tuple[dict[str, _Entry], dict[str, 
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != end:
             what = "overlaps the tensor before it" if entry.begin < end else "leaves a gap before it"
-            raise FormatError(
-                f"{shown}: tensor {_brief(name)} starts at {entry.begin} of the data and {what} ({end})"
-            )
+            raise FormatError(f"{shown}: tensor {_brief(name)} starts at {entry.begin} of the data and {what} ({end})")
         end = entry.end
     if end != len(data) - 8 - length:
         raise FormatError(
@@ -222,9 +212,7 @@ def _header(data: memoryview, shown: str) -> tuple[dict[str, _Entry], dict[str, 
 
 def _parse(raw: bytes, shown: str) -> dict[str, Any]:
     def refuse(found: str) -> NoReturn:
-        raise FormatError(
-            f"{shown}: the header has the number {found[:40]}; only whole ones are in the format"
-        )
+        raise FormatError(f"{shown}: the header has the number {found[:40]}; only whole ones are in the format")
 
     def integer(digits: str) -> int:
         return int(digits) if len(digits) <= 20 else refuse(digits)
@@ -279,9 +267,7 @@ def _entry(name: str, value: Any, shown: str) -> _Entry:
     if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise FormatError(f"{shown}: tensor {_brief(name)} has a malformed dtype, shape or data_offsets")
     if dtype not in _CODES:
-        raise UnsupportedError(
-            f"{shown}: tensor {_brief(name)} has dtype {dtype[:20]!r}; read are {', '.join(_CODES)}"
-        )
+        raise UnsupportedError(f"{shown}: tensor {_brief(name)} has dtype {dtype[:20]!r}; read are {', '.join(_CODES)}")
     if len(shape) > MAX_AXES or math.prod(size for size in shape if size) >= 2**48:
         raise FormatError(f"{shown}: tensor {_brief(name)} has an impossible shape of {len(shape)} axes")
     begin, end = offsets

@@ -36,7 +36,8 @@ MAX_UNFOLDED_FLOOR = 64 << 20
 _ZIP = b"PK\x03\x04"
 _PICKLE = 0x80
 _LEGACY_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
-_MODEL_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
+# The first says what it is even where tensors stand beside it.
+_MODEL_KEYS = ("model_state_dict", "model_state", "model", "net", "network", "weights")
 _REEXPORT = "save its weights alone, torch.save(model.state_dict(), 'model.pt'), and load that"
 
 # Global name below `torch` -> numpy code; bfloat16 is read as its bit pattern and widened.
@@ -100,9 +101,7 @@ def read(source: Source) -> TensorFile:
     if kind == "pt2":
         raise UnsupportedError(f"{shown}: a torch.export archive, not a state_dict; {_REEXPORT}")
     if kind != "torch":
-        raise FormatError(
-            f"{shown}: a zip without data.pkl (it looks like: {kind}); expected a torch.save file"
-        )
+        raise FormatError(f"{shown}: a zip without data.pkl (it looks like: {kind}); expected a torch.save file")
     return _Checkpoint(members).read()
 
 
@@ -115,9 +114,7 @@ def _refuse_streams(head: bytes, shown: str) -> None:
     if len(head) > 1 and head[0] == _PICKLE and head[1] <= 5:
         raise UnsupportedError(f"{shown}: a bare pickle, not a torch.save file; {_REEXPORT}")
     if head[:2] != b"PK":
-        raise FormatError(
-            f"{shown}: expected a torch.save file, which is a zip, found first bytes {head[:8]!r}"
-        )
+        raise FormatError(f"{shown}: expected a torch.save file, which is a zip, found first bytes {head[:8]!r}")
 
 
 class _Checkpoint:
@@ -169,9 +166,7 @@ class _Checkpoint:
     def storage(self, identifier: object) -> _Storage:
         """The storage that a persistent id names; only looked up once a tensor of it is wanted."""
         match identifier:
-            case ("storage", Global("torch" | "torch.storage", type_name), str(key), _, int(numel)) if (
-                numel >= 0
-            ):
+            case ("storage", Global("torch" | "torch.storage", type_name), str(key), _, int(numel)) if numel >= 0:
                 return _Storage(key, type_name, numel)
         raise FormatError(f"{self.shown}: the pickle refers to something that is no storage of this file")
 
@@ -184,17 +179,12 @@ class _Checkpoint:
             if isinstance(root, _Tensor):
                 raise UnsupportedError(f"{self.shown}: holds one bare tensor; expected a state_dict")
             if isinstance(root, Record):
-                raise UnsupportedError(
-                    f"{self.shown}: holds a {describe(root)}, not a state_dict; {_REEXPORT}"
-                )
+                raise UnsupportedError(f"{self.shown}: holds a {describe(root)}, not a state_dict; {_REEXPORT}")
             return root
-        if _is_state_dict(root):
-            return root
-        lightning = root.get("state_dict")
-        if _is_state_dict(lightning):
-            return lightning
+        if _is_state_dict(root.get("state_dict")):
+            return root["state_dict"]
         states = [key for key, value in root.items() if _is_state_dict(value)]
-        if len(states) == 1 and states[0] in _MODEL_KEYS:
+        if len(states) == 1 and states[0] in (_MODEL_KEYS[:1] if _is_state_dict(root) else _MODEL_KEYS):
             return root[states[0]]
         if not states:
             for value in root.values():
@@ -222,14 +212,10 @@ class _Checkpoint:
             visits += 1
             letters += len(name)
             if visits > 10 * MAX_TENSORS or letters > 100 * MAX_TENSORS or len(found) > MAX_TENSORS:
-                raise FormatError(
-                    f"{self.shown}: holds more than {MAX_TENSORS} tensors, or nests to that many"
-                )
+                raise FormatError(f"{self.shown}: holds more than {MAX_TENSORS} tensors, or nests to that many")
             if isinstance(value, _Tensor):
                 if name in found:
-                    raise FormatError(
-                        f"{self.shown}: two tensors are named {name!r} once nested names are joined"
-                    )
+                    raise FormatError(f"{self.shown}: two tensors are named {name!r} once nested names are joined")
                 found[name] = value
             elif isinstance(value, (dict, list, tuple)):
                 if len(stack) >= MAX_DEPTH:
@@ -256,9 +242,7 @@ class _Checkpoint:
                 continue
             if isinstance(key, OpaqueKey) or not isinstance(key, (str, int)) or not str(key).isprintable():
                 if isinstance(item, _Tensor):
-                    raise FormatError(
-                        f"{self.shown}: a tensor below {prefix!r} has no usable name as its key"
-                    )
+                    raise FormatError(f"{self.shown}: a tensor below {prefix!r} has no usable name as its key")
                 continue
             name = f"{prefix}.{key}" if prefix else str(key)
             if len(name) > MAX_NAME:
@@ -273,15 +257,13 @@ class _Checkpoint:
         made_from = describe(value)
         if among_tensors or (made_from.startswith("torch.") and "._rebuild" in made_from):
             raise UnsupportedError(
-                f"{self.shown}: {name!r} is a {made_from}, not a plain dense tensor; convert it before saving, "
-                "or leave it out"
+                f"{self.shown}: {name!r} is a {made_from}, not a plain dense tensor; convert it before "
+                "saving, or leave it out"
             )
 
     # One tensor
 
-    def checked(
-        self, name: str, tensor: _Tensor
-    ) -> tuple[str, _Storage, int, tuple[int, ...], tuple[int, ...]]:
+    def checked(self, name: str, tensor: _Tensor) -> tuple[str, _Storage, int, tuple[int, ...], tuple[int, ...]]:
         """The parts of ``tensor``, proved to lie inside its storage. Equation: the last element's index."""
         storage = tensor.storage
         if not isinstance(storage, _Storage):
@@ -291,27 +273,16 @@ class _Checkpoint:
         if not (_are_sizes(shape) and _are_sizes(stride) and _are_sizes(start)) or len(shape) != len(stride):
             raise FormatError(f"{self.shown}: {name!r} has a malformed size, stride or offset")
         if tensor.metadata:
-            raise UnsupportedError(
-                f"{self.shown}: {name!r} is a conjugated or negated view; save it with .clone()"
-            )
+            raise UnsupportedError(f"{self.shown}: {name!r} is a conjugated or negated view; save it with .clone()")
         (offset,) = start
         width = 2 if code == "bf16" else np.dtype(code).itemsize
         stored = storage.numel if storage.type != "UntypedStorage" else storage.numel // width
         count = math.prod(shape)
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-        if (
-            (count and last >= stored)
-            or len(shape) > MAX_AXES
-            or math.prod(size for size in shape if size) >= 2**48
-        ):
+        if (count and last >= stored) or len(shape) > MAX_AXES or math.prod(size for size in shape if size) >= 2**48:
             raise FormatError(
                 f"{self.shown}: {name!r} of shape {_brief(shape)} with strides {_brief(stride)} from "
                 f"{offset} reaches past its storage of {stored} elements"
-            )
-        self.budget -= count * (4 if code == "bf16" else width)
-        if self.budget < 0:
-            raise FormatError(
-                f"{self.shown}: {name!r} of shape {_brief(shape)} unfolds to far more than the file holds"
             )
         return code, storage, offset, shape, stride
 
@@ -320,9 +291,7 @@ class _Checkpoint:
         code = _STORAGES.get(storage.type) if dtype is None else _DTYPES.get(said or "")
         if code is None or (dtype is not None and storage.type != "UntypedStorage"):
             what = storage.type if dtype is None else describe(dtype)
-            raise UnsupportedError(
-                f"{self.shown}: {name!r} is stored as {what}; convert it to float32 before saving"
-            )
+            raise UnsupportedError(f"{self.shown}: {name!r} is stored as {what}; convert it to float32 before saving")
         return code
 
     def array(
@@ -335,6 +304,11 @@ class _Checkpoint:
         stride: tuple[int, ...],
     ) -> np.ndarray:
         dtype = np.dtype(self.order + ("u2" if code == "bf16" else code.replace("b1", "u1")))
+        self.budget -= math.prod(shape) * (4 if code == "bf16" else dtype.itemsize)
+        if self.budget < 0:
+            raise FormatError(
+                f"{self.shown}: {name!r} of shape {_brief(shape)} unfolds to far more than the file holds"
+            )
         raw = self.storage_bytes(name, storage, dtype.itemsize if storage.type != "UntypedStorage" else 1)
         if 0 in shape:
             view = np.zeros(shape, dtype)
