@@ -1,0 +1,143 @@
+"""The native form: a safetensors file whose metadata says what the tensors are (docs/format.md).
+
+Reading is strict. Every layer, option and tensor of the file must be one this version knows, and every tensor
+must be used: what a file says is never left out in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from ..errors import CgruError, FormatError
+from ..layers import LAYERS, Layer
+from . import safetensors
+from .file_bytes import Source
+from .naming import errors_name
+from .tensorfile import TensorFile
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+FORMAT = "cgru"
+VERSION = "1"
+
+_LAYER_KEYS = {"kind", "name", "options"}
+
+
+def is_native(metadata: Mapping[str, str]) -> bool:
+    """Whether a safetensors file with this metadata is one of cgru's own."""
+    return metadata.get("format") == FORMAT
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write ``model`` to ``path``: complete, or not at all. :func:`load` gives back equal bits."""
+    spec = {"layers": [{"kind": layer.kind, "name": layer.name, "options": layer.options()} for layer in model.layers]}
+    tensors = {f"{layer.name}.{key}": array for layer in model.layers for key, array in layer.arrays().items()}
+    metadata = {"format": FORMAT, "version": VERSION, "spec": json.dumps(spec, default=_plain_number)}
+    try:
+        safetensors.write(path, tensors, metadata)
+    except OSError as error:
+        raise CgruError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from error
+
+
+def load(source: Source) -> list[Layer]:
+    """The layers of a native file, in the order data passes them.
+
+    Raises :class:`FormatError` where the specification or a tensor is missing, left over, unknown or of the
+    wrong shape, and :class:`~cgru.errors.UnsupportedError` where it names an activation cgru does not run.
+    """
+    file = safetensors.read(source, widen=False)
+    with errors_name(file.shown, from_file=True):
+        entries = _specification(file.metadata)
+        arrays = _arrays_by_layer(file, [entry["name"] for entry in entries])
+        return [_layer(entry, arrays[entry["name"]]) for entry in entries]
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise CgruError(f"the specification holds a {type(value).__name__}, which JSON cannot")
+
+
+def _specification(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The layers' entries, each with a kind, a name of its own and options that are plain JSON values."""
+    version = metadata.get("version")
+    if version != VERSION:
+        raise FormatError(f"native form of version {version!r}; this cgru reads {VERSION!r}; a newer one may read it")
+    if "spec" not in metadata:
+        raise FormatError("the metadata lacks 'spec', the specification of the layers")
+    spec = _parse(metadata["spec"])
+    if not isinstance(spec, dict) or spec.keys() != {"layers"} or not isinstance(spec["layers"], list):
+        raise FormatError("the specification must be an object with exactly one key, 'layers', a list")
+    if not spec["layers"]:
+        raise FormatError("the specification has no layers")
+    names: set[str] = set()
+    for position, entry in enumerate(spec["layers"]):
+        where = f"layer {position} of the specification"
+        if not isinstance(entry, dict) or entry.keys() != _LAYER_KEYS:
+            raise FormatError(f"{where}: expected exactly kind, name and options")
+        kind, name, options = entry["kind"], entry["name"], entry["options"]
+        if not isinstance(name, str) or not name or not isinstance(options, dict):
+            raise FormatError(f"{where}: name must be a text that is not empty, and options an object")
+        if not isinstance(kind, str) or kind not in LAYERS:
+            known = ", ".join(LAYERS)
+            raise FormatError(f"{where}: {name[:80]!r} is of kind {str(kind)[:40]!r}; known are {known}")
+        for key, value in options.items():
+            if not isinstance(value, (str, int, float, type(None))):
+                raise FormatError(f"{where}: option {key[:40]!r} of {name[:80]!r} is no plain value")
+        if name in names:
+            raise FormatError(f"{where}: a second layer is named {name[:80]!r}")
+        names.add(name)
+    return spec["layers"]
+
+
+def _parse(text: str) -> Any:
+    def refuse(what: str) -> NoReturn:
+        raise FormatError(f"the specification {what}")
+
+    def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        return values if len(values) == len(pairs) else refuse("has an object with the same key twice")
+
+    def integer(digits: str) -> int:
+        return int(digits) if len(digits) <= 20 else refuse(f"has the number {digits[:20]}…")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_int=integer)
+    except CgruError:
+        raise
+    except RecursionError:
+        refuse("nests too deep")
+    except ValueError as error:
+        refuse(f"is not valid JSON ({error})")
+
+
+def _arrays_by_layer(file: TensorFile, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """The tensors, named ``<layer>.<array>``, of each layer; every tensor belongs to one."""
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
+    for tensor, array in file.tensors.items():
+        layer, dot, key = tensor.rpartition(".")
+        if not dot or layer not in found:
+            raise FormatError(f"nothing uses the tensor {tensor[:80]!r}; the layers are {_some(names)}")
+        if array.dtype != np.float32:
+            raise FormatError(f"tensor {tensor[:80]!r} is held as {array.dtype}; expected float32")
+        found[layer][key] = array
+    return found
+
+
+def _layer(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Layer:
+    name = entry["name"]
+    layer = LAYERS[entry["kind"]].from_parts(name, entry["options"], arrays)
+    left = sorted(arrays.keys() - layer.arrays().keys())
+    if left:
+        raise FormatError(f"nothing uses the tensor {f'{name}.{left[0]}'[:80]!r}: {name[:80]!r} is a {entry['kind']}")
+    return layer
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(name[:40] for name in names[:8]) + (", …" if len(names) > 8 else "")

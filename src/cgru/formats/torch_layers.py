@@ -1,0 +1,452 @@
+"""Tensors under PyTorch's names → layers: inferred where names and shapes leave one reading, else as told.
+
+A file of tensors says neither in which order data passes the modules nor which activations lie between
+them. So inference accepts only networks of the form [Embedding] recurrent… [Linear] whose modules can be put
+in one order by their sizes. Everything else needs ``layers=``, and the error shows what to write there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from ..activations import ACTIVATIONS
+from ..errors import CgruError, FormatError, UnsupportedError
+from ..layers import GRU, Activation, Dense, Embedding, Layer, Recurrent
+from ..layers.recurrent import torch_stack
+from .naming import errors_name
+from .tensorfile import TensorFile
+
+#: Rows of ``weight_hh`` for each hidden unit → the cell.
+_CELLS = {1: "rnn", 3: "gru", 4: "lstm"}
+
+#: The layers that a file's modules can become, by the word ``layers=`` knows them by.
+_LAYERS: dict[str, type[Layer]] = {"gru": GRU, "dense": Dense, "embedding": Embedding}
+
+_TORCH_WORDS = {"rnn": "an nn.RNN", "gru": "an nn.GRU", "lstm": "an nn.LSTM"}
+_RECURRENT_LEAF = re.compile(r"(?:weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(_l\d{1,3}(?:_reverse)?)?\Z")
+_POINTWISE_LEAVES = ("weight", "bias")
+# The forms inference accepts, in the letters of _Step.letter.
+_SOUND = re.compile(r"e?r+d?|d|e")
+_MAX_MODULES = 12
+_MAX_ORDERS = 64
+_MAX_VISITS = 20_000
+_MAX_SHOWN = 48
+
+
+@dataclass(frozen=True)
+class _Module:
+    """One torch module of the file: where its tensors lie, and what it may be.
+
+    ``kind`` is "gru", "lstm", "rnn", "dense", or "table" for a lone 2-D ``weight``, which is an Embedding or
+    a Linear without bias.
+    """
+
+    path: str
+    kind: str
+    tensors: Mapping[str, np.ndarray]
+
+    @property
+    def is_recurrent(self) -> bool:
+        return self.kind in _CELLS.values()
+
+    @property
+    def is_cell(self) -> bool:
+        return "weight_hh" in self.tensors
+
+    def full_name(self, leaf: str) -> str:
+        return f"{self.path}.{leaf}" if self.path else leaf
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A module in one of the roles it may play, or an activation (``module`` None, ``kind`` its name)."""
+
+    kind: str
+    module: _Module | None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def letter(self) -> str:
+        return {"embedding": "e", "dense": "d"}.get(self.kind, "r")
+
+    @property
+    def is_recurrent(self) -> bool:
+        return self.module is not None and self.module.is_recurrent
+
+    def sizes(self) -> tuple[int | None, int]:
+        """Features in (None: token ids) and features out, by the shapes alone."""
+        assert self.module is not None
+        tensors = self.module.tensors
+        if not self.is_recurrent:
+            rows, columns = tensors["weight"].shape
+            return (None, columns) if self.kind == "embedding" else (columns, rows)
+        first = next((tensors[key] for key in ("weight_ih_l0", "weight_ih") if key in tensors), None)
+        hidden = next((tensors[key] for key in ("weight_hh_l0", "weight_hh") if key in tensors), None)
+        if first is None or hidden is None or first.ndim != 2 or hidden.ndim != 2:
+            raise FormatError(
+                f"{self.module.path or 'the recurrent module'}: weight_ih or weight_hh of its first layer is "
+                f"missing or has not 2 axes; found {_listed(_named(self.module))}"
+            )
+        both = any(key.endswith("_reverse") for key in tensors)
+        return first.shape[1], hidden.shape[1] * (2 if both else 1)
+
+
+_Order = tuple[_Step, ...]
+
+
+def layers_from(
+    file: TensorFile,
+    layers: str | Sequence[Any] | None = None,
+    prefix: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+) -> list[Layer]:
+    """The layers of a file of tensors, in the order data passes them; see :func:`cgru.load`.
+
+    ``kinds`` ("embedding" or "dense" by module path) settles what a lone ``weight`` is where a live module
+    has told. Raises :class:`UnsupportedError` where the tensors leave more than one reading or hold what cgru
+    does not run, and :class:`CgruError` where ``layers`` does not fit the tensors.
+    """
+    with errors_name(file.shown):
+        return _Reading(file, prefix, kinds or {}).layers(layers)
+
+
+class _Reading:
+    """One file while its tensors are being turned into layers."""
+
+    def __init__(self, file: TensorFile, prefix: str | None, kinds: Mapping[str, str]) -> None:
+        head = f"{prefix.rstrip('.')}." if prefix else ""
+        self.kinds = kinds
+        self.in_order = file.kind == "torch"
+        self.tensors = {name[len(head) :]: array for name, array in file.tensors.items() if name.startswith(head)}
+        #: Name below the prefix → the tensor whose memory it shows.
+        self.roots = {name: file.aliases.get(head + name, head + name) for name in self.tensors}
+        if not self.tensors:
+            if not file.tensors:
+                raise FormatError("holds no tensors; expected the weights of a network")
+            raise FormatError(f"prefix: no tensor's name begins with {head!r}; there are {_listed(file.tensors)}")
+        self.modules = self._grouped()
+
+    def layers(self, said: str | Sequence[Any] | None) -> list[Layer]:
+        if said is None:
+            self._check_used(list(self.modules.values()), ())
+            steps = self._inferred()
+        else:
+            steps, ignored = self._said(said)
+            self._check_used([step.module for step in steps if step.module is not None], ignored)
+        return [_built(step) for step in steps]
+
+    # Modules
+
+    def _grouped(self) -> dict[str, _Module]:
+        groups: dict[str, dict[str, np.ndarray]] = {}
+        for name, array in self.tensors.items():
+            path, _, leaf = name.rpartition(".")
+            if _RECURRENT_LEAF.match(leaf) or leaf in _POINTWISE_LEAVES:
+                groups.setdefault(path, {})[leaf] = array
+        found = {}
+        for path, parts in groups.items():
+            if kind := _kind(parts):
+                found[path] = _Module(path, kind, parts)
+        return found
+
+    def _check_used(self, modules: Sequence[_Module], ignored: Sequence[str]) -> None:
+        """Every tensor belongs to one of ``modules``, shows the memory of one that does, or is ignored."""
+        used = {module.full_name(leaf) for module in modules for leaf in module.tensors}
+        roots = {self.roots[name] for name in used}
+        left = [
+            name
+            for name, root in self.roots.items()
+            if name not in used and root not in roots and not any(fnmatchcase(name, text) for text in ignored)
+        ]
+        if not left:
+            return
+        some = {name: self.tensors[name] for name in left}
+        reason = _known_as(some)
+        paths = [path for path in self.modules if path not in {module.path for module in modules}]
+        entries = [_entry(step) for step in self._guess()] + [{"ignore": left[:_MAX_SHOWN]}]
+        if paths and modules:
+            advice = 'list their modules too, or leave them out on purpose with {"ignore": [...]} in layers='
+        elif self.modules:
+            advice = f"if the network gives the right numbers without them, pass layers={entries!r}"
+        else:
+            advice = "cgru reads modules named as PyTorch names them; build others with cgru.GRU.from_arrays"
+        raise UnsupportedError(f"nothing uses {_listed(some)}{reason}; {advice}")
+
+    # Inference
+
+    def _inferred(self) -> list[_Step]:
+        for module in self.modules.values():
+            if module.kind not in _LAYERS and module.is_recurrent:
+                raise _not_run(module)
+        if len(self.modules) > _MAX_MODULES:
+            raise self._ambiguous(f"{len(self.modules)} modules are too many to order by their sizes")
+        orders = list(self._orders())
+        sound = [order for order in orders if _is_sound(order)]
+        paths = list(self.modules)
+        if not orders:
+            raise self._ambiguous("the modules fit together by their sizes in no order")
+        if len(sound) != 1 and len(orders) > 1:
+            raise self._ambiguous("the modules fit together by their sizes in more than one way")
+        if not sound:
+            raise self._ambiguous(
+                "a Linear before the recurrent module, or two in a row, may have an activation between them "
+                "that the file does not hold"
+            )
+        # A state_dict keeps the order in which the modules were defined. It settles whether a lone recurrent
+        # module and its head (1 → 32 → 1) come in this order or the other, but never overrules the sizes.
+        if len(orders) > 1 and not (self.in_order and [_path(step) for step in sound[0]] == paths):
+            raise self._ambiguous("the modules fit together by their sizes in more than one order")
+        if _is_encoder_decoder([module for module in self.modules.values() if module.is_recurrent]):
+            raise self._ambiguous("they look like an encoder and a decoder, not a chain")
+        return list(sound[0])
+
+    def _orders(self) -> Iterator[_Order]:
+        """Every order and reading of all modules in which each output fits the next input; bounded."""
+        roles = [self._roles(module) for module in self.modules.values()]
+        start: tuple[_Order, int | None, frozenset[int]] = ((), None, frozenset(range(len(roles))))
+        stack = [start]
+        found = visits = 0
+        while stack:
+            chain, size, rest = stack.pop()
+            visits += 1
+            if not rest:
+                yield chain
+                found += 1
+            if found == _MAX_ORDERS or visits == _MAX_VISITS:
+                raise self._ambiguous("the modules fit together by their sizes in many ways")
+            for index in sorted(rest, reverse=True):
+                for step in roles[index]:
+                    taken, given = step.sizes()
+                    if not chain or (taken is not None and taken == size):
+                        stack.append(((*chain, step), given, rest - {index}))
+
+    def _roles(self, module: _Module) -> list[_Step]:
+        if module.kind != "table":
+            return [_Step(module.kind, module)]
+        kind = self._table_kind(module)
+        return [_Step(kind, module)] if kind else [_Step("embedding", module), _Step("dense", module)]
+
+    def _table_kind(self, module: _Module) -> str | None:
+        """What a lone ``weight`` is by what a live module told or by its name."""
+        words = re.split(r"[._]", module.path.lower())
+        named = any(word.startswith("emb") or "embed" in word for word in words)
+        return self.kinds.get(module.path) or ("embedding" if named else None)
+
+    def _guess(self) -> list[_Step]:
+        """A plausible order, for the advice in messages only."""
+        roles = [self._roles(module)[0] for module in self.modules.values()]
+        if not self.in_order:
+            # Other writers sort the tensors by name; embeddings come first and heads last in most networks.
+            roles.sort(key=lambda step: "erd".index(step.letter))
+        # A lone weight that nothing names can only be an Embedding where it comes first.
+        return roles[:1] + [
+            _Step("dense", step.module) if step.module and len(self._roles(step.module)) > 1 else step
+            for step in roles[1:]
+        ]
+
+    def _ambiguous(self, why: str) -> UnsupportedError:
+        guess = self._guess()
+        entries = [_entry(step) for step in guess]
+        letters = "".join(step.letter for step in guess)
+        hint = ""
+        if "dd" in letters or re.search("d.*r", letters):
+            hint = ', with "relu", "tanh" or another activation wherever the network has one between them'
+        return UnsupportedError(
+            f"the tensors do not say which network they are: {why}. Found {_listed(self.tensors)}. "
+            f"Name the modules in the order data passes them: layers={entries!r}{hint}; "
+            "prefix= takes one part of a file alone"
+        )
+
+    # What the caller says
+
+    def _said(self, said: str | Sequence[Any]) -> tuple[list[_Step], list[str]]:
+        if isinstance(said, str):
+            said = [part.strip() for part in said.split(",")]
+        if not isinstance(said, (list, tuple)) or not said:
+            raise CgruError(f"layers: expected a list of modules, activations and options, found {said!r}")
+        steps: list[_Step] = []
+        ignored: list[str] = []
+        for item in said:
+            if isinstance(item, str) and item.rstrip(".") not in self.modules:
+                steps = self._word(item, steps)
+            elif isinstance(item, str):
+                module = self.modules[item.rstrip(".")]
+                steps.append(_Step(module.kind, module))
+            elif isinstance(item, dict) and item.keys() == {"ignore"}:
+                ignored += self._patterns(item["ignore"])
+            elif isinstance(item, dict):
+                steps.append(self._with_options(item))
+            else:
+                raise CgruError(f"layers: {item!r} is neither a name nor a dict of options")
+        if not any(step.module for step in steps):
+            raise CgruError(f"layers: names no module of the file; there are {self._known_modules()}")
+        twice = [_path(step) for step in steps if step.module is not None]
+        if len(set(twice)) != len(twice):
+            raise UnsupportedError(f"layers: names a module twice: {', '.join(twice)}; each can come once")
+        return [self._settled(steps, index) for index in range(len(steps))], ignored
+
+    def _word(self, word: str, steps: list[_Step]) -> list[_Step]:
+        """An activation's name, or "last"."""
+        if word in ACTIVATIONS:
+            return [*steps, _Step(word, None)]
+        if word != "last":
+            known = f"the file's modules are {self._known_modules()}; activations are {', '.join(ACTIVATIONS)}"
+            raise CgruError(f"layers: {word!r} is neither a module nor an activation, nor 'last'; {known}")
+        for index in reversed(range(len(steps))):
+            step = steps[index]
+            if step.is_recurrent:
+                options = step.options | {"return_sequences": False}
+                return [*steps[:index], _Step(step.kind, step.module, options), *steps[index + 1 :]]
+        raise CgruError("layers: 'last' takes a recurrent module's last output, and none comes before it")
+
+    def _with_options(self, item: Mapping[str, Any]) -> _Step:
+        kinds = [key for key in item if key in _LAYERS]
+        if len(kinds) != 1:
+            raise CgruError(
+                f"layers: {item!r} must say exactly one of {', '.join(_LAYERS)}, or ignore: "
+                '{"gru": "rnn", "reset": "before"}'
+            )
+        kind, path = kinds[0], item[kinds[0]]
+        path = path.rstrip(".") if isinstance(path, str) else path
+        if not isinstance(path, str) or path not in self.modules:
+            raise CgruError(f"layers: {kind} {path!r} is no module of the file; there are {self._known_modules()}")
+        module = self.modules[path]
+        if module.kind not in (kind, "table") or (module.kind == "table" and kind not in ("dense", "embedding")):
+            raise CgruError(f"layers: {path!r} is no {kind}; it holds {_listed(_named(module))}")
+        options = {key: value for key, value in item.items() if key != kind}
+        for key in ("num_layers", "bidirectional"):
+            if key in options:
+                raise CgruError(f"layers: {key} of {path!r} follows from its tensors; leave it out")
+        return _Step(kind, module, options)
+
+    def _settled(self, steps: Sequence[_Step], index: int) -> _Step:
+        """A lone ``weight`` given without a kind becomes an Embedding or a Dense by name, place and size."""
+        step = steps[index]
+        if step.kind != "table" or step.module is None:
+            return step
+        kind = self._table_kind(step.module) or ("dense" if index else None)
+        if kind is None:
+            rows, columns = step.module.tensors["weight"].shape
+            after = next((later for later in steps[index + 1 :] if later.module is not None), None)
+            size = after.sizes()[0] if after is not None and after.kind != "table" else None
+            if size is None or (rows == size) == (columns == size):
+                path = step.module.path
+                raise UnsupportedError(
+                    f"layers: {path!r} is an Embedding or a Linear without bias, ({rows}, {columns}); "
+                    f"write {{'embedding': {path!r}}} or {{'dense': {path!r}}}"
+                )
+            kind = "embedding" if columns == size else "dense"
+        return _Step(kind, step.module)
+
+    def _patterns(self, patterns: Any) -> list[str]:
+        texts = [patterns] if isinstance(patterns, str) else patterns
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+            raise CgruError(f"layers: ignore takes a pattern such as 'decoder.*' or a list of them, found {patterns!r}")
+        for text in texts:
+            if not any(fnmatchcase(name, text) for name in self.tensors):
+                raise CgruError(f"layers: ignore: no tensor matches {text!r}; there are {_listed(self.tensors)}")
+        return list(texts)
+
+    def _known_modules(self) -> str:
+        return ", ".join(map(repr, list(self.modules)[:_MAX_SHOWN])) or "none that cgru knows"
+
+
+def _kind(parts: Mapping[str, np.ndarray]) -> str | None:
+    """What the tensors below one path are, or None for no module cgru knows."""
+    recurrent = [leaf for leaf in parts if leaf not in _POINTWISE_LEAVES]
+    if recurrent:
+        if len(recurrent) != len(parts):
+            return None
+        hidden = next((parts[leaf] for leaf in ("weight_hh_l0", "weight_hh") if leaf in parts), None)
+        if hidden is None or hidden.ndim != 2:
+            return "gru"
+        projected = next((array for leaf, array in parts.items() if leaf.startswith("weight_hr")), None)
+        units = hidden.shape[1] if projected is None or projected.ndim != 2 else projected.shape[1]
+        exact = units > 0 and hidden.shape[0] % units == 0
+        return _CELLS.get(hidden.shape[0] // units, "gru") if exact else "gru"
+    weight, bias = parts.get("weight"), parts.get("bias")
+    if weight is None or weight.ndim != 2:
+        return None
+    if bias is None:
+        return "table"
+    return "dense" if bias.ndim == 1 else None
+
+
+def _built(step: _Step) -> Layer:
+    if step.module is None:
+        return Activation(step.kind)
+    path = step.module.path
+    name = path if path and not path.isdigit() else step.kind
+    if step.kind not in _LAYERS:
+        raise _not_run(step.module)
+    options, arrays = dict(step.options), dict(step.module.tensors)
+    if issubclass(_LAYERS[step.kind], Recurrent):
+        arrays, options["num_layers"], options["bidirectional"] = torch_stack(arrays, "", name)
+    return _LAYERS[step.kind].from_parts(name, options, arrays)
+
+
+def _not_run(module: _Module) -> UnsupportedError:
+    shape = next(array.shape for leaf, array in module.tensors.items() if leaf.startswith("weight_hh"))
+    return UnsupportedError(
+        f"{module.path or 'the file'} is {_TORCH_WORDS[module.kind]} (weight_hh of shape {shape}), which "
+        f"this version of cgru does not run; it runs {', '.join(_LAYERS)}"
+    )
+
+
+def _is_sound(order: Sequence[_Step]) -> bool:
+    return _SOUND.fullmatch("".join(step.letter for step in order)) is not None
+
+
+def _is_encoder_decoder(modules: Sequence[_Module]) -> bool:
+    """Whether several recurrent modules look as if one starts from the other's state."""
+    if len({module.is_cell for module in modules}) > 1:
+        return True
+    words = [re.split(r"[._]", module.path.lower()) for module in modules]
+    encoders, decoders = (any(word.startswith(start) for parts in words for word in parts) for start in ("enc", "dec"))
+    return encoders and decoders
+
+
+def _path(step: _Step) -> str:
+    assert step.module is not None
+    return step.module.path
+
+
+def _entry(step: _Step) -> Any:
+    """How ``layers=`` says this step."""
+    assert step.module is not None
+    return {step.kind: step.module.path} if step.module.kind == "table" else step.module.path
+
+
+def _named(module: _Module) -> dict[str, np.ndarray]:
+    return {module.full_name(leaf): array for leaf, array in module.tensors.items()}
+
+
+def _listed(tensors: Mapping[str, np.ndarray]) -> str:
+    """Names and shapes on one line."""
+    parts = [f"{name[:200]} {array.shape}" for name, array in list(tensors.items())[:_MAX_SHOWN]]
+    more = len(tensors) - len(parts)
+    return ", ".join(parts) + (f" and {more} more" if more else "")
+
+
+def _known_as(tensors: Mapping[str, np.ndarray]) -> str:
+    """What tensors without a use probably belong to."""
+    leaves = {name.rpartition(".")[2] for name in tensors}
+    weights = [array.ndim for name, array in tensors.items() if name.rpartition(".")[2] == "weight"]
+    if any("parametrizations." in name for name in tensors) or leaves & {"weight_g", "weight_v"}:
+        return (
+            " (weight_norm or another parametrization: fold it in with "
+            "torch.nn.utils.parametrize.remove_parametrizations and save again)"
+        )
+    if leaves & {"running_mean", "running_var", "num_batches_tracked"}:
+        return " (a BatchNorm, which cgru does not run)"
+    if 1 in weights:
+        return " (a normalisation layer, which cgru does not run)"
+    if any(axes > 2 for axes in weights):
+        return " (a convolution, which cgru does not run)"
+    return ""
