@@ -79,7 +79,7 @@ class LayerStage:
             )
         elif isinstance(layer, Masking):
             mask = np.any(flow.x != np.float32(layer.mask_value), axis=-1)
-            flow = replace(flow.masked_by(mask), x=flow.x * mask[..., None].astype(flow.x.dtype))
+            flow = replace(flow.masked_by(mask), x=np.where(mask[..., None], flow.x, flow.x.dtype.type(0)))
         elif isinstance(layer, Recurrent):
             return self._recur(layer, flow, state, threads)
         else:
@@ -100,7 +100,8 @@ class LayerStage:
                 reverse = scan.reverse or layer.go_backwards
                 y = kernel(x, views, emitted, valid, reverse, repeat, threads)
                 if k == layer.num_layers - 1 and not layer.return_sequences:
-                    y = np.where(emitted[:, None] != 0, views[0], 0).astype(y.dtype)
+                    shown = emitted != 0 if repeat else (emitted != 0) & _ends_counted(flow, valid, reverse)
+                    y = np.where(shown[:, None], views[0], 0).astype(y.dtype)
                 elif within is not None:
                     y = np.where(within[..., None], y, y.dtype.type(0))
                 outputs.append(y)
@@ -111,10 +112,8 @@ class LayerStage:
         merged = merge(outputs, layer.merge_mode)
         if not layer.return_sequences:
             return Flow(merged, last=True)
-        mask = flow.mask
-        if layer.go_backwards and mask is not None:
-            mask = _backwards(mask, flow)
-        return replace(flow, x=merged, mask=mask)
+        # The mask stays as it is even where go_backwards has turned the outputs round: so Keras does.
+        return replace(flow, x=merged)
 
 
 def merge(outputs: Sequence[np.ndarray], mode: str | None) -> Any:
@@ -131,6 +130,16 @@ def merge(outputs: Sequence[np.ndarray], mode: str | None) -> Any:
     if mode == "ave":
         return (forward + backward) * forward.dtype.type(0.5)
     return forward, backward
+
+
+def _ends_counted(flow: Flow, valid: np.ndarray | None, reverse: bool) -> np.ndarray:
+    """(B,): whether the last step processed counts (True for a row that has no step at all)."""
+    batch, steps = flow.x.shape[:2]
+    if valid is None or not steps:
+        return np.ones(batch, bool)
+    ends = np.full(batch, steps) if flow.lengths is None else flow.lengths
+    last = np.zeros(batch, np.int64) if reverse else np.maximum(ends - 1, 0)
+    return valid[np.arange(batch), last] | (ends == 0)
 
 
 def _backwards(values: np.ndarray, flow: Flow) -> np.ndarray:

@@ -1,0 +1,176 @@
+"""Keras files: the ``.keras`` zip, the legacy ``.h5`` of a whole model, and ``.weights.h5``.
+
+A ``.keras`` file is a zip of ``metadata.json``, ``config.json`` and ``model.weights.h5`` (or ``.npz``). A legacy
+file keeps the configuration in the root attribute ``model_config`` and the weights under ``model_weights``. Both
+are data here: classes are looked up in cgru's own table (:mod:`.keras_layers`), never imported, and nothing
+that a file names is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..errors import CgruError, FormatError, UnsupportedError
+from ..layers import Layer
+from . import hdf5, npz
+from .file_bytes import Source, open_bytes
+from .file_bytes import shown as shown_name
+from .keras_layers import GroupedWeights, PathWeights, Weights, from_config
+from .tensorfile import TensorFile
+from .zip_members import ZipMembers
+
+looks_like_h5 = hdf5.looks_like
+
+MAX_CONFIG = 64 << 20
+MAX_CONFIG_DEPTH = 100
+_METADATA, _CONFIG, _H5, _NPZ = "metadata.json", "config.json", "model.weights.h5", "model.weights.npz"
+
+
+@dataclass(frozen=True)
+class _KerasFile:
+    """The parts of a file, not yet made sense of; ``config`` is JSON text, None in a file of weights alone."""
+
+    shown: str
+    kind: str
+    contents: hdf5.Contents
+    config: str | None
+    version: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read(source: Source) -> TensorFile:
+    """Every array of a Keras file by its path in the file, optimizer state included.
+
+    ``metadata`` holds ``keras_version`` and ``config`` (JSON text) where the file has them. Raises
+    :class:`FormatError` for a damaged or hostile file, :class:`UnsupportedError` where h5py is missing.
+    """
+    file = _open(source)
+    notes = {"keras_version": file.version} if file.version else {}
+    if file.config is not None:
+        notes["config"] = file.config
+    return TensorFile(file.shown, file.kind, file.contents.tensors, file.contents.aliases, notes)
+
+
+def load(source: Source) -> list[Layer]:
+    """The layers of the model in a ``.keras`` or legacy ``.h5`` file, in the order data passes them.
+
+    Raises :class:`FormatError` where the file is damaged, or its weights do not fit its configuration or are
+    not all used, and :class:`UnsupportedError` for a layer or option that cgru does not run, by its name.
+    """
+    file = _open(source)
+    if file.config is None:
+        raise UnsupportedError(
+            f"{file.shown}: holds weights without a configuration, so the layers are not known; save the model "
+            "as .keras, or build the layers from cgru.read(...) with GRU.from_keras and its kin"
+        )
+    config = _json(file.config, f"{file.shown}: the model's configuration")
+    weights: Weights
+    if file.kind == "keras":
+        weights = PathWeights(file.contents.tensors, hdf5.names_of(file.contents, ""), file.contents.aliases)
+    else:
+        weights = GroupedWeights(_groups(file))
+    try:
+        return from_config(config, weights, file.version)
+    except CgruError as error:
+        raise type(error)(f"{file.shown}: {error}") from None
+
+
+def _open(source: Source) -> _KerasFile:
+    shown, data = shown_name(source), open_bytes(source)
+    if bytes(data[:2]) == b"PK":
+        return _open_zip(source, shown)
+    contents = hdf5.read(data, shown)
+    config = contents.text("", "model_config")
+    version = contents.text("", "keras_version") or contents.text("model_weights", "keras_version") or ""
+    return _KerasFile(shown, "h5", contents, config, version)
+
+
+def _open_zip(source: Source, shown: str) -> _KerasFile:
+    members = ZipMembers(source)
+    left = set(members.names) - {_METADATA, _CONFIG, _H5, _NPZ}
+    if left:
+        name = min(left)
+        what = "sharded weights" if name.endswith(".json") else "a part that cgru does not use"
+        raise UnsupportedError(f"{shown}: holds {name!r}, {what}; a .keras file has {_METADATA}, {_CONFIG} and {_H5}")
+    metadata = _json(_text(members, _METADATA), f"{shown}: {_METADATA}")
+    version = metadata.get("keras_version") if isinstance(metadata, dict) else None
+    if not isinstance(version, str):
+        raise FormatError(f"{shown}: {_METADATA} does not give a keras_version")
+    config = _text(members, _CONFIG)
+    if (_H5 in members) == (_NPZ in members):
+        raise FormatError(f"{shown}: expected either {_H5} or {_NPZ} inside")
+    if _NPZ in members:
+        arrays = npz.read(bytes(members.read(_NPZ))).tensors
+        contents = hdf5.Contents({name.replace("\\", "/"): array for name, array in arrays.items()})
+    else:
+        contents = hdf5.read(members.read(_H5), f"{shown}: {_H5}")
+    return _KerasFile(shown, "keras", contents, config, version)
+
+
+def _text(members: ZipMembers, name: str) -> str:
+    try:
+        return bytes(members.read(name, MAX_CONFIG)).decode()
+    except UnicodeDecodeError:
+        raise FormatError(f"{members.shown}: {name} is not UTF-8 text") from None
+
+
+def _json(text: str, where: str) -> Any:
+    def refuse(found: str) -> NoReturn:
+        raise FormatError(f"{where} holds the number {found[:40]}")
+
+    def integer(digits: str) -> int:
+        return int(digits) if len(digits) <= 40 else refuse(digits)
+
+    try:
+        value = json.loads(text, parse_constant=refuse, parse_int=integer)
+    except CgruError:
+        raise
+    except RecursionError:
+        raise FormatError(f"{where} nests too deep") from None
+    except ValueError as error:
+        raise FormatError(f"{where} is not valid JSON ({error})") from None
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_CONFIG_DEPTH:
+            raise FormatError(f"{where} nests more than {MAX_CONFIG_DEPTH} levels deep")
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+        ]
+    return value
+
+
+def _groups(file: _KerasFile) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """A legacy file's weights by layer, each list in the order of ``weight_names``; every array accounted for."""
+    contents, shown, top = file.contents, file.shown, "model_weights"
+    layers = contents.listed(top, "layer_names")
+    if layers is None:
+        raise FormatError(f"{shown}: the group {top!r} with its attribute 'layer_names' is missing")
+    groups: dict[str, list[tuple[str, np.ndarray]]] = {}
+    used: set[str] = set()
+    for layer in [*layers, "top_level_model_weights"]:
+        names = contents.listed(f"{top}/{layer}", "weight_names")
+        if names is None:
+            if layer not in layers:
+                continue
+            raise FormatError(f"{shown}: layer {layer!r} has no attribute 'weight_names'")
+        if layer in groups:
+            raise FormatError(f"{shown}: 'layer_names' names {layer!r} twice")
+        groups[layer] = []
+        for name in names:
+            path = f"{top}/{layer}/{name}"
+            if path not in contents.tensors or path in used:
+                raise FormatError(f"{shown}: layer {layer!r} names the weight {name!r}, which is missing or named twice")
+            used.add(path)
+            groups[layer].append((name, contents.tensors[path]))
+    left = [path for path in contents.tensors if path not in used and not path.startswith("optimizer_weights/")]
+    if left:
+        raise FormatError(f"{shown}: nothing names the array {left[0]!r}")
+    return groups

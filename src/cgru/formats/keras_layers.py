@@ -1,0 +1,598 @@
+"""A Keras configuration and its weights → cgru's layers. Keras itself is not needed.
+
+One table, :data:`BUILDERS`, says which classes cgru runs; a class that is not in it is refused by its name. Every
+setting of a layer is used, or stands on a short list of those that mean nothing at inference; any other one is
+refused, so nothing a file says is silently left out.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import FormatError, UnsupportedError
+from ..layers import GRU, Activation, Dense, Embedding, Layer, Masking, Recurrent
+from .keras_graph import Entry, chain, entries, entry, is_mask_node
+
+#: Settings that change nothing at inference, or describe how weights were made.
+_IGNORED = re.compile(
+    r"name|trainable|seed|dropout|recurrent_dropout|unroll|stateful|implementation|use_cudnn|reverse_state_order"
+    r"|batch_input_shape|batch_shape|input_shape|input_dim|input_length|batch_size"
+    r"|(?:kernel|recurrent|bias|embeddings)_(?:initializer|regularizer|constraint)|activity_regularizer"
+)
+#: Settings that must say nothing: each would change what the layer computes.
+_MUST_BE_EMPTY = ("quantization_config", "time_major", "ragged", "sparse")
+_FLOATS = re.compile(r"(?:mixed_)?(?:b?float16|float32|float64)")
+
+
+class Weights(Protocol):
+    """Where a layer finds its arrays; ``take`` gives those of one group, in the order of ``slots``."""
+
+    def layer(self, key: str, name: str) -> Weights:
+        """Those of a layer of a model: ``key`` is its class name in snake case, counted; ``name`` its own."""
+        ...
+
+    def part(self, path: str, name: str | None = None) -> Weights:
+        """Those of a part of a layer, such as the cell of a recurrent one."""
+        ...
+
+    def take(self, slots: Sequence[str], where: str) -> list[np.ndarray]: ...
+
+    def order(self, items: Sequence[Entry]) -> list[int]:
+        """The order in which the layers of a nested model must take their weights."""
+        ...
+
+    def check_all_used(self) -> None: ...
+
+
+class PathWeights:
+    """The layout of ``.keras``: ``layers/gru/cell/vars/0``; parts are found by counted class names.
+
+    ``names`` maps the path of a ``vars`` group to the name of the layer whose it is; a name that is not the
+    configuration's means the weights belong to another model.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        names: Mapping[str, str],
+        aliases: Mapping[str, str],
+        path: str = "",
+        used: set[str] | None = None,
+    ) -> None:
+        self.tensors, self.names, self.aliases, self.path = tensors, names, aliases, path
+        self.used: set[str] = set() if used is None else used
+
+    def layer(self, key: str, name: str) -> PathWeights:
+        return self.part(f"layers/{key}", name)
+
+    def part(self, path: str, name: str | None = None) -> PathWeights:
+        inner = f"{self.path}/{path}" if self.path else path
+        found = self.names.get(f"{inner}/vars")
+        if name is not None and found is not None and found != name:
+            raise FormatError(f"the weights at {inner!r} belong to a layer named {found!r}; the configuration has {name!r}")
+        return PathWeights(self.tensors, self.names, self.aliases, inner, self.used)
+
+    def take(self, slots: Sequence[str], where: str) -> list[np.ndarray]:
+        arrays = []
+        for index, slot in enumerate(slots):
+            path = f"{self.path}/vars/{index}"
+            if path not in self.tensors:
+                raise FormatError(f"{where}: the array {path!r} ({slot}) is missing")
+            self.used.add(path)
+            arrays.append(_floats(self.tensors[path], f"{where}: {path!r} ({slot})"))
+        return arrays
+
+    def order(self, items: Sequence[Entry]) -> list[int]:
+        return list(range(len(items)))
+
+    def check_all_used(self) -> None:
+        for path in self.tensors:
+            if path in self.used or path.startswith("optimizer/") or "/seed_generator/vars/" in path:
+                continue
+            if self.aliases.get(path) not in self.used:
+                raise FormatError(f"nothing in the configuration uses the array {path!r}")
+
+
+class GroupedWeights:
+    """The layout of legacy ``.h5`` files and of live models: for each layer a list of (name, array) to take from."""
+
+    def __init__(self, groups: Mapping[str, list[tuple[str, np.ndarray]]]) -> None:
+        self.groups = {name: _Queue(items) for name, items in groups.items()}
+
+    def layer(self, key: str, name: str) -> _Queue:
+        return self.groups.get(name) or _Queue([])
+
+    def part(self, path: str, name: str | None = None) -> Weights:
+        return self
+
+    def take(self, slots: Sequence[str], where: str) -> list[np.ndarray]:
+        raise FormatError(f"{where}: has no weights of its own")
+
+    def order(self, items: Sequence[Entry]) -> list[int]:
+        return list(range(len(items)))
+
+    def check_all_used(self) -> None:
+        for layer, queue in self.groups.items():
+            if queue.items:
+                raise FormatError(f"nothing in the configuration uses the array {queue.items[0][0]!r} of layer {layer!r}")
+
+
+class _Queue:
+    """One layer's arrays, taken in order; the names they end in must be those expected."""
+
+    def __init__(self, items: Sequence[tuple[str, np.ndarray]]) -> None:
+        self.items = list(items)
+
+    def layer(self, key: str, name: str) -> _Queue:
+        return self
+
+    def part(self, path: str, name: str | None = None) -> _Queue:
+        return self
+
+    def take(self, slots: Sequence[str], where: str) -> list[np.ndarray]:
+        arrays = []
+        for slot in slots:
+            if not self.items:
+                raise FormatError(f"{where}: the array {slot!r} is missing")
+            name, array = self.items.pop(0)
+            if name.rpartition("/")[2].partition(":")[0] != slot:
+                raise FormatError(f"{where}: found the array {name!r} where {slot!r} was expected")
+            arrays.append(_floats(array, f"{where}: {name!r}"))
+        return arrays
+
+    def order(self, items: Sequence[Entry]) -> list[int]:
+        """Keras lists a nested model's trainable weights before its frozen ones."""
+        return sorted(range(len(items)), key=lambda index: items[index].config.get("trainable") is False)
+
+    def check_all_used(self) -> None:
+        pass
+
+
+def _floats(array: np.ndarray, where: str) -> np.ndarray:
+    if array.dtype.kind != "f":
+        raise UnsupportedError(f"{where} has dtype {array.dtype}; quantised weights are not read, save the float model")
+    return array
+
+
+class Settings:
+    """The config of one layer: what is read is remembered, and :meth:`finish` refuses what was not."""
+
+    def __init__(self, item: Entry) -> None:
+        self.config, self.where = item.config, item.where
+        self.read: set[str] = {"dtype"}
+        self._check_dtype()
+
+    def _check_dtype(self) -> None:
+        policy = self.config.get("dtype")
+        if isinstance(policy, dict):
+            inner = policy.get("config")
+            if policy.get("class_name") in ("DTypePolicy", "Policy") and isinstance(inner, dict):
+                policy = inner.get("name")
+        if policy is not None and not (isinstance(policy, str) and _FLOATS.fullmatch(policy)):
+            raise UnsupportedError(f"{self.where}: dtype policy {str(policy)[:80]} is not a floating-point one")
+
+    def value(self, key: str, default: Any = ...) -> Any:
+        self.read.add(key)
+        if key not in self.config and default is ...:
+            raise FormatError(f"{self.where}: its configuration lacks {key!r}")
+        return self.config.get(key, default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.value(key, default)
+        if not isinstance(value, bool):
+            raise FormatError(f"{self.where}: {key} is {str(value)[:60]!r}, expected true or false")
+        return value
+
+    def count(self, key: str) -> int:
+        value = self.value(key)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise FormatError(f"{self.where}: {key} is {str(value)[:60]!r}, expected a whole number from 1")
+        return value
+
+    def finish(self) -> None:
+        for key, value in self.config.items():
+            if key in self.read or _IGNORED.fullmatch(key) or (key in _MUST_BE_EMPTY and not value):
+                continue
+            raise UnsupportedError(f"{self.where}: has the setting {key[:60]}={str(value)[:60]}, which cgru does not run")
+
+
+@dataclass
+class Build:
+    """What building one model needs to know everywhere: the version, and which layers are Keras' Softmax class."""
+
+    version: str
+    softmax: list[Layer] = field(default_factory=list)
+
+    @property
+    def number(self) -> tuple[int, int]:
+        """Major and minor version; a file that names none was written by Keras 1."""
+        match = re.match(r"(\d{1,4})\.(\d{1,4})", self.version)
+        return (int(match[1]), int(match[2])) if match else (1, 0)
+
+    def activation(self, settings: Settings, key: str, default: str = "linear") -> str:
+        """cgru's name of an activation: Keras changed what hard_sigmoid means with version 3."""
+        value = settings.value(key, default)
+        if value is None:
+            value = "linear"
+        if isinstance(value, dict):
+            value = value.get("class_name") if value.get("class_name") not in ("function", None) else value.get("config")
+            raise UnsupportedError(f"{settings.where}: {key} is the custom function {str(value)[:80]!r}")
+        if not isinstance(value, str):
+            raise FormatError(f"{settings.where}: {key} is {str(value)[:80]!r}, expected a name")
+        return "hard_sigmoid_keras2" if value == "hard_sigmoid" and self.number < (3, 0) else value
+
+
+Builder = Callable[[Entry, Weights, Build], list[Layer]]
+
+
+def from_config(config: Any, weights: Weights, version: str) -> list[Layer]:
+    """The layers of the model that ``config`` (parsed JSON) describes, in the order data passes them."""
+    item = entry(config, "the model's configuration")
+    if item.class_name not in ("Sequential", "Functional", "Model"):
+        raise UnsupportedError(f"{item.where}: only Sequential and Functional models are read, not subclassed ones")
+    build = Build(version)
+    layers = _model(item, weights, build)
+    if not layers:
+        raise UnsupportedError(f"{item.where}: none of its layers does anything at inference")
+    weights.check_all_used()
+    masked = False
+    for layer in layers:
+        if isinstance(layer, Masking) or (isinstance(layer, Embedding) and layer.mask_zero):
+            if masked:
+                raise UnsupportedError(f"layer {layer.name!r}: makes a second mask, which in Keras replaces the first")
+            masked = True
+        elif isinstance(layer, Recurrent):
+            masked = masked and layer.return_sequences
+        elif masked and any(layer is one for one in build.softmax):
+            raise UnsupportedError(
+                f"layer {layer.name!r} (Softmax): applies the mask that reaches it; use Dense(activation='softmax')"
+            )
+    return layers
+
+
+def from_model(model: Any) -> list[Layer]:
+    """The layers of a live ``keras.Model`` (Sequential, or Functional in one straight chain), weights copied."""
+    import json
+
+    if not hasattr(model, "to_json") or not hasattr(model, "layers"):
+        raise UnsupportedError(f"expected a keras.Model, found a {type(model).__name__}")
+    packages = (kind.__module__.partition(".")[0] for kind in type(model).__mro__)
+    package = sys.modules.get(next((name for name in packages if name in ("keras", "tf_keras", "keras_core")), ""))
+    groups = {}
+    for layer in model.layers:
+        held = [*layer.trainable_weights, *layer.non_trainable_weights]
+        groups[layer.name] = [(getattr(weight, "path", weight.name), _widened(weight.numpy())) for weight in held]
+    return from_config(json.loads(model.to_json()), GroupedWeights(groups), getattr(package, "__version__", "3.0"))
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    """numpy has no bfloat16; the type that stands in for it casts exactly."""
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _model(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    """A Sequential or Functional model, also one nested in another."""
+    listed = entries(item.config, item.where)
+    counts: dict[str, int] = {}
+    keys: dict[str, str] = {}
+    for inner in listed:
+        if not is_mask_node(inner):
+            stem = snake_case(inner.class_name)
+            keys[inner.name] = f"{stem}_{counts[stem]}" if counts.setdefault(stem, 0) else stem
+            counts[stem] += 1
+    ordered = listed if item.class_name == "Sequential" else chain(item.config, listed, item.where)
+    built: list[list[Layer]] = [[] for _ in ordered]
+    # Weights are taken in the order of the configuration, which a Functional model's chain need not follow.
+    positions = {inner.name: position for position, inner in enumerate(ordered)}
+    real = [inner for inner in listed if not is_mask_node(inner)]
+    for index in weights.order(real):
+        inner = real[index]
+        build_layer = BUILDERS.get(inner.class_name)
+        if build_layer is None:
+            known = ", ".join(sorted(BUILDERS))
+            raise UnsupportedError(f"{inner.where}: cgru does not run this class; it runs {known}")
+        built[positions[inner.name]] = build_layer(inner, weights.layer(keys[inner.name], inner.name), build)
+    return [layer for group in built for layer in group]
+
+
+def snake_case(name: str) -> str:
+    """Keras' spelling of a class name in weight paths: GRUCell → gru_cell, TimeDistributed → time_distributed."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+# ---- layers without time ---------------------------------------------------------------------------------
+
+
+def _ignored(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    """A layer that does nothing at inference."""
+    Settings(item)
+    return []
+
+
+def _input(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    for key in ("sparse", "ragged"):
+        if item.config.get(key):
+            raise UnsupportedError(f"{item.where}: {key} inputs are not read")
+    return []
+
+
+def _embedding(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    settings = Settings(item)
+    sizes = settings.count("input_dim"), settings.count("output_dim")
+    mask_zero = settings.flag("mask_zero", False)
+    settings.finish()
+    (table,) = weights.take(["embeddings"], item.where)
+    _check_shape(table, sizes, f"{item.where}: embeddings")
+    return [Embedding(table, mask_zero=mask_zero, name=item.name)]
+
+
+def _masking(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    settings = Settings(item)
+    value = settings.value("mask_value", 0.0)
+    settings.finish()
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise UnsupportedError(f"{item.where}: mask_value {str(value)[:60]} is not a number")
+    return [Masking(float(value), name=item.name)]
+
+
+def _dense(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    settings = Settings(item)
+    units = settings.count("units")
+    slots = ["kernel", "bias"] if settings.flag("use_bias", True) else ["kernel"]
+    activation = build.activation(settings, "activation")
+    settings.finish()
+    arrays = weights.take(slots, item.where)
+    _check_shape(arrays[0], (None, units), f"{item.where}: kernel")
+    return [Dense.from_keras(arrays, activation=activation, name=item.name)]
+
+
+def _activation(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    settings = Settings(item)
+    activation = build.activation(settings, "activation")
+    settings.finish()
+    return [Activation(activation, name=item.name)]
+
+
+def _relu(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    settings = Settings(item)
+    limits = {key: settings.value(key, None) for key in ("max_value", "negative_slope", "threshold")}
+    settings.finish()
+    if limits["max_value"] is not None or limits["negative_slope"] or limits["threshold"]:
+        raise UnsupportedError(f"{item.where}: only the plain ReLU is run, found {limits}")
+    return [Activation("relu", name=item.name)]
+
+
+def _softmax(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    settings = Settings(item)
+    axis = settings.value("axis", -1)
+    settings.finish()
+    if axis not in (-1, [-1]):
+        raise UnsupportedError(f"{item.where}: axis={str(axis)[:40]}; only the last axis, -1, is run")
+    build.softmax.append(Activation("softmax", name=item.name))
+    return build.softmax[-1:]
+
+
+def _time_distributed(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    settings = Settings(item)
+    inner = entry(settings.value("layer"), item.where)
+    settings.finish()
+    if inner.class_name not in _EVERY_STEP:
+        raise UnsupportedError(f"{item.where}: wraps a {inner.class_name}; run are {', '.join(_EVERY_STEP)}")
+    layers = BUILDERS[inner.class_name](inner, weights.part("layer", inner.name), build)
+    return [layer.renamed(item.name) for layer in layers]
+
+
+def _check_shape(array: np.ndarray, shape: tuple[int | None, ...], where: str) -> None:
+    fits = array.ndim == len(shape) and all(
+        want in (None, size) for size, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise FormatError(f"{where} has shape {array.shape}; the configuration says ({wanted})")
+
+
+# ---- recurrent layers ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One recurrent cell's settings, as :meth:`GRU.from_keras` takes them, and the arrays it has."""
+
+    options: dict[str, Any]
+    slots: tuple[str, ...]
+    units: int
+    is_cudnn: bool
+
+    def take(self, weights: Weights, where: str) -> list[np.ndarray]:
+        arrays = weights.take(self.slots, where)
+        shapes: list[tuple[int | None, ...]] = [(None, 3 * self.units), (self.units, 3 * self.units)]
+        if len(arrays) == 3:
+            rows: tuple[int | None, ...] = (3 * self.units,)
+            if self.is_cudnn:
+                rows = (6 * self.units,)
+            elif self.options["reset_after"]:
+                rows = (2, 3 * self.units)
+            shapes.append(rows)
+        for array, shape, slot in zip(arrays, shapes, self.slots, strict=True):
+            _check_shape(array, shape, f"{where}: {slot}")
+        return _from_cudnn(arrays) if self.is_cudnn else arrays
+
+
+def _gru_cell(settings: Settings, build: Build, class_name: str) -> _Cell:
+    units = settings.count("units")
+    if class_name == "CuDNNGRU":
+        options: dict[str, Any] = {"reset_after": True, "activation": "tanh", "recurrent_activation": "sigmoid"}
+        return _Cell(options, ("kernel", "recurrent_kernel", "bias"), units, True)
+    if "recurrent_activation" not in settings.config and (2, 3) > build.number and build.version.endswith("-tf"):
+        raise FormatError(f"{settings.where}: recurrent_activation is missing, and {build.version} had two defaults")
+    rate = "hard_sigmoid" if build.number < (2, 3) else "sigmoid"
+    options = {
+        "reset_after": settings.flag("reset_after", False),
+        "activation": build.activation(settings, "activation", "tanh"),
+        "recurrent_activation": build.activation(settings, "recurrent_activation", rate),
+    }
+    slots = ("kernel", "recurrent_kernel", "bias")
+    return _Cell(options, slots if settings.flag("use_bias", True) else slots[:2], units, False)
+
+
+def _from_cudnn(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """CuDNNGRU's arrays as GRU's: each gate's block of a kernel holds its transpose, the biases lie end to end.
+
+    An input block of shape (I, H) holds the numbers of an (H, I) matrix in C order.
+    """
+    kernel, recurrent, bias = arrays
+    inputs = [np.ascontiguousarray(block).reshape(block.shape[::-1]).T for block in np.split(kernel, 3, axis=1)]
+    states = [block.T for block in np.split(recurrent, 3, axis=1)]
+    return [np.concatenate(inputs, axis=1), np.concatenate(states, axis=1), bias.reshape(2, -1)]
+
+
+@dataclass(frozen=True)
+class _Recurrence:
+    """What a recurrent layer says beside its cell."""
+
+    return_sequences: bool
+    go_backwards: bool
+    zero_output_for_mask: bool
+
+
+def _recurrence(settings: Settings) -> _Recurrence:
+    if settings.flag("return_state", False):
+        raise UnsupportedError(
+            f"{settings.where}: return_state=True gives several outputs; save the model without it, "
+            "Model.run returns the state anyway"
+        )
+    return _Recurrence(
+        settings.flag("return_sequences", False),
+        settings.flag("go_backwards", False),
+        settings.flag("zero_output_for_mask", False),
+    )
+
+
+def _gru(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    cell, run = _gru_settings(item, build)
+    arrays = cell.take(weights.part("cell"), item.where)
+    return [GRU.from_keras(arrays, **cell.options, **vars(run), name=item.name)]
+
+
+def _gru_settings(item: Entry, build: Build) -> tuple[_Cell, _Recurrence]:
+    settings = Settings(item)
+    cell, run = _gru_cell(settings, build, item.class_name), _recurrence(settings)
+    settings.finish()
+    return cell, run
+
+
+def _bidirectional(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    settings = Settings(item)
+    merge_mode = settings.value("merge_mode", "concat")
+    forward = entry(settings.value("layer"), item.where)
+    backward = forward
+    if settings.value("backward_layer", None) is not None:
+        backward = entry(settings.value("backward_layer"), item.where)
+    settings.finish()
+    for inner in (forward, backward):
+        if inner.class_name not in _GRU_CLASSES:
+            raise UnsupportedError(f"{item.where}: wraps a {inner.class_name}; run are {', '.join(_GRU_CLASSES)}")
+    (cell, run), (cell_back, run_back) = _gru_settings(forward, build), _gru_settings(backward, build)
+    # An old file has no backward_layer: Keras derives it by turning the forward one round.
+    if run.go_backwards or (backward is not forward and not run_back.go_backwards):
+        raise UnsupportedError(f"{item.where}: expected a forward layer and one with go_backwards=True, in this order")
+    if cell != cell_back or run.return_sequences != run_back.return_sequences:
+        raise UnsupportedError(
+            f"{item.where}: its two directions differ ({forward.class_name} {cell.options} of {cell.units} units, "
+            f"{backward.class_name} {cell_back.options} of {cell_back.units}); run are directions that are alike"
+        )
+    names = (None, None) if backward is forward else (forward.name, backward.name)
+    parts = [weights.part(path, name) for path, name in zip(("forward_layer", "backward_layer"), names, strict=True)]
+    arrays, arrays_back = (cell.take(part.part("cell"), item.where) for part in parts)
+    return [
+        GRU.from_keras(
+            arrays,
+            backward=arrays_back,
+            merge_mode=merge_mode,
+            return_sequences=run.return_sequences,
+            # Whatever the layers say, Keras' wrapper sets this.
+            zero_output_for_mask=run.return_sequences,
+            **cell.options,
+            name=item.name,
+        )
+    ]
+
+
+def _rnn(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    """RNN over GRUCell, or over several: as many GRU layers, all but the last with return_sequences."""
+    settings = Settings(item)
+    inner = entry(settings.value("cell"), item.where)
+    run = _recurrence(settings)
+    settings.finish()
+    part = weights.part("cell", inner.name)
+    if inner.class_name == "StackedRNNCells":
+        stack = Settings(inner)
+        listed = stack.value("cells")
+        stack.finish()
+        if not isinstance(listed, list) or not listed:
+            raise FormatError(f"{inner.where}: lists no cells")
+        cells = [entry(value, inner.where) for value in listed]
+        if run.go_backwards and len(cells) > 1:
+            raise UnsupportedError(f"{item.where}: go_backwards over several cells is not run")
+        parts: list[Weights] = [
+            part.part(f"cells/gru_cell_{index}" if index else "cells/gru_cell", cell.name)
+            for index, cell in enumerate(cells)
+        ]
+    else:
+        cells, parts = [inner], [part]
+    layers: list[Layer] = []
+    for index, (one, held) in enumerate(zip(cells, parts, strict=True)):
+        if one.class_name != "GRUCell":
+            raise UnsupportedError(f"{item.where}: its cell is a {one.class_name}; run are GRUCell and stacks of them")
+        own = Settings(one)
+        cell = _gru_cell(own, build, one.class_name)
+        own.finish()
+        is_last = index == len(cells) - 1
+        options = vars(run) if is_last else {"return_sequences": True}
+        name = item.name if len(cells) == 1 else f"{item.name}_cell_{index}"
+        layers.append(GRU.from_keras(cell.take(held, one.where), **cell.options, **options, name=name))
+    return layers
+
+
+def _not_yet(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    raise UnsupportedError(f"{item.where}: {item.class_name} is not run yet; of the recurrent layers GRU is")
+
+
+_GRU_CLASSES = ("GRU", "CuDNNGRU")
+_EVERY_STEP = ("Dense", "Activation", "ReLU", "Dropout", "GaussianNoise", "GaussianDropout")
+
+#: Every class that is read, and what makes cgru's layers of it.
+BUILDERS: dict[str, Builder] = {
+    "Activation": _activation,
+    "ActivityRegularization": _ignored,
+    "Bidirectional": _bidirectional,
+    "CuDNNGRU": _gru,
+    "Dense": _dense,
+    "Dropout": _ignored,
+    "Embedding": _embedding,
+    "Functional": _model,
+    "GRU": _gru,
+    "GaussianDropout": _ignored,
+    "GaussianNoise": _ignored,
+    "InputLayer": _input,
+    "LSTM": _not_yet,
+    "Masking": _masking,
+    "Model": _model,
+    "RNN": _rnn,
+    "ReLU": _relu,
+    "Sequential": _model,
+    "SimpleRNN": _not_yet,
+    "Softmax": _softmax,
+    "SpatialDropout1D": _ignored,
+    "TimeDistributed": _time_distributed,
+}
