@@ -119,12 +119,12 @@ SOURCES = {
     "cgru.backends._blas": ["src/cgru/backends/_blas.pyx"],
     "cgru.backends._packed": ["src/cgru/backends/_packed.pyx", *sorted(glob("src/cgru/core/*.c"))],
 }
-HEADERS = sorted(glob("src/cgru/core/*.h") + glob("src/cgru/core/*.inc") + glob("include/cgru/*.h"))
+HEADERS = sorted(glob("src/cgru/*/*.h") + glob("include/cgru/*.h"))
 EXTENSIONS = [
     Extension(
         name,
         sources,
-        depends=HEADERS if name.endswith("_packed") else [],
+        depends=HEADERS,
         include_dirs=["include", "src/cgru/core", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     )

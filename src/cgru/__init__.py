@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .errors import CgruError, FormatError, ShapeError, UnsupportedError
 from .layers import GRU, Activation, Dense, Embedding, Masking
 from .model import Model
 from .state import State
+
+if TYPE_CHECKING:
+    from .adapters import from_keras, from_torch
+    from .config import show_config
+    from .formats import load, read
 
 __version__ = "0.1.0"
 
@@ -21,4 +29,30 @@ __all__ = [
     "ShapeError",
     "State",
     "UnsupportedError",
+    "from_keras",
+    "from_torch",
+    "load",
+    "read",
+    "show_config",
 ]
+
+#: Where the names live that are imported when first used, so that ``import cgru`` stays quick.
+_LATE = {
+    "from_keras": ".adapters",
+    "from_torch": ".adapters",
+    "load": ".formats",
+    "read": ".formats",
+    "show_config": ".config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LATE[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

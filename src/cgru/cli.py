@@ -1,0 +1,266 @@
+"""The command line: one function a command. Exit status 0, or 2 with one line on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from . import __version__, cli_files
+from .cli_files import PIPE
+from .errors import CgruError, UnsupportedError
+from .model import Model
+
+#: Rows that one call runs: enough to keep any backend busy, few enough for the bar to move.
+ROWS = 256
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that knows no arrows gets question marks, not an error.
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        options = _parser().parse_args(arguments)
+        options.command(options)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        # Whoever read the output has had enough; Python must not complain when it closes stdout again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        print(f"cgru: {_explain(error)}", file=sys.stderr)
+        return 2
+
+
+def info(options: argparse.Namespace) -> None:
+    """What a file holds: layers, sizes, parameters, and whether any weight is not a finite number."""
+    from .formats import sniff
+
+    net = _load(options)
+    kind, file_bytes = sniff(options.file).title, os.path.getsize(options.file)
+    bad = {
+        f"{layer.name}.{name}": int(np.size(array) - np.count_nonzero(np.isfinite(array)))
+        for layer in net.layers
+        for name, array in layer.arrays().items()
+    }
+    bad = {name: count for name, count in bad.items() if count}
+    if options.json:
+        layers = [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "sizes": layer.describe(),
+                "parameters": layer.parameters,
+                "backend": backend,
+                "options": layer.options(),
+            }
+            for layer, backend in zip(net.layers, net.backends, strict=True)
+        ]
+        _print_json(
+            {
+                "file": options.file,
+                "kind": kind,
+                "file_bytes": file_bytes,
+                "input_size": net.input_size,
+                "output_size": net.output_size,
+                "takes_ids": net.takes_ids,
+                "parameters": net.parameters,
+                "nbytes": net.nbytes,
+                "layers": layers,
+                "not_finite": bad,
+            }
+        )
+        return
+    print(f"{options.file}: {kind}, {file_bytes:,} bytes")
+    print(net)
+    for name, count in bad.items():
+        print(f"warning: {name} has {count:,} weights that are NaN or infinite")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a network over the sequences of a file."""
+    net = _load(options)
+    given = cli_files.read_input(options.input, ids=net.takes_ids, features=net.input_size)
+    kind = cli_files.output_kind(options.output, given)
+    start = time.perf_counter()
+    y = _run_rows(net, given, options.threads)
+    seconds = time.perf_counter() - start
+    if options.output != PIPE or not options.json:
+        cli_files.write_output(options.output, y, kind, given.rate)
+    if options.json:
+        parts = y if isinstance(y, tuple) else (y,)
+        summary: dict[str, Any] = {
+            "file": options.file,
+            "input": options.input,
+            "input_shape": given.x.shape,
+            "output_shapes": [part.shape for part in parts],
+            "seconds": seconds,
+        }
+        if options.output == PIPE:
+            summary["y"] = [_json_numbers(part) for part in parts]
+        else:
+            summary["output"] = options.output
+        _print_json(summary)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Write a network in the native form."""
+    if not options.output.endswith(".safetensors"):
+        raise UnsupportedError(f"{options.output}: networks are written as .safetensors; give such a name")
+    net = _load(options)
+    net.save(options.output)
+    print(f"{options.output}: {os.path.getsize(options.output):,} bytes")
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Forecast a real measured series with a trained network that comes with cgru."""
+    from .demo import run as run_demo
+
+    run_demo(plot=options.plot, json=options.json)
+
+
+def config(options: argparse.Namespace) -> None:
+    """The instruction sets and backends of this installation."""
+    from .config import show_config
+
+    found = show_config()
+    if options.json:
+        _print_json(found.to_dict())
+    else:
+        print(found)
+
+
+# ---- pieces -----------------------------------------------------------------------------------------------
+
+
+def _load(options: argparse.Namespace) -> Model:
+    from . import load
+
+    return load(options.file, layers=options.layers, prefix=options.prefix)
+
+
+def _run_rows(net: Model, given: cli_files.Input, threads: int | str | None) -> Any:
+    """``net(x)``, many rows in parts: a row's result does not depend on the rows beside it."""
+    x = given.x
+    rows = len(x) if x.ndim == (2 if net.takes_ids else 3) else 1
+    if rows <= ROWS:
+        return net(x, given.lengths, given.mask, threads=threads)
+    for name, array in (("lengths", given.lengths), ("mask", given.mask)):
+        if array is not None and array.shape[:1] != (rows,):
+            raise CgruError(f"{name}: expected one entry for each of the {rows} rows of x, found shape {array.shape}")
+    parts = []
+    for at in progress(range(0, rows, ROWS)):
+        part = slice(at, at + ROWS)
+        lengths = None if given.lengths is None else given.lengths[part]
+        mask = None if given.mask is None else given.mask[part]
+        parts.append(net(x[part], lengths, mask, threads=threads))
+    if isinstance(parts[0], tuple):
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    return np.concatenate(parts)
+
+
+def progress(items: Sequence[Any]) -> Any:
+    """Yield ``items``; past two seconds draw a bar on standard error, if that is a terminal."""
+    start, drawn = time.monotonic(), False
+    for done, item in enumerate(items):
+        if time.monotonic() - start > 2 and sys.stderr.isatty():
+            drawn = True
+            bar = "#" * (40 * done // len(items))
+            print(f"\r[{bar:<40}] {100 * done // len(items):3d} %", end="", file=sys.stderr, flush=True)
+        yield item
+    if drawn:
+        print("\r" + " " * 50 + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _json_numbers(array: np.ndarray) -> Any:
+    """Nested lists; JSON has no NaN and no infinity, so those become null."""
+    plain: np.ndarray = array.astype(object)
+    plain[~np.isfinite(array)] = None
+    return plain.tolist()
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def _explain(error: BaseException) -> str:
+    """An error in one line."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    text = " ".join(str(error).split())
+    if isinstance(error, CgruError):
+        return text
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({text})" if text else "not enough memory"
+    if isinstance(error, ImportError):
+        return text
+    return f"unexpected {type(error).__name__}: {text} (--debug shows where)"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"cgru: {message} (see {self.prog} --help)\n")
+
+
+def _threads(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, or auto, found {text!r}")
+    return int(text)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="cgru", description="Run trained GRU, LSTM and RNN networks on a CPU.")
+    parser.add_argument("--version", action="version", version=f"cgru {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        sub.set_defaults(command=command)
+        sub.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+        return sub
+
+    def add_file(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("file", metavar="FILE", help="a trained network: .pt .pth .safetensors .keras .h5 .npz")
+        sub.add_argument("--layers", help="the layers in order, where names and shapes do not tell: rnn,last,fc")
+        sub.add_argument("--prefix", help="use only the tensors whose names begin with this part")
+
+    sub = add("info", info)
+    add_file(sub)
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("run", run)
+    add_file(sub)
+    sub.add_argument("input", metavar="INPUT", help=".npy .npz .csv .wav, or - for standard input")
+    help_output = ".npy .npz .csv .wav (default: standard output)"
+    sub.add_argument("-o", "--output", metavar="OUT", default=PIPE, help=help_output)
+    sub.add_argument("--threads", type=_threads, help="how many threads, or auto (default 1)")
+    sub.add_argument("--json", action="store_true", help="print shapes and time as JSON, and y without -o")
+
+    sub = add("convert", convert)
+    add_file(sub)
+    sub.add_argument("output", metavar="OUT", help="a .safetensors file in cgru's native form")
+
+    sub = add("demo", demo)
+    sub.add_argument("--plot", metavar="OUT.png", help="draw the forecast too (needs matplotlib)")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("config", config)
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    return parser
