@@ -1,20 +1,183 @@
-"""The packed backend: our own SIMD kernels. Not built yet."""
+"""The packed backend: layers become nodes of one C network over weights in the kernels' own order.
+
+Consecutive layers make one stage, so that a call crosses into C once. The packed weights belong to the layer and
+replace its arrays: there is no second copy.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from ..layers import Layer
+import numpy as np
+
+from ..activations import CODES
+from ..arrays import Float32
+from ..layers import Activation, Dense, Embedding, Layer, Masking, Recurrent
 from ..state import StateLayout
+from .flow import Flow
+
+_MERGES = {"concat": 0, None: 0, "sum": 1, "mul": 2, "ave": 3}
+_packing = threading.Lock()
 
 
 def unavailable() -> str | None:
-    return "the packed kernels are not built"
+    try:
+        from . import _packed
+    except ImportError as error:
+        return f"the C core is not built ({error})"
+    _packed.isa_in_use()
+    return None
 
 
 def supports(layer: Layer) -> bool:
-    return False
+    return True
 
 
-def compile(layers: Sequence[Layer], layout: StateLayout) -> list:
-    return []
+def compile(layers: Sequence[Layer], layout: StateLayout) -> list[PackedStage]:
+    return [PackedStage(layers, layout)]
+
+
+class PackedRecurrent:
+    """The packed directions of a recurrent layer, in the order of ``layer.scans()``."""
+
+    def __init__(self, layer: Recurrent) -> None:
+        from . import _packed
+
+        held = layer.arrays()
+        gate, act = CODES[layer.recurrent_activation], CODES[layer.activation]
+        self.suffixes = [scan.suffix for scan in layer.scans()]
+        self.scans = [
+            _packed.Scan(
+                layer.cell.code,
+                layer.GATE_COUNT,
+                act,
+                gate,
+                held["weight_ih" + suffix],
+                held["weight_hh" + suffix],
+                held.get("bias_ih" + suffix),
+                held.get("bias_hh" + suffix),
+            )
+            for suffix in self.suffixes
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(scan.nbytes for scan in self.scans)
+
+    def arrays(self) -> dict[str, Float32]:
+        return {
+            stem + suffix: array
+            for suffix, scan in zip(self.suffixes, self.scans, strict=True)
+            for stem, array in scan.arrays().items()
+        }
+
+
+def packed(layer: Layer) -> Any:
+    """The layer's packed weights, made at first use; the layer then lets go of its arrays."""
+    from . import _packed
+
+    with _packing:
+        if layer._packed is None:
+            if isinstance(layer, Dense):
+                held = layer.arrays()
+                layer._packed = _packed.Matrix(held["weight"], held.get("bias"))
+            elif isinstance(layer, Recurrent):
+                layer._packed = PackedRecurrent(layer)
+            layer._arrays = None
+        return layer._packed
+
+
+class PackedStage:
+    """Consecutive layers as one C network."""
+
+    def __init__(self, layers: Sequence[Layer], layout: StateLayout) -> None:
+        from . import _packed
+
+        self.layers = tuple(layers)
+        self.collapses = any(isinstance(layer, Recurrent) and not layer.return_sequences for layer in layers)
+        last = layers[-1]
+        self.splits = isinstance(last, Recurrent) and last.bidirectional and last.merge_mode is None
+        self.nodes: list[dict[str, Any]] = []
+        width = next((layer.input_size for layer in layers if layer.input_size is not None), None)
+        for layer in layers:
+            made = _nodes(layer, layout, width)
+            self.nodes += made
+            width = made[-1]["out"]
+        # Activations alone fit any width: that of the data, then.
+        self.net = None if width is None else _packed.Net(self.nodes)
+
+    def run(self, flow: Flow, state: Float32, threads: int, out: Float32 | None = None) -> Flow:
+        from . import _packed
+
+        x = _adjacent(flow.x[:, None] if flow.last else flow.x)
+        net, features = self.net, self.nodes[-1]["out"]
+        if net is None:
+            features = x.shape[-1]
+            net = _packed.Net([{**node, "in": features, "out": features} for node in self.nodes])
+        batch, steps = x.shape[:2]
+        shape = (batch, features) if self.collapses else (batch, steps, features)
+        if out is None or out.shape != shape or _adjacent(out) is not out or np.may_share_memory(out, x):
+            out = np.empty(shape, np.float32)
+        mask_out = None if self.collapses or flow.last else _mask_out(self.layers, flow, batch, steps)
+        net.run(x, out, state, flow.lengths, flow.mask, mask_out, threads)
+        y: Any = out[:, 0] if flow.last else out
+        if self.splits:
+            half = features // 2
+            y = y[..., :half], y[..., half:]
+        if self.collapses or flow.last:
+            return Flow(y, last=True)
+        return replace(flow, x=y, mask=mask_out)
+
+
+def _nodes(layer: Layer, layout: StateLayout, width: int | None) -> list[dict[str, Any]]:
+    """What the layer is to the C network; ``width`` is the number of features that come in."""
+    node: dict[str, Any] = {"kind": layer.kind, "in": width, "out": layer.output_size}
+    if isinstance(layer, Embedding):
+        return [node | {"table": layer.arrays()["weight"], "mask_zero": layer.mask_zero}]
+    if isinstance(layer, Dense):
+        return [node | {"matrix": packed(layer), "activation": CODES[layer.activation]}]
+    if isinstance(layer, Activation):
+        return [node | {"out": width, "activation": CODES[layer.activation]}]
+    if isinstance(layer, Masking):
+        return [node | {"out": width, "mask_value": layer.mask_value}]
+    assert isinstance(layer, Recurrent)
+    weights, blocks = packed(layer).scans, layout.blocks[layer.name]
+    nodes = []
+    for k in range(layer.num_layers):
+        top = k == layer.num_layers - 1
+        scans = [
+            (weights[i], scan.reverse or layer.go_backwards, blocks[i].offset, blocks[i].aux)
+            for i, scan in enumerate(layer.scans())
+            if scan.layer == k
+        ]
+        nodes.append(
+            {
+                "kind": "recurrent",
+                "in": weights[k * layer.directions].input,
+                "out": layer.output_size if top else layer.hidden_size * layer.directions,
+                "scans": scans,
+                "merge": _MERGES[layer.merge_mode] if top else 0,
+                "sequences": layer.return_sequences or not top,
+                "repeat": not layer.zero_output_for_mask,
+                "flipped": layer.go_backwards,
+            }
+        )
+    return nodes
+
+
+def _adjacent(x: np.ndarray) -> np.ndarray:
+    """``x`` itself where features are adjacent and every stride is a whole number of items, else a copy."""
+    item = x.itemsize
+    fits = x.flags.aligned and x.dtype.isnative and x.strides[-1] == item and not any(s % item for s in x.strides)
+    if x.dtype.kind == "i":
+        fits = x.flags.aligned and x.dtype.isnative and not any(s % item for s in x.strides)
+    return x if fits else np.ascontiguousarray(x)
+
+
+def _mask_out(layers: Sequence[Layer], flow: Flow, batch: int, steps: int) -> np.ndarray | None:
+    """Room for the mask that flows on, where there is one."""
+    makes = any(isinstance(layer, Masking) or getattr(layer, "mask_zero", False) for layer in layers)
+    return np.empty((batch, steps), np.bool_) if makes or flow.mask is not None else None

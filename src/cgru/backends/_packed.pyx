@@ -1,0 +1,278 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=False
+"""Binds the C core: buffers in, a call without the GIL, a status out. No arithmetic and no policy."""
+
+import os
+
+import numpy as np
+
+cimport numpy as cnp
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport calloc, free
+
+from ..errors import UnsupportedError
+
+cnp.import_array()
+
+cdef extern from "cgru/cgru.h" nogil:
+    enum: CGRU_OK
+    ctypedef struct cgru_kernels:
+        const char *name
+        int vl
+    ctypedef struct cgru_matrix:
+        int panels
+    ctypedef struct cgru_scan:
+        int panels
+    ctypedef struct cgru_net:
+        pass
+    ctypedef struct cgru_work:
+        pass
+    ctypedef struct cgru_call:
+        int64_t rows, steps
+        const void *x
+        int64_t x_row, x_step
+        float *y
+        int64_t y_row, y_step
+        const int64_t *lengths
+        const uint8_t *mask
+        uint8_t *mask_out
+        float *state
+        int64_t state_row
+        const int64_t *index
+        int threads
+    int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
+    cgru_work *cgru_work_new()
+    void cgru_work_free(cgru_work *work)
+
+cdef extern from "kernels.h" nogil:
+    const cgru_kernels *cgru_kernels_at(int index)
+    int cgru_kernels_usable(int index)
+
+cdef extern from "pack.h" nogil:
+    cgru_matrix *cgru_matrix_new(const cgru_kernels *, int units, int inner, const float *w, const float *b)
+    void cgru_matrix_weights(const cgru_kernels *, const cgru_matrix *, float *w, float *b)
+    size_t cgru_matrix_bytes(const cgru_kernels *, const cgru_matrix *)
+    void cgru_matrix_free(cgru_matrix *)
+    cgru_scan *cgru_scan_new(const cgru_kernels *, int cell, int activation, int recurrent_activation, int input,
+                             int hidden, const float *w_ih, const float *w_hh, const float *b_ih, const float *b_hh)
+    void cgru_scan_weights(const cgru_kernels *, const cgru_scan *, float *w_ih, float *w_hh)
+    size_t cgru_scan_bytes(const cgru_kernels *, const cgru_scan *)
+    void cgru_scan_free(cgru_scan *)
+
+cdef extern from "net.h" nogil:
+    enum: CGRU_EMBEDDING
+    enum: CGRU_DENSE
+    enum: CGRU_ACTIVATION
+    enum: CGRU_MASKING
+    enum: CGRU_RECURRENT
+    ctypedef struct cgru_direction:
+        const cgru_scan *scan
+        int reverse, state, emitted
+    ctypedef struct cgru_node:
+        int kind
+        int in_ "in"
+        int out
+        const float *table
+        int mask_zero
+        const cgru_matrix *matrix
+        int activation
+        float mask_value
+        int directions
+        cgru_direction direction[2]
+        int merge, sequences, repeat, flipped
+    cgru_net *cgru_net_new(const cgru_kernels *, const cgru_node *nodes, int count)
+    void cgru_net_free(cgru_net *)
+
+
+# ---- instruction sets ------------------------------------------------------------------------------------------
+
+def isa_built():
+    """Names of the instruction sets in this build, best last."""
+    names, i = [], 0
+    while cgru_kernels_at(i) != NULL:
+        names.append(cgru_kernels_at(i).name.decode())
+        i += 1
+    return names
+
+
+def isa_available():
+    """Names of those this machine can run, best last."""
+    return [name for i, name in enumerate(isa_built()) if cgru_kernels_usable(i)]
+
+
+cdef const cgru_kernels *_chosen = NULL
+
+
+cdef const cgru_kernels *kernels() except NULL:
+    """The instruction set in use: what ``CGRU_ISA`` forces, else the best there is. Settled once."""
+    global _chosen
+    if _chosen == NULL:
+        available = isa_available()
+        wanted = os.environ.get("CGRU_ISA") or available[len(available) - 1]
+        if wanted not in available:
+            raise UnsupportedError(
+                f"CGRU_ISA={wanted!r} cannot run here; available: {', '.join(available)} (built: {', '.join(isa_built())})"
+            )
+        _chosen = cgru_kernels_at(isa_built().index(wanted))
+    return _chosen
+
+
+def isa_in_use():
+    """The name of the instruction set in use; :class:`UnsupportedError` where CGRU_ISA asks for an absent one."""
+    return kernels().name.decode()
+
+
+# ---- packed weights --------------------------------------------------------------------------------------------
+
+cdef const float *floats(cnp.ndarray array) noexcept:
+    return <const float *>cnp.PyArray_DATA(array)
+
+
+cdef class Matrix:
+    """The packed weight (units, inner) and bias of a dense layer."""
+
+    cdef cgru_matrix *m
+    cdef readonly int units, inner
+    cdef bint biased
+
+    def __cinit__(self, cnp.ndarray weight not None, bias):
+        self.units, self.inner = weight.shape[0], weight.shape[1]
+        self.biased = bias is not None
+        self.m = cgru_matrix_new(
+            kernels(), self.units, self.inner, floats(weight), floats(bias) if self.biased else NULL
+        )
+        if self.m == NULL:
+            raise MemoryError("packing a dense layer")
+
+    def __dealloc__(self):
+        cgru_matrix_free(self.m)
+
+    @property
+    def nbytes(self):
+        return cgru_matrix_bytes(kernels(), self.m)
+
+    def arrays(self):
+        weight = np.empty((self.units, self.inner), np.float32)
+        bias = np.empty(self.units, np.float32)
+        cgru_matrix_weights(kernels(), self.m, <float *>floats(weight), <float *>floats(bias))
+        return {"weight": weight, "bias": bias} if self.biased else {"weight": weight}
+
+
+cdef class Scan:
+    """The packed weights of one direction of one recurrent layer; the biases are also kept as they came."""
+
+    cdef cgru_scan *scan
+    cdef readonly int input, hidden, gates
+    cdef object b_ih, b_hh
+
+    def __cinit__(self, int cell, int gates, int activation, int recurrent_activation, cnp.ndarray w_ih not None,
+                  cnp.ndarray w_hh not None, b_ih, b_hh):
+        self.input, self.hidden, self.gates = w_ih.shape[1], w_hh.shape[1], gates
+        self.b_ih, self.b_hh = b_ih, b_hh
+        zeros = np.zeros(w_ih.shape[0], np.float32)
+        b_ih = zeros if b_ih is None else b_ih
+        b_hh = zeros if b_hh is None else b_hh
+        self.scan = cgru_scan_new(kernels(), cell, activation, recurrent_activation, self.input, self.hidden,
+                                  floats(w_ih), floats(w_hh), floats(b_ih), floats(b_hh))
+        if self.scan == NULL:
+            raise MemoryError("packing a recurrent layer")
+
+    def __dealloc__(self):
+        cgru_scan_free(self.scan)
+
+    @property
+    def nbytes(self):
+        biases = sum(bias.nbytes for bias in (self.b_ih, self.b_hh) if bias is not None)
+        return cgru_scan_bytes(kernels(), self.scan) + biases
+
+    def arrays(self):
+        """weight_ih, weight_hh, bias_ih, bias_hh, the biases where there are any."""
+        w_ih = np.empty((self.gates * self.hidden, self.input), np.float32)
+        w_hh = np.empty((self.gates * self.hidden, self.hidden), np.float32)
+        cgru_scan_weights(kernels(), self.scan, <float *>floats(w_ih), <float *>floats(w_hh))
+        found = {"weight_ih": w_ih, "weight_hh": w_hh, "bias_ih": self.b_ih, "bias_hh": self.b_hh}
+        return {key: array for key, array in found.items() if array is not None}
+
+
+# ---- networks --------------------------------------------------------------------------------------------------
+
+cdef class Net:
+    """A chain of nodes, each a dictionary as :mod:`cgru.backends.packed` makes it; immutable, shared by threads."""
+
+    cdef cgru_net *net
+    cdef object held  # keeps the packed weights alive
+
+    def __cinit__(self, list nodes not None):
+        cdef cgru_node *array = <cgru_node *>calloc(len(nodes), sizeof(cgru_node))
+        cdef cgru_node *node
+        if array == NULL:
+            raise MemoryError
+        try:
+            for i, given in enumerate(nodes):
+                node = &array[i]
+                node.kind, node.in_, node.out = KINDS[given["kind"]], given["in"], given["out"]
+                if node.kind == CGRU_EMBEDDING:
+                    node.table, node.mask_zero = floats(given["table"]), given["mask_zero"]
+                elif node.kind == CGRU_DENSE:
+                    node.matrix, node.activation = (<Matrix?>given["matrix"]).m, given["activation"]
+                elif node.kind == CGRU_ACTIVATION:
+                    node.activation = given["activation"]
+                elif node.kind == CGRU_MASKING:
+                    node.mask_value = given["mask_value"]
+                else:
+                    node.directions = len(given["scans"])
+                    for d, (scan, reverse, state, emitted) in enumerate(given["scans"]):
+                        node.direction[d].scan = (<Scan?>scan).scan
+                        node.direction[d].reverse = reverse
+                        node.direction[d].state = state
+                        node.direction[d].emitted = emitted
+                    node.merge, node.sequences = given["merge"], given["sequences"]
+                    node.repeat, node.flipped = given["repeat"], given["flipped"]
+            self.net = cgru_net_new(kernels(), array, len(nodes))
+        finally:
+            free(array)
+        if self.net == NULL:
+            raise MemoryError
+        self.held = nodes
+
+    def __dealloc__(self):
+        cgru_net_free(self.net)
+
+    def run(self, cnp.ndarray x not None, cnp.ndarray y not None, cnp.ndarray state not None, lengths, mask, mask_out,
+            int threads):
+        """x (B, T, I) float32 with adjacent features, or ids (B, T) int64; y (B, T, O) or (B, O) float32 with
+        adjacent features; state (B, width) float32, advanced in place; lengths (B,) int64, mask (B, T) bool, C order;
+        mask_out, if given, receives the mask that flows on.
+        """
+        cdef cgru_call call
+        cdef cgru_work *work
+        cdef int status
+        call.rows, call.steps = x.shape[0], x.shape[1]
+        call.x = cnp.PyArray_DATA(x)
+        call.x_row, call.x_step = x.strides[0] // x.itemsize, x.strides[1] // x.itemsize
+        call.y = <float *>cnp.PyArray_DATA(y)
+        call.y_row = y.strides[0] // 4
+        call.y_step = y.strides[1] // 4 if y.ndim == 3 else 0
+        call.state = <float *>cnp.PyArray_DATA(state)
+        call.state_row = state.strides[0] // 4
+        call.index = NULL
+        call.lengths = NULL if lengths is None else <const int64_t *>cnp.PyArray_DATA(lengths)
+        call.mask = NULL if mask is None else <const uint8_t *>cnp.PyArray_DATA(mask)
+        call.mask_out = NULL if mask_out is None else <uint8_t *>cnp.PyArray_DATA(mask_out)
+        call.threads = threads
+        work = cgru_work_new()
+        if work == NULL:
+            raise MemoryError
+        with nogil:
+            status = cgru_net_run(self.net, &call, work)
+            cgru_work_free(work)
+        if status != CGRU_OK:
+            raise MemoryError("scratch for a call of the packed backend")
+
+
+KINDS = {
+    "embedding": CGRU_EMBEDDING,
+    "dense": CGRU_DENSE,
+    "activation": CGRU_ACTIVATION,
+    "masking": CGRU_MASKING,
+    "recurrent": CGRU_RECURRENT,
+}

@@ -1,0 +1,35 @@
+/* Vector primitives for AVX-512: 16 floats, 32 registers, masks for the last panel. */
+#include <immintrin.h>
+#include <stdint.h>
+
+#define VL 16
+#define TILE_ROWS 8     /* rows of a tile at most */
+#define ACCUMULATORS 24 /* of a tile: what the registers hold beside weights and one input */
+
+typedef __m512 vec;
+
+static inline vec v_set(float a) { return _mm512_set1_ps(a); }
+static inline vec v_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline vec v_load_part(const float *p, int n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+static inline void v_store(float *p, vec a) { _mm512_storeu_ps(p, a); }
+static inline void v_store_part(float *p, vec a, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a); }
+static inline vec v_add(vec a, vec b) { return _mm512_add_ps(a, b); }
+static inline vec v_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
+static inline vec v_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+static inline vec v_div(vec a, vec b) { return _mm512_div_ps(a, b); }
+static inline vec v_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vec v_min(vec a, vec b) { return _mm512_min_ps(a, b); }
+static inline vec v_max(vec a, vec b) { return _mm512_max_ps(a, b); }
+static inline vec v_abs(vec a) { return _mm512_abs_ps(a); }
+static inline vec v_copysign(vec a, vec sign)
+{
+    /* 0xd8 picks, bit by bit, b where c is set and a elsewhere. */
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_castps_si512(a), _mm512_castps_si512(sign),
+                                                         _mm512_set1_epi32((int)0x80000000u), 0xd8));
+}
+static inline vec v_round(vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vec v_exp2i(vec k)
+{
+    __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(k), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
+}

@@ -1,0 +1,41 @@
+/* Vector primitives for NEON on AArch64: 4 floats, 32 registers. */
+#include <arm_neon.h>
+#include <stdint.h>
+#include <string.h>
+
+#define VL 4
+#define TILE_ROWS 4     /* rows of a tile at most */
+#define ACCUMULATORS 24 /* of a tile: what the registers hold beside weights and one input */
+
+typedef float32x4_t vec;
+
+static inline vec v_set(float a) { return vdupq_n_f32(a); }
+static inline vec v_load(const float *p) { return vld1q_f32(p); }
+static inline vec v_load_part(const float *p, int n)
+{
+    float lanes[VL] = {0};
+    memcpy(lanes, p, (size_t)n * sizeof(float));
+    return vld1q_f32(lanes);
+}
+static inline void v_store(float *p, vec a) { vst1q_f32(p, a); }
+static inline void v_store_part(float *p, vec a, int n)
+{
+    float lanes[VL];
+    vst1q_f32(lanes, a);
+    memcpy(p, lanes, (size_t)n * sizeof(float));
+}
+static inline vec v_add(vec a, vec b) { return vaddq_f32(a, b); }
+static inline vec v_sub(vec a, vec b) { return vsubq_f32(a, b); }
+static inline vec v_mul(vec a, vec b) { return vmulq_f32(a, b); }
+static inline vec v_div(vec a, vec b) { return vdivq_f32(a, b); }
+static inline vec v_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
+/* FMIN and FMAX give NaN where either is NaN, which is what a NaN in b must do. */
+static inline vec v_min(vec a, vec b) { return vminq_f32(a, b); }
+static inline vec v_max(vec a, vec b) { return vmaxq_f32(a, b); }
+static inline vec v_abs(vec a) { return vabsq_f32(a); }
+static inline vec v_copysign(vec a, vec sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign, a); }
+static inline vec v_round(vec a) { return vrndnq_f32(a); }
+static inline vec v_exp2i(vec k)
+{
+    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(k), vdupq_n_s32(127)), 23));
+}
