@@ -1,0 +1,29 @@
+"""What all tests share: the backends there are to run, and how hypothesis behaves."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from cgru import backends
+
+# A machine that does something else at the same time makes no test fail: no deadlines. What runs unattended
+# runs the same examples every time; a developer's own run explores.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes ``backend`` runs on each of them, and says why where one cannot run."""
+    own = any("backend" in str(mark.args[0]).split(",") for mark in metafunc.definition.iter_markers("parametrize"))
+    if "backend" not in metafunc.fixturenames or own:
+        return
+    params = []
+    for name in backends.BACKENDS:
+        reason = backends.backend(name).unavailable()
+        marks = [pytest.mark.skip(reason=f"backend {name}: {reason}")] if reason else []
+        params.append(pytest.param(name, marks=marks))
+    metafunc.parametrize("backend", params)
