@@ -1,0 +1,309 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Scans and dense layers on the BLAS that SciPy carries. Arguments are checked by the caller, blas.py.
+
+Every loop runs without the GIL on scratch that the call allocates once, so one kernel serves any number of
+Python threads. BLAS is never called from inside a parallel region.
+"""
+
+from cython.parallel cimport prange
+from libc.stdint cimport uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+from scipy.linalg.cython_blas cimport sgemm, sgemv
+
+import numpy as np
+
+
+cdef extern from "_blas_cells.h" nogil:
+    ctypedef struct cgru_row:
+        const float *x
+        float *s
+        const float *bias
+        const float *inner
+        float *h
+        float *operand
+        float *y
+        int H
+        int gate
+        int candidate
+    ctypedef void (*cgru_epilogue)(const cgru_row *, int, int) noexcept nogil
+    ctypedef struct cgru_stage:
+        int first
+        int count
+        bint of_operand
+        cgru_epilogue epilogue
+    ctypedef struct cgru_cell:
+        int gates
+        int stages
+        cgru_stage stage[2]
+    const cgru_cell CGRU_CELLS[]
+    int CGRU_CELL_COUNT
+    void cgru_finish_row(float *, const float *, int, int) noexcept nogil
+
+
+# Numbers of scratch a chunk of the input projection may take, and the rows it is worth having anyway.
+cdef enum:
+    CHUNK_FLOATS = 262144
+    CHUNK_ROWS = 64
+# Gate pre-activations below which starting an OpenMP team costs more than it saves.
+cdef enum:
+    PARALLEL_GATES = 32768
+
+
+cdef inline bint rows_alone(int rows, int outputs, int inputs) noexcept nogil:
+    """Whether one sgemv a row beats one sgemm."""
+    return rows <= 8
+
+
+cdef void multiply(const float *w, int outputs, int inputs, const float *x, int rows, float *y, int stride,
+                   bint alone) noexcept nogil:
+    """y = x wᵀ: w (outputs, inputs), x (rows, inputs), y (rows, outputs) with ``stride`` between its rows."""
+    cdef float one = 1.0, zero = 0.0
+    cdef int step = 1, i
+    if alone:
+        for i in range(rows):
+            sgemv(b"T", &inputs, &outputs, &one, <float *>w, &inputs, <float *>x + <Py_ssize_t>i * inputs, &step,
+                  &zero, y + <Py_ssize_t>i * stride, &step)
+    else:
+        sgemm(b"T", b"N", &outputs, &rows, &inputs, &one, <float *>w, &inputs, <float *>x, &inputs, &zero, y,
+              &stride)
+
+
+def product(const float[:, ::1] w, const float[:, ::1] x, float[:, ::1] y, bint alone, int repeats):
+    """y = x wᵀ, ``repeats`` times over, by one sgemv a row (``alone``) or by one sgemm: for the benchmark."""
+    cdef int i
+    with nogil:
+        for i in range(repeats):
+            multiply(&w[0, 0], w.shape[0], w.shape[1], &x[0, 0], x.shape[0], &y[0, 0], y.shape[1], alone)
+
+
+cdef struct Scratch:
+    float *base
+    float *inputs      # (chunk rows, features): the valid inputs of a chunk, in the order they are processed
+    float *projected   # (chunk rows, G·H): their projection
+    float *recurrent   # (B, G·H): one step's recurrent product
+    float *h           # (B, H): the state
+    float *packed      # (B, H): the state of the rows that step, where they are not the first ones
+    float *operand     # (B, H): what a second stage multiplies
+    int *rows          # (chunk rows): which row of the batch each row above belongs to
+    int *counts        # (chunk steps): how many of them each step has
+    uint8_t *emitted   # (B): whether the row has had a valid step
+
+
+cdef bint allocate(Scratch *s, Py_ssize_t chunk, Py_ssize_t steps, Py_ssize_t B, Py_ssize_t features,
+                   Py_ssize_t G, Py_ssize_t H, bint operand) noexcept nogil:
+    """One block, divided; each part begins on a cache line."""
+    cdef Py_ssize_t sizes[6]
+    cdef Py_ssize_t total = 16, k
+    cdef float *at
+    sizes[0] = chunk * features
+    sizes[1] = chunk * G * H
+    sizes[2] = B * G * H
+    sizes[3] = B * H
+    sizes[4] = B * H
+    sizes[5] = B * H if operand else 0
+    for k in range(6):
+        sizes[k] = (sizes[k] + 15) // 16 * 16
+        total += sizes[k]
+    s.base = <float *>malloc(total * sizeof(float) + (chunk + steps) * sizeof(int) + B)
+    if s.base is NULL:
+        return False
+    at = <float *>((<size_t>s.base + 63) & ~<size_t>63)
+    s.inputs = at
+    s.projected = s.inputs + sizes[0]
+    s.recurrent = s.projected + sizes[1]
+    s.h = s.recurrent + sizes[2]
+    s.packed = s.h + sizes[3]
+    s.operand = s.packed + sizes[4]
+    s.rows = <int *>(s.base + total)
+    s.counts = s.rows + chunk
+    s.emitted = <uint8_t *>(s.counts + steps)
+    return True
+
+
+cdef class ScanKernel:
+    """One direction of one layer: see :class:`cgru.backends.layerwise.ScanKernel`."""
+
+    cdef const float[:, ::1] w_ih, w_hh
+    cdef const float[::1] bias, inner
+    cdef const cgru_cell *cell
+    cdef int features, H, gate, candidate
+
+    def __init__(self, int cell, const float[:, ::1] w_ih, const float[:, ::1] w_hh, const float[::1] bias,
+                 const float[::1] inner, int gate, int candidate):
+        if not 0 <= cell < CGRU_CELL_COUNT:
+            raise ValueError(f"the BLAS backend has no cell of code {cell}")
+        self.cell = &CGRU_CELLS[cell]
+        self.w_ih, self.w_hh, self.bias, self.inner = w_ih, w_hh, bias, inner
+        self.features, self.H = w_ih.shape[1], w_hh.shape[1]
+        self.gate, self.candidate = gate, candidate
+
+    def __call__(self, const float[:, :, :] x, list state, float[:] emitted, valid, bint reverse, bint repeat,
+                 int threads):
+        cdef Py_ssize_t B = x.shape[0], T = x.shape[1]
+        cdef const uint8_t[:, :] mask = None if valid is None else valid.view(np.uint8)
+        cdef float[:, :] h = state[0]
+        out = np.empty((B, T, self.H), np.float32)
+        cdef float[:, :, ::1] y = out
+        cdef bint enough
+        if B and T:
+            with nogil:
+                enough = self.scan(x, h, emitted, mask, reverse, repeat, threads, y)
+            if not enough:
+                raise MemoryError("no memory for the scratch of one chunk of steps")
+        return out
+
+    cdef bint scan(self, const float[:, :, :] x, float[:, :] h, float[:] emitted, const uint8_t[:, :] mask,
+                   bint reverse, bint repeat, int threads, float[:, :, ::1] y) noexcept nogil:
+        """Chunk after chunk: gather the inputs that count, project them together, then step."""
+        cdef Py_ssize_t B = x.shape[0], T = x.shape[1], GH = self.cell.gates * self.H, H = self.H
+        cdef Py_ssize_t first, last, k, t, b, steps, chunk
+        cdef int count, done, rows
+        cdef Scratch s
+        chunk = max(CHUNK_FLOATS // (GH + self.features), CHUNK_ROWS)
+        steps = min(max(chunk // B, 1), T)
+        if not allocate(&s, steps * B, steps, B, self.features, self.cell.gates, H, self.cell.stages > 1):
+            return False
+        for b in range(B):
+            s.emitted[b] = emitted[b] != 0
+            for k in range(H):
+                s.h[b * H + k] = h[b, k]
+        first = 0
+        while first < T:
+            last = min(first + steps, T)
+            rows = self.gather(x, mask, first, last, reverse, &s)
+            multiply(&self.w_ih[0, 0], GH, self.features, s.inputs, rows, s.projected, GH,
+                     rows_alone(rows, GH, self.features))
+            done = 0
+            for k in range(first, last):
+                t = T - 1 - k if reverse else k
+                count = s.counts[k - first]
+                if count:
+                    self.step(&s, done, count, &y[0, t, 0], T * H, threads)
+                if count < B:
+                    hold(&s, mask, t, B, H, repeat, y)
+                done += count
+            first = last
+        for b in range(B):
+            emitted[b] = s.emitted[b]
+            for k in range(H):
+                h[b, k] = s.h[b * H + k]
+        free(s.base)
+        return True
+
+    cdef int gather(self, const float[:, :, :] x, const uint8_t[:, :] mask, Py_ssize_t first, Py_ssize_t last,
+                    bint reverse, Scratch *s) noexcept nogil:
+        """The valid inputs of steps first..last, one after the other, and whose they are; gives their number."""
+        cdef Py_ssize_t B = x.shape[0], T = x.shape[1], features = self.features, k, t, b, i
+        cdef bint dense = x.strides[2] == sizeof(float)
+        cdef int n = 0, before
+        cdef float *to
+        for k in range(first, last):
+            t = T - 1 - k if reverse else k
+            before = n
+            for b in range(B):
+                if mask is not None and not mask[b, t]:
+                    continue
+                to = s.inputs + n * features
+                if dense:
+                    memcpy(to, &x[b, t, 0], features * sizeof(float))
+                else:
+                    for i in range(features):
+                        to[i] = x[b, t, i]
+                s.rows[n] = <int>b
+                n += 1
+            s.counts[k - first] = n - before
+        return n
+
+    cdef void step(self, Scratch *s, int done, int count, float *y, Py_ssize_t y_stride, int threads) noexcept nogil:
+        """Advance by one step the ``count`` rows that stand in the chunk from ``done`` on."""
+        cdef const cgru_stage *stage
+        cdef const float *source
+        cdef int GH = self.cell.gates * self.H, H = self.H, k, i, outputs, pieces, team
+        cdef const int *rows = s.rows + done
+        cdef bint leading = rows[count - 1] == count - 1
+        for i in range(count):
+            s.emitted[rows[i]] = 1
+        if not leading:
+            for i in range(count):
+                memcpy(s.packed + <Py_ssize_t>i * H, s.h + <Py_ssize_t>rows[i] * H, H * sizeof(float))
+        for k in range(self.cell.stages):
+            stage = &self.cell.stage[k]
+            outputs = stage.count * H
+            source = s.operand if stage.of_operand else s.h if leading else s.packed
+            multiply(&self.w_hh[stage.first * H, 0], outputs, H, source, count, s.recurrent + stage.first * H, GH,
+                     rows_alone(count, outputs, H))
+            if threads > 1 and <Py_ssize_t>count * outputs >= PARALLEL_GATES:
+                pieces = 1 if count >= threads else (threads + count - 1) // count
+                for i in prange(count * pieces, num_threads=threads, schedule="static"):
+                    self.finish(stage, s, done, i // pieces, i % pieces, pieces, y, y_stride)
+            else:
+                for i in range(count):
+                    self.finish(stage, s, done, i, 0, 1, y, y_stride)
+
+    cdef void finish(self, const cgru_stage *stage, Scratch *s, int done, int i, int piece, int pieces, float *y,
+                     Py_ssize_t y_stride) noexcept nogil:
+        """One stage's epilogue for the i-th row of a step, or for one of several pieces of its units."""
+        cdef Py_ssize_t H = self.H, GH = self.cell.gates * H, row = s.rows[done + i]
+        cdef cgru_row q
+        q.x = s.projected + (done + i) * GH
+        q.s = s.recurrent + i * GH
+        q.bias = &self.bias[0]
+        q.inner = &self.inner[0]
+        q.h = s.h + row * H
+        q.operand = s.operand + i * H
+        q.y = y + row * y_stride
+        q.H = self.H
+        q.gate = self.gate
+        q.candidate = self.candidate
+        stage.epilogue(&q, <int>(H * piece // pieces), <int>(H * (piece + 1) // pieces))
+
+
+cdef void hold(Scratch *s, const uint8_t[:, :] mask, Py_ssize_t t, Py_ssize_t B, Py_ssize_t H, bint repeat,
+               float[:, :, ::1] y) noexcept nogil:
+    """The output of the rows without a step at ``t``: their last one again, or zero."""
+    cdef Py_ssize_t b
+    for b in range(B):
+        if mask[b, t]:
+            continue
+        if repeat and s.emitted[b]:
+            memcpy(&y[b, t, 0], s.h + b * H, H * sizeof(float))
+        else:
+            memset(&y[b, t, 0], 0, H * sizeof(float))
+
+
+def dense(const float[:, ::1] w, const float[::1] bias, int activation, const float[:, ::1] x, int threads):
+    """φ(x wᵀ + bias), bias or None: chunks of rows, each finished while it is in cache."""
+    cdef Py_ssize_t N = x.shape[0], chunk = max(CHUNK_FLOATS // w.shape[0], CHUNK_ROWS), at = 0
+    cdef int rows, outputs = w.shape[0], inputs = w.shape[1]
+    out = np.empty((N, outputs), np.float32)
+    cdef float[:, ::1] y = out
+    cdef const float *shift = NULL
+    if bias is not None:
+        shift = &bias[0]
+    with nogil:
+        while at < N:
+            rows = min(N - at, chunk)
+            multiply(&w[0, 0], outputs, inputs, &x[at, 0], rows, &y[at, 0], outputs,
+                     rows_alone(rows, outputs, inputs))
+            finish_rows(&y[at, 0], shift, rows, outputs, activation, threads)
+            at += rows
+    return out
+
+
+def activate(int activation, float[:, ::1] values, int threads):
+    """values ← φ(values), in place; softmax over each row."""
+    if values.size:
+        with nogil:
+            finish_rows(&values[0, 0], NULL, values.shape[0], values.shape[1], activation, threads)
+
+
+cdef void finish_rows(float *v, const float *bias, Py_ssize_t rows, int width, int activation,
+                      int threads) noexcept nogil:
+    cdef Py_ssize_t i
+    if threads > 1 and rows > 1 and rows * width >= PARALLEL_GATES:
+        for i in prange(rows, num_threads=threads, schedule="static"):
+            cgru_finish_row(v + i * width, bias, width, activation)
+    else:
+        for i in range(rows):
+            cgru_finish_row(v + i * width, bias, width, activation)

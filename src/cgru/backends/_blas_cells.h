@@ -1,0 +1,213 @@
+/* What the BLAS backend does between two matrix products: activations, and one epilogue for each cell.
+ *
+ * A cell is a list of stages. A stage is one recurrent product, over some of the cell's gates, and an epilogue:
+ * the pass over one row's gates that follows it. The time loop in _blas.pyx knows no more of a cell than its
+ * entry in CGRU_CELLS; a new cell is an epilogue and an entry, at the index cells.py gives as its code.
+ */
+#ifndef CGRU_BLAS_CELLS_H
+#define CGRU_BLAS_CELLS_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* The loader picks the widest build of each loop that the CPU has. The arithmetic is the same in all of them
+ * (no fused multiply-add by itself), so the numbers are too. Sanitizers cannot run before the loader does. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GLIBC__) && defined(__OPTIMIZE__) \
+    && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) \
+    && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define CGRU_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define CGRU_CLONES
+#endif
+#if defined(__GNUC__)
+#define CGRU_INLINE static inline __attribute__((always_inline))
+#define CGRU_RESTRICT __restrict__
+#else
+#define CGRU_INLINE static __forceinline
+#define CGRU_RESTRICT __restrict
+#endif
+
+/* In the order of activations.ACTIVATIONS. */
+enum {
+    CGRU_LINEAR, CGRU_SIGMOID, CGRU_TANH, CGRU_RELU, CGRU_HARD_SIGMOID, CGRU_HARD_SIGMOID_KERAS2,
+    CGRU_SOFTSIGN, CGRU_SOFTPLUS, CGRU_ELU, CGRU_SOFTMAX
+};
+
+/* e^x - 1 = 2^k·p + (2^k - 1), with p = e^r - 1 and r = x - k·ln 2: sets p and gives 2^k. -87 <= x <= 88 or NaN.
+ * The rounding to k adds 1.5·2^23, whose last bits are then k. p is a least-maximum fit to 1.3e-8 relative. */
+CGRU_INLINE float cgru_exp_parts(float x, float *p)
+{
+    const float magic = 12582912.0f;
+    float t = x * 1.44269504f + magic, k = t - magic;
+    float r = (x - k * 0.693359375f) - k * -2.12194440e-4f, q = 0.00138825167f, scale;
+    int32_t bits;
+    q = q * r + 0.00836654752f;
+    q = q * r + 0.0416672006f;
+    q = q * r + 0.166665435f;
+    q = q * r + 0.49999997f;
+    *p = r + r * r * q;
+    memcpy(&bits, &t, sizeof bits);
+    bits = (int32_t)(((uint32_t)bits - 0x4b400000u + 127u) << 23);
+    memcpy(&scale, &bits, sizeof scale);
+    return scale;
+}
+
+/* NaN passes through: neither comparison holds. */
+CGRU_INLINE float cgru_clip(float x, float low, float high)
+{
+    x = x < low ? low : x;
+    return x > high ? high : x;
+}
+
+CGRU_INLINE float cgru_exp(float x) /* zero below -87 */
+{
+    float p, scale = cgru_exp_parts(cgru_clip(x, -87.0f, 88.0f), &p), e = scale * p + scale;
+    return x < -87.0f ? 0.0f : e;
+}
+
+CGRU_INLINE float cgru_expm1(float x)
+{
+    float p, scale = cgru_exp_parts(x, &p);
+    return scale * p + (scale - 1.0f);
+}
+
+CGRU_INLINE float cgru_sigmoid(float x)
+{
+    float p, scale = cgru_exp_parts(cgru_clip(-x, -87.0f, 88.0f), &p);
+    return 1.0f / (1.0f + (scale * p + scale));
+}
+
+CGRU_INLINE float cgru_tanh(float x) /* 1 in float32 beyond 9.02 */
+{
+    float e = cgru_expm1(2.0f * cgru_clip(x, -9.2f, 9.2f));
+    return e / (e + 2.0f);
+}
+
+#define CGRU_EACH(expression)      \
+    for (int i = 0; i < n; i++) {  \
+        const float x = v[i];      \
+        v[i] = (expression);       \
+    }                              \
+    break
+
+/* v ← φ(v), elementwise. */
+CGRU_INLINE void cgru_activate(int code, float *CGRU_RESTRICT v, int n)
+{
+    switch (code) {
+    case CGRU_SIGMOID: CGRU_EACH(cgru_sigmoid(x));
+    case CGRU_TANH: CGRU_EACH(cgru_tanh(x));
+    case CGRU_RELU: CGRU_EACH(x < 0.0f ? 0.0f : x);
+    case CGRU_HARD_SIGMOID: CGRU_EACH(cgru_clip(x / 6.0f + 0.5f, 0.0f, 1.0f));
+    case CGRU_HARD_SIGMOID_KERAS2: CGRU_EACH(cgru_clip(0.2f * x + 0.5f, 0.0f, 1.0f));
+    case CGRU_SOFTSIGN: CGRU_EACH(x / (1.0f + fabsf(x)));
+    case CGRU_SOFTPLUS: CGRU_EACH((x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x))));
+    case CGRU_ELU: CGRU_EACH(x > 0.0f ? x : cgru_expm1(cgru_clip(x, -87.0f, 0.0f)));
+    default: break;
+    }
+}
+
+/* v ← φ(v + bias), over all n features of one row where φ is softmax; bias may be NULL. */
+CGRU_CLONES static void cgru_finish_row(float *CGRU_RESTRICT v, const float *CGRU_RESTRICT bias, int n, int code)
+{
+    if (bias)
+        for (int i = 0; i < n; i++) v[i] += bias[i];
+    if (code != CGRU_SOFTMAX) {
+        cgru_activate(code, v, n);
+        return;
+    }
+    float top = v[0], sum = 0.0f;
+    for (int i = 1; i < n; i++) top = v[i] > top ? v[i] : top;
+    for (int i = 0; i < n; i++) v[i] = cgru_exp(v[i] - top);
+    for (int i = 0; i < n; i++) sum += v[i];
+    for (int i = 0; i < n; i++) v[i] /= sum;
+}
+
+/* One row at one step. G gates of H numbers are stacked in x, s and bias; an epilogue changes units from..to. */
+typedef struct {
+    const float *x;    /* (G·H) the input projection, without bias */
+    float *s;          /* (G·H) the recurrent product; an epilogue may keep gates here for the next stage */
+    const float *bias; /* (G·H) all biases that add to a whole pre-activation */
+    const float *inner; /* (H) the bias inside the reset product, where the cell has one */
+    float *h;          /* (H) the emitted state: old, then new */
+    float *operand;    /* (H) what the next stage multiplies */
+    float *y;          /* (H) the output */
+    int H, gate, candidate;
+} cgru_row;
+
+typedef void (*cgru_epilogue)(const cgru_row *, int from, int to);
+
+enum { CGRU_TILE = 128 }; /* units between two activations: their gates stay in the first-level cache */
+
+/* r, z = σ(x + s + bias); n = φ(x + bias + r ⊙ (s + inner)); h' = z ⊙ h + (1 - z) ⊙ n. */
+CGRU_CLONES static void cgru_gru_reset_after(const cgru_row *q, int from, int to)
+{
+    float r[CGRU_TILE], z[CGRU_TILE];
+    const int H = q->H;
+    for (int a = from; a < to; a += CGRU_TILE) {
+        const int n = to - a < CGRU_TILE ? to - a : CGRU_TILE;
+        const float *x = q->x + a, *b = q->bias + a, *s = q->s + a, *inner = q->inner + a;
+        float *h = q->h + a, *y = q->y + a;
+        for (int i = 0; i < n; i++) {
+            r[i] = x[i] + b[i] + s[i];
+            z[i] = x[H + i] + b[H + i] + s[H + i];
+        }
+        cgru_activate(q->gate, r, n);
+        cgru_activate(q->gate, z, n);
+        for (int i = 0; i < n; i++) r[i] = x[2 * H + i] + b[2 * H + i] + r[i] * (s[2 * H + i] + inner[i]);
+        cgru_activate(q->candidate, r, n);
+        for (int i = 0; i < n; i++) y[i] = h[i] = z[i] * h[i] + (1.0f - z[i]) * r[i];
+    }
+}
+
+/* r, z = σ(x + s + bias); operand = r ⊙ h; z stays in s. */
+CGRU_CLONES static void cgru_gru_reset_before_gates(const cgru_row *q, int from, int to)
+{
+    float r[CGRU_TILE];
+    const int H = q->H;
+    for (int a = from; a < to; a += CGRU_TILE) {
+        const int n = to - a < CGRU_TILE ? to - a : CGRU_TILE;
+        const float *x = q->x + a, *b = q->bias + a, *h = q->h + a;
+        float *s = q->s + a, *operand = q->operand + a;
+        for (int i = 0; i < n; i++) r[i] = x[i] + b[i] + s[i];
+        for (int i = 0; i < n; i++) s[H + i] += x[H + i] + b[H + i];
+        cgru_activate(q->gate, r, n);
+        cgru_activate(q->gate, s + H, n);
+        for (int i = 0; i < n; i++) operand[i] = r[i] * h[i];
+    }
+}
+
+/* n = φ(x + s + bias), where s is R_n (r ⊙ h); h' = z ⊙ h + (1 - z) ⊙ n. */
+CGRU_CLONES static void cgru_gru_reset_before_state(const cgru_row *q, int from, int to)
+{
+    float c[CGRU_TILE];
+    const int H = q->H;
+    for (int a = from; a < to; a += CGRU_TILE) {
+        const int n = to - a < CGRU_TILE ? to - a : CGRU_TILE;
+        const float *x = q->x + 2 * H + a, *b = q->bias + 2 * H + a, *s = q->s + 2 * H + a, *z = q->s + H + a;
+        float *h = q->h + a, *y = q->y + a;
+        for (int i = 0; i < n; i++) c[i] = x[i] + b[i] + s[i];
+        cgru_activate(q->candidate, c, n);
+        for (int i = 0; i < n; i++) y[i] = h[i] = z[i] * h[i] + (1.0f - z[i]) * c[i];
+    }
+}
+
+typedef struct {
+    int first, count; /* the gates whose recurrent product this stage takes */
+    int of_operand;   /* whether it multiplies the operand of the stage before, and not the state */
+    cgru_epilogue epilogue;
+} cgru_stage;
+
+typedef struct {
+    int gates, stages;
+    cgru_stage stage[2];
+} cgru_cell;
+
+static const cgru_cell CGRU_CELLS[] = {
+    {3, 1, {{0, 3, 0, cgru_gru_reset_after}}},
+    {3, 2, {{0, 2, 0, cgru_gru_reset_before_gates}, {2, 1, 1, cgru_gru_reset_before_state}}},
+};
+
+enum { CGRU_CELL_COUNT = sizeof CGRU_CELLS / sizeof CGRU_CELLS[0] };
+
+#endif
