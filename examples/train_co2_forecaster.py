@@ -106,7 +106,7 @@ def report(series: co2.Series, scaling: co2.Scaling, ppm: np.ndarray) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--validate", action="store_true", help="train on 64 %%, report on the next 16 %%, write nothing")
+    parser.add_argument("--validate", action="store_true", help="train on 64 %%, report on the next 16 %%")
     parser.add_argument("--seed", type=int, default=1958)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

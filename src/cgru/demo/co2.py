@@ -26,12 +26,8 @@ HORIZON = 26
 FIRST = 2 * YEAR
 """The first week with inputs: they need two years of history."""
 
-BASELINE_YEARS = 1
-"""Years over which the baseline's drift is measured: of 1, 2, 3, 5, 10, 15 and all, the baseline's best on the
-validation weeks."""
-
 DRIFT_YEARS = 10
-"""The same for the drift in the network's reference, chosen in the same way."""
+"""Years over which the drift is measured, long enough to smooth over El Niño; examples/README.md has the others."""
 
 HARMONICS = 4
 
@@ -123,7 +119,7 @@ def drift(filled: Floats, years: int | None = DRIFT_YEARS) -> Floats:
     return rise
 
 
-def baseline(filled: Floats, years: int | None = BASELINE_YEARS) -> Floats:
+def baseline(filled: Floats, years: int | None = DRIFT_YEARS) -> Floats:
     """(T, K) seasonal-naive plus drift: the week 52 before the one forecast, plus a year's drift. NaN before FIRST."""
     forecast = np.full((len(filled), HORIZON), np.nan)
     t = np.arange(FIRST, len(filled))[:, None]
@@ -145,7 +141,7 @@ def waves(days: Days) -> Floats:
 
 
 def _mean(values: Floats, weeks: int, rise: Floats) -> Floats:
-    """(T,) the mean of so many weeks up to each one, brought forward from their middle to it at ``rise`` (T,) a year."""
+    """(T,) the mean of so many weeks, brought forward from their middle to the last of them at ``rise`` (T,)."""
     mean = np.full(len(values), np.nan)
     mean[weeks - 1 :] = np.lib.stride_tricks.sliding_window_view(values, weeks).mean(axis=1)
     return mean + rise * (weeks - 1) / 2 / YEAR

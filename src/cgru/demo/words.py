@@ -1,4 +1,4 @@
-"""English words whose main stress a network hears from the spelling: letters to token ids, and the test list."""
+"""English words and their main stress: letters to token ids, and the list of test words."""
 
 from __future__ import annotations
 
