@@ -192,6 +192,14 @@ def test_classifier_agrees_with_keras() -> None:
     np.testing.assert_allclose(classified.probability, expected, rtol=0, atol=2e-6)
     np.testing.assert_array_equal(classified.words.keras, expected.argmax(axis=1))
 
+    with open(demo.FILES / "stress.csv", encoding="ascii") as file:
+        rows = list(csv.DictReader(file))
+    right = sum(int(row["stress"]) == guess + 1 for row, guess in zip(rows, expected.argmax(axis=1), strict=True))
+    out = io.StringIO()
+    demo.run(out=out)
+    shown = f"Right: {right / 1000:.1%} of 1000 words; Keras {right / 1000:.1%}; both say the same for 1000."
+    assert shown in " ".join(out.getvalue().split())
+
 
 def test_listed_words_are_test_words_and_encode_by_hand() -> None:
     listed = words.read(demo.FILES / "stress.csv")
