@@ -36,7 +36,7 @@ _SOUND = re.compile(r"e?r+d?|d|e")
 _MAX_MODULES = 12
 _MAX_ORDERS = 64
 _MAX_VISITS = 20_000
-_MAX_SHOWN = 48
+_MAX_LETTERS = 1200
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,11 @@ class _Reading:
         some = {name: self.tensors[name] for name in left}
         reason = _known_as(some)
         paths = [path for path in self.modules if path not in {module.path for module in modules}]
-        entries = [_entry(step) for step in self._guess()] + [{"ignore": left[:_MAX_SHOWN]}]
+        owners = {name: name.rpartition(".")[0] for name in left}
+        patterns = dict.fromkeys(
+            f"{path}.*" if path and path not in self.modules else name for name, path in owners.items()
+        )
+        entries = [_entry(step) for step in self._guess()] + [{"ignore": list(_fitting(list(patterns)))}]
         if paths and modules:
             advice = 'list their modules too, or leave them out on purpose with {"ignore": [...]} in layers='
         elif self.modules:
@@ -252,7 +256,7 @@ class _Reading:
 
     def _ambiguous(self, why: str) -> UnsupportedError:
         guess = self._guess()
-        entries = [_entry(step) for step in guess]
+        entries = [_entry(step) for step in guess[:_MAX_MODULES]]
         letters = "".join(step.letter for step in guess)
         hint = ""
         if "dd" in letters or re.search("d.*r", letters):
@@ -354,7 +358,7 @@ class _Reading:
         return list(texts)
 
     def _known_modules(self) -> str:
-        return ", ".join(map(repr, list(self.modules)[:_MAX_SHOWN])) or "none that cgru knows"
+        return ", ".join(_fitting([repr(path) for path in self.modules])) or "none that cgru knows"
 
 
 def _kind(parts: Mapping[str, np.ndarray]) -> str | None:
@@ -428,10 +432,21 @@ def _named(module: _Module) -> dict[str, np.ndarray]:
 
 
 def _listed(tensors: Mapping[str, np.ndarray]) -> str:
-    """Names and shapes on one line."""
-    parts = [f"{name[:200]} {array.shape}" for name, array in list(tensors.items())[:_MAX_SHOWN]]
-    more = len(tensors) - len(parts)
-    return ", ".join(parts) + (f" and {more} more" if more else "")
+    """Names and shapes on one line of bounded length."""
+    parts = [f"{name[:120]} {array.shape}" for name, array in tensors.items()]
+    kept = list(_fitting(parts))
+    more = len(parts) - len(kept)
+    return ", ".join(kept) + (f" and {more} more" if more else "")
+
+
+def _fitting(parts: Sequence[str]) -> Iterator[str]:
+    """The first of ``parts`` that together stay readable in a message."""
+    letters = 0
+    for part in parts:
+        letters += len(part)
+        if letters > _MAX_LETTERS:
+            return
+        yield part
 
 
 def _known_as(tensors: Mapping[str, np.ndarray]) -> str:
