@@ -1,0 +1,265 @@
+"""``cgru.load`` and ``cgru.read``: what a file is, is told by its content; everything else is said plainly."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cgru
+from cgru.errors import CgruError, FormatError, UnsupportedError
+from cgru.formats import FORMATS, load, read, read_file, safetensors, sniff
+
+FIXTURES = Path(__file__).parent / "fixtures"
+TORCH = FIXTURES / "torch"
+CONTAINERS = FIXTURES / "containers"
+
+
+def tensors() -> dict[str, np.ndarray]:
+    return read(TORCH / "tagger.pt")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """One network in every container that holds tensors, each under a name that says nothing."""
+    made = {name: tmp_path / f"{name}.dat" for name in ("torch", "npz", "safetensors", "cgru")}
+    made["torch"].write_bytes((TORCH / "tagger.pt").read_bytes())
+    with made["npz"].open("wb") as file:
+        np.savez(file, **tensors())  # type: ignore[arg-type]
+    safetensors.write(made["safetensors"], tensors())
+    load(TORCH / "tagger.pt").save(made["cgru"])
+    return made
+
+
+# Which format ---------------------------------------------------------------------------------------------
+
+
+def test_the_content_decides_not_the_name(files: dict[str, Path]) -> None:
+    found = {name: sniff(path).title for name, path in files.items()}
+    assert found == {"torch": "PyTorch", "npz": "npz", "safetensors": "safetensors", "cgru": "cgru"}
+
+
+def test_one_network_gives_the_same_bits_from_every_container(files: dict[str, Path]) -> None:
+    golden = np.load(TORCH / "golden.npz")
+    x, h0 = golden["tagger:x"], golden["tagger:h0"]
+    results = {name: load(path).run(x, {"rnn.h": h0})[0].tobytes() for name, path in files.items()}
+    assert len(set(results.values())) == 1
+
+
+def test_bytes_are_read_as_the_file_they_came_from(files: dict[str, Path]) -> None:
+    for path in files.values():
+        assert str(load(path.read_bytes())) == str(load(path))
+
+
+def test_read_gives_every_array_by_its_name(files: dict[str, Path]) -> None:
+    expected = tensors()
+    assert "rnn.weight_hh_l0_reverse" in expected
+    for path in files.values():
+        found = read(path)
+        assert found.keys() == expected.keys()
+        for name, array in found.items():
+            assert array.dtype == np.float32
+            assert np.array_equal(array, expected[name])
+            assert not array.flags.writeable
+
+
+def test_read_file_tells_the_aliases_and_the_metadata(files: dict[str, Path]) -> None:
+    assert read_file(TORCH / "tied.pt").aliases == {"head.weight": "embed.weight"}
+    assert read_file(files["cgru"]).metadata["format"] == "cgru"
+
+
+def test_the_keras_layers_are_loaded_by_the_same_door() -> None:
+    pytest.importorskip("h5py", reason="h5py is not installed")
+    found = sorted((FIXTURES / "keras").glob("*.keras")) if (FIXTURES / "keras").exists() else []
+    if not found:
+        pytest.skip("tests/fixtures/keras holds no .keras file")
+    assert sniff(found[0]).title == "Keras"
+    assert read(found[0])
+
+
+def test_layers_and_prefix_reach_the_inference(files: dict[str, Path]) -> None:
+    net = load(files["npz"], layers=["embed", "rnn", "last", {"dense": "head", "activation": "softmax"}])
+    assert net(np.zeros((2, 3), np.int64)).sum(axis=-1) == pytest.approx([1, 1], abs=1e-6)
+    assert load(files["torch"], prefix="rnn").input_size == 7
+
+
+def test_layers_are_refused_where_the_file_says_them(files: dict[str, Path]) -> None:
+    for options in ({"layers": ["rnn"]}, {"prefix": "rnn"}):
+        with pytest.raises(CgruError, match="says its own layers"):
+            load(files["cgru"], **options)  # type: ignore[arg-type]
+
+
+def test_backend_is_handed_on() -> None:
+    assert load(TORCH / "tagger.pt", backend="reference").backends == ["reference"] * 3
+    with pytest.raises(UnsupportedError, match="backend='gpu'"):
+        load(TORCH / "tagger.pt", backend="gpu")
+
+
+def test_layers_that_do_not_fit_together_are_refused_by_the_files_name(files: dict[str, Path]) -> None:
+    with pytest.raises(CgruError, match=r"torch\.dat: embed: an embedding .* can only come first"):
+        load(files["torch"], layers=["rnn", "embed", "head"])
+
+
+def test_nan_weights_are_loaded(tmp_path: Path) -> None:
+    arrays = {name: np.full_like(array, np.nan) for name, array in tensors().items()}
+    safetensors.write(tmp_path / "nan.safetensors", arrays)
+    assert np.isnan(load(tmp_path / "nan.safetensors")(np.zeros((1, 2), np.int64))).all()
+
+
+def test_loading_writes_nothing_and_changes_no_file(files: dict[str, Path]) -> None:
+    folder = files["torch"].parent
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for path in files.values():
+        path.chmod(stat.S_IRUSR)
+        load(path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_file_may_be_replaced_while_its_network_is_in_use(files: dict[str, Path]) -> None:
+    net = load(files["cgru"])
+    x = np.array([[1, 2, 3]])
+    before = net(x)
+    cgru.Model([cgru.Dense(np.ones((2, 3)))]).save(files["cgru"])
+    assert np.array_equal(net(x), before)
+
+
+# What cannot be loaded ------------------------------------------------------------------------------------
+
+
+def refused(path: Path | bytes, error: type[CgruError], says: str) -> None:
+    shown = "<bytes>" if isinstance(path, bytes) else str(path)
+    for function in (load, read):
+        with pytest.raises(error) as caught:
+            function(path)
+        message = str(caught.value)
+        assert message.startswith(f"{shown}: ")
+        assert says in message
+        assert "\n" not in message
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    refused(tmp_path / "model.pt", FormatError, "No such file")
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    refused(tmp_path, FormatError, "is a directory")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").touch()
+    refused(tmp_path / "model.pt", FormatError, "is empty")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(tmp_path / "model.pt")
+    refused(tmp_path / "model.pt", FormatError, "pipe or device")
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes((TORCH / "tagger.pt").read_bytes())
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read every file")
+    refused(path, FormatError, "Permission denied")
+
+
+def test_a_path_with_a_zero_byte() -> None:
+    with pytest.raises(FormatError, match="no zero bytes"):
+        load("model\0.pt")
+
+
+@pytest.mark.parametrize("path", [None, 3, io.BytesIO(b"PK"), ["model.pt"], bytearray(b"PK")])
+def test_what_is_no_path(path: object) -> None:
+    with pytest.raises(CgruError, match="path: expected a path"):
+        load(path)  # type: ignore[arg-type]
+
+
+def test_unknown_content(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"\xff\xfe\xfd\xfc" * 100)
+    refused(path, FormatError, "of unknown kind")
+    refused(b"x", FormatError, "of unknown kind")
+
+
+def test_text(tmp_path: Path) -> None:
+    refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0", FormatError, "of unknown kind")
+
+
+def test_a_zip_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    refused(path, FormatError, "neither of PyTorch, NumPy nor Keras")
+
+
+def test_a_tar_archive(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    with tarfile.open(path, "w") as archive:
+        archive.add(TORCH / "tagger.pt", "tagger.pt")
+    refused(path, FormatError, "of unknown kind")
+
+
+def test_a_truncated_file_of_every_kind(files: dict[str, Path]) -> None:
+    for name, path in files.items():
+        content = path.read_bytes()
+        for keep in (10, 40, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:keep])
+            with pytest.raises(CgruError, match=rf"{name}\.dat: "):
+                load(path)
+
+
+def test_torchscript_is_not_read_yet() -> None:
+    refused(CONTAINERS / "torchscript.pt", UnsupportedError, "TorchScript")
+
+
+def test_torch_export_is_not_read() -> None:
+    refused(CONTAINERS / "exported.pt2", UnsupportedError, "torch.export")
+
+
+def test_a_legacy_torch_file_is_not_read_yet() -> None:
+    refused(CONTAINERS / "legacy.pt", UnsupportedError, "legacy torch file")
+
+
+def test_a_bare_pickle_is_not_opened() -> None:
+    refused(pickle.dumps({"weight": [1.0]}), UnsupportedError, "bare pickle")
+
+
+def test_rtneural_json_is_not_read_yet() -> None:
+    refused(b'{\n  "in_shape": [null, null, 1], "layers": []}', UnsupportedError, "RTNeural")
+
+
+def test_onnx_is_not_read_yet() -> None:
+    # ir_version 8, producer_name "pytorch", and a graph of no bytes.
+    refused(b"\x08\x08\x12\x07pytorch\x3a\x00", UnsupportedError, "ONNX")
+
+
+def test_a_real_onnx_file_is_known_by_its_content() -> None:
+    path = Path(__file__).parents[2] / "shared" / "models" / "nsnet2" / "nsnet2.onnx"
+    if not path.exists():
+        pytest.skip("../shared/models is not beside the checkout")
+    refused(path, UnsupportedError, "ONNX")
+
+
+def test_weights_of_keras_alone_do_not_make_a_network(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    path = tmp_path / "model.weights.h5"
+    with h5py.File(path, "w") as file:
+        file["layers/dense/vars/0"] = np.ones((3, 2), np.float32)
+    with pytest.raises(UnsupportedError, match=r"weights\.h5"):
+        load(path)
+
+
+def test_every_line_of_the_table_is_either_read_or_explained() -> None:
+    for entry in FORMATS:
+        assert bool(entry.module) != bool(entry.instead)
+        assert all(extension.startswith(".") for extension in entry.extensions)
