@@ -1,11 +1,11 @@
 """Train the forecaster of `cgru demo`: a PyTorch GRU on the weekly CO₂ record of Mauna Loa.
 
-    python examples/train_co2_forecaster.py            # about a minute on one core
-    python examples/train_co2_forecaster.py --validate # how the settings below were chosen
+    python examples/train_co2_forecaster.py             # half a minute on one core
+    python examples/train_co2_forecaster.py --validate  # how the settings below were chosen
 
 One pass over the record gives, in every week, a forecast of each of the next 26. The last 20 % of the record is
-the test part: nothing is fitted or chosen on it. --validate holds back the last 20 % of the remaining 80 % in
-the same way; the settings stand as they did best there, and the test part is looked at once, at the end.
+the test part: no constant, setting or seed of the network is fitted or chosen on it. --validate holds back the last
+20 % of the remaining 80 % in the same way, and the settings below did best there.
 """
 
 from __future__ import annotations
