@@ -112,10 +112,10 @@ class Model:
         flow = Flow(x3, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
         advanced = self._state(state, batch)
         if out is not None:
-            self._check_out(out, batch, steps, single)
+            self._check_out(out, x3, single)
         for stage in self._stages(backend):
             flow = stage.run(flow, advanced.data, count)
-        y = _finish(flow.x, single)
+        y = _finish(flow.x, x3, single)
         if out is not None:
             out[...] = y
             y = out
@@ -126,7 +126,7 @@ class Model:
         return State.from_arrays(self._layout, arrays_by_name or {}, batch)
 
     def _stages(self, backend: str | None) -> list[backends.Stage]:
-        wanted = backend or self._backend
+        wanted = self._backend if backend is None else backends.checked(backend)
         with self._lock:
             if wanted not in self._compiled:
                 self._compiled[wanted] = backends.compile_stages(self.layers, self._layout, wanted)[0]
@@ -155,22 +155,25 @@ class Model:
                 )
             return State.from_arrays(self._layout, state, batch)
         if state.layout is not self._layout and state.layout.blocks != self._layout.blocks:
-            raise CgruError("state: it belongs to a network of other layers or sizes")
+            mine = State(self._layout, self._layout.zeros(batch))
+            raise CgruError(f"state: it belongs to another network; this one carries {mine}, found {state}")
         if state.batch != batch:
-            raise ShapeError(f"state: it carries {state.batch} rows, x has {batch}")
+            raise ShapeError(f"state: expected {batch} rows, as x has, found {state.batch}")
         return state.copy()
 
-    def _check_out(self, out: Any, batch: int, steps: int, single: bool) -> None:
-        last = any(isinstance(layer, Recurrent) and not layer.return_sequences for layer in self.layers)
-        shape = (batch, self.output_size) if last else (batch, steps, self.output_size)
-        shape = shape[1:] if single else shape
-        if isinstance(self.layers[-1], Recurrent) and self.layers[-1].merge_mode is None:
+    def _check_out(self, out: Any, x: np.ndarray, single: bool) -> None:
+        final = self.layers[-1]
+        if isinstance(final, Recurrent) and final.bidirectional and final.merge_mode is None:
             raise UnsupportedError("out: the network yields several arrays (merge_mode=None); leave out= away")
+        last = any(isinstance(layer, Recurrent) and not layer.return_sequences for layer in self.layers)
+        features = self.output_size or x.shape[-1]
+        shape = (x.shape[0], features) if last else (*x.shape[:2], features)
+        shape = shape[1:] if single else shape
         if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
             found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
             raise ShapeError(f"out: expected a float32 array of shape {shape}, found {found}")
         if not out.flags.writeable:
-            raise ShapeError("out: the array is read-only")
+            raise ShapeError("out: expected an array that can be written to, found a read-only one")
 
     # ---- files ------------------------------------------------------------------------------------------
 
@@ -181,12 +184,15 @@ class Model:
         native.save(self, path)
 
 
-def _finish(x: Any, single: bool) -> Any:
-    """What left the last stage as the caller's float32 array (or a tuple of them)."""
-    if isinstance(x, tuple):
-        return tuple(_finish(part, single) for part in x)
-    y = np.ascontiguousarray(x, dtype=np.float32)
-    return y[0] if single else y
+def _finish(y: Any, x: np.ndarray, single: bool) -> Any:
+    """What left the last stage as the caller's own float32 array (or a tuple of them), none of it ``x``."""
+    if isinstance(y, tuple):
+        return tuple(_finish(part, x, single) for part in y)
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(y, dtype=np.float32)
+    if np.may_share_memory(result, x):
+        result = result.copy()
+    return result[0] if single else result
 
 
 def _named_apart(layers: list[Layer]) -> tuple[Layer, ...]:

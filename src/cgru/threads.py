@@ -12,13 +12,12 @@ from .errors import CgruError
 def resolve(threads: int | str | None) -> int:
     """A thread count from ``threads=``: None means ``CGRU_NUM_THREADS`` or 1; "auto" the cores allowed."""
     if threads is None:
-        text = os.environ.get("CGRU_NUM_THREADS", "")
+        text = os.environ.get("CGRU_NUM_THREADS", "").strip()
         if not text:
             return 1
-        try:
-            threads = int(text) if text != "auto" else text
-        except ValueError:
-            raise CgruError(f"CGRU_NUM_THREADS={text!r}: expected a whole number of at least 1, or auto") from None
+        if text != "auto" and not (text.isdecimal() and int(text) >= 1):
+            raise CgruError(f"CGRU_NUM_THREADS={text!r}: expected a whole number of at least 1, or auto")
+        threads = text if text == "auto" else int(text)
     if threads == "auto":
         return available()
     if isinstance(threads, str):
@@ -47,10 +46,10 @@ def _cgroup_quota() -> float | None:
                 quota = file.read().strip()
             with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us", encoding="ascii") as file:
                 period = file.read().strip()
-        except OSError:
+        except (OSError, ValueError):
             return None
     try:
-        limit, span = float(quota), float(period)
-    except ValueError:
+        limit, span = int(quota), int(period)
+    except ValueError:  # cgroup v2 says "max" where there is no limit
         return None
     return limit / span if limit > 0 and span > 0 else None

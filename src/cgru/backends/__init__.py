@@ -51,8 +51,6 @@ def backend(name: str) -> Backend:
 def resolve(layer: Layer, wanted: str) -> str:
     """The backend that runs ``layer``: the one asked for, or by sizes and instruction set alone for "auto"."""
     if wanted != "auto":
-        if wanted not in BACKENDS:
-            raise UnsupportedError(f"backend={wanted!r}: expected auto, {', '.join(BACKENDS)}")
         if reason := backend(wanted).unavailable():
             raise UnsupportedError(f"backend={wanted!r} cannot run here: {reason}")
         return wanted if backend(wanted).supports(layer) else "reference"
@@ -64,7 +62,16 @@ def resolve(layer: Layer, wanted: str) -> str:
 
 def choose(wanted: str | None) -> str:
     """``backend=`` as given, or the environment's ``CGRU_BACKEND``, or auto."""
-    return wanted or os.environ.get("CGRU_BACKEND") or "auto"
+    if wanted is not None:
+        return checked(wanted)
+    return checked(os.environ.get("CGRU_BACKEND") or "auto", "CGRU_BACKEND")
+
+
+def checked(name: object, where: str = "backend") -> str:
+    """``name`` if it is a backend's or "auto", else an :class:`UnsupportedError` that lists them."""
+    if not isinstance(name, str) or name not in ("auto", *BACKENDS):
+        raise UnsupportedError(f"{where}={name!r}: expected one of auto, {', '.join(BACKENDS)}")
+    return name
 
 
 def compile_stages(layers: Sequence[Layer], layout: StateLayout, wanted: str) -> tuple[list[Stage], list[str]]:

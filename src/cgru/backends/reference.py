@@ -60,8 +60,8 @@ class Float64:
                     emitted[ok] = 1
                     shown = emitted != 0 if repeat else ok
                     y[:, t] = np.where(shown[:, None], h[0], 0)
-            for array, value in zip(state, h, strict=True):
-                array[...] = value
+                for array, value in zip(state, h, strict=True):
+                    array[...] = value
             return y
 
         return run

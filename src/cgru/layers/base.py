@@ -42,8 +42,9 @@ class Layer:
 
     def arrays(self) -> dict[str, Float32]:
         """The weights by canonical name (rebuilt from the packed form where that is the only copy)."""
-        if self._arrays is not None:
-            return dict(self._arrays)
+        held = self._arrays  # read once: another thread may be packing the layer
+        if held is not None:
+            return dict(held)
         assert self._packed is not None
         return self._packed.arrays()
 
@@ -63,10 +64,11 @@ class Layer:
     @property
     def nbytes(self) -> int:
         """Bytes the weights take in memory as they are held now."""
-        if self._packed is not None:
+        held = self._arrays
+        if held is None:
+            assert self._packed is not None
             return self._packed.nbytes
-        assert self._arrays is not None
-        return sum(array.nbytes for array in self._arrays.values())
+        return sum(array.nbytes for array in held.values())
 
     def describe(self) -> str:
         """Sizes and switches in a few words, for ``print(net)``."""
