@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -165,7 +164,7 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
     """A new file beside ``path`` that takes its place if the block succeeds and vanishes if it does not."""
     target = os.path.realpath(path)
     folder, base = os.path.split(target)
-    beside = os.path.join(folder, f".{base[:100]}.{secrets.token_hex(8)}.tmp")
+    beside = os.path.join(folder, f".{base[:100]}.{os.urandom(8).hex()}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     # os.open rather than tempfile: the new file gets the permissions any new file gets.
     file = os.fdopen(os.open(beside, flags, 0o666), "wb")
