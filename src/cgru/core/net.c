@@ -20,6 +20,10 @@
 #define CHUNK_ROWS 256         /* rows times steps of a chunk at most, beyond one step */
 #define CHUNK_FLOATS (1 << 18) /* of projected input in a chunk, beyond one step: 1 MiB */
 #define ALIGN_FLOATS 16
+#define MAX_STAGES 8           /* of a wavefront of layers */
+#define WAVE_STEPS 16          /* of a chunk of a wavefront at least: a wait costs about a microsecond */
+#define CALL_WORK (1 << 17)    /* multiply-adds worth waking one more thread for: about 4 µs */
+#define STEP_WORK (1 << 14)    /* multiply-adds of a step worth a barrier for each thread: about half a µs */
 
 struct cgru_net {
     const cgru_kernels *kernels;
@@ -28,6 +32,9 @@ struct cgru_net {
     int projection; /* floats of projected input of a row and step, over all scans */
     int hidden;     /* floats of a row of the widest hidden state, whole panels */
     int masks;      /* some node makes a mask */
+    int64_t work;   /* multiply-adds of a row and step */
+    int64_t widest_step; /* of those, in the largest recurrent multiplication */
+    int parallel;   /* independent parts at most: layers of a wavefront, or two directions */
     cgru_node nodes[];
 };
 
@@ -42,8 +49,10 @@ typedef struct {
     ptrdiff_t row, step;
 } sequence;
 
-/* Scratch of one direction: the two of a node may run at the same time. */
+/* Scratch of one direction, or of one stage of a wavefront: what may run at the same time. */
 typedef struct {
+    float *hop[2];  /* features of a chunk between two nodes */
+    float *hand[2]; /* features of a chunk for the next stage, by turns */
     float *projected, *ring, *between;
     const float **pointer_in, **pointer_h, **current;
     float **pointer_out, **pointer_projected, **pointer_scratch;
@@ -59,11 +68,11 @@ typedef struct {
     int64_t first; /* row */
     int rows, chunk;
     int64_t steps;
+    int stages;     /* of a wavefront, at most */
     uint8_t *valid; /* (rows, steps), or NULL where every step counts */
-    float *hop[2];  /* features of a chunk between two nodes */
     float *whole[2];
     float *pair; /* a second direction's outputs before merging */
-    lane lanes[2];
+    lane lanes[MAX_STAGES];
     cgru_member member;
 } block;
 
@@ -111,8 +120,10 @@ static int chunk_steps(const cgru_net *net, int rows, int64_t steps)
 static void lay_out(block *b, arena *a, int member)
 {
     const cgru_net *net = b->net;
-    size_t many = (size_t)b->rows * b->chunk, rows = b->rows;
-    size_t steps = b->steps > 0 ? (size_t)b->steps : 1;
+    size_t steps = b->steps > 0 ? (size_t)b->steps : 1, rows = b->rows;
+    /* Rows times steps of a chunk: as many as any block of at most this many rows may take. */
+    size_t many = rows > CHUNK_ROWS ? rows : CHUNK_ROWS;
+    if (many > rows * steps) many = rows * steps;
     int masked = net->masks || b->call->lengths || b->call->mask, segments = 0, paired = 0;
     for (int i = 0; i < net->count; i = segment_end(net, i)) segments++;
     for (int i = 0; i < net->count; i++) {
@@ -121,20 +132,24 @@ static void lay_out(block *b, arena *a, int member)
     }
     arena shared = *a;
     b->valid = masked ? take(&shared, rows * steps) : NULL;
-    for (int i = 0; i < 2; i++) {
-        b->hop[i] = net->count > 1 ? take(&shared, many * net->widest * sizeof(float)) : NULL;
+    for (int i = 0; i < 2; i++)
         b->whole[i] = segments > 1 + i ? take(&shared, rows * steps * net->widest * sizeof(float)) : NULL;
-    }
     b->pair = paired ? take(&shared, rows * steps * net->widest * sizeof(float)) : NULL;
-    for (int i = 0; i < 2; i++) {
+    const int lanes = b->stages > 2 ? b->stages : 2;
+    for (int i = 0; i < lanes; i++) {
         lane *l = &b->lanes[i];
+        for (int k = 0; k < 2; k++) {
+            size_t hop = net->count > 1 ? many * net->widest * sizeof(float) : 0;
+            l->hop[k] = take(&shared, hop);
+            l->hand[k] = take(&shared, b->stages > 1 ? hop : 0);
+        }
         l->projected = take(&shared, many * net->projection * sizeof(float));
         l->ring = take(&shared, rows * 2 * net->hidden * sizeof(float));
         l->between = take(&shared, rows * 2 * net->hidden * sizeof(float));
     }
     *a = shared;
     for (int m = 0; m <= member; m++) {
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < lanes; i++) {
             lane *l = &b->lanes[i];
             l->pointer_in = take(a, many * sizeof(float *));
             l->pointer_projected = take(a, many * sizeof(float *));
@@ -322,15 +337,21 @@ static void run_whole(block *b, const cgru_node *node, sequence in, sequence out
         if (node->merge == CGRU_CONCAT) outs[1].data += node->direction[0].scan->hidden;
         else outs[1] = (sequence){b->pair, (ptrdiff_t)b->steps * node->out, node->out};
     }
+    /* The directions are independent: side by side where the team splits evenly, else one after the other. */
+    cgru_member member = b->member;
+    int mine = -1;
+    if (node->directions == 2 && member.size % 2 == 0) member = cgru_team_split(member, 2, &mine);
     for (int d = 0; d < node->directions; d++) {
         const cgru_direction *dir = &node->direction[d];
+        if (mine >= 0 && d != mine) continue;
         for (int64_t done = 0; done < b->steps; done += b->chunk) {
             int steps = (int)(b->steps - done < b->chunk ? b->steps - done : b->chunk);
             int64_t t0 = dir->reverse ? b->steps - done - steps : done;
             sequence from = {in.data + t0 * in.step, in.row, in.step};
-            scan_chunk(b, &b->lanes[d], node, dir, from, node->sequences ? &outs[d] : NULL, t0, steps, b->member);
+            scan_chunk(b, &b->lanes[d], node, dir, from, node->sequences ? &outs[d] : NULL, t0, steps, member);
         }
     }
+    cgru_team_wait(b->member);
     if (node->sequences && node->directions > 1 && node->merge != CGRU_CONCAT) {
         merge(b, node, out, outs[1], b->member);
         cgru_team_wait(b->member);
@@ -339,9 +360,8 @@ static void run_whole(block *b, const cgru_node *node, sequence in, sequence out
 
 /* ---- nodes that look at one step at a time ----------------------------------------------------------------------- */
 
-static void run_dense(block *b, const cgru_node *node, sequence in, sequence out, int steps)
+static void run_dense(block *b, lane *l, const cgru_node *node, sequence in, sequence out, int steps, cgru_member member)
 {
-    lane *l = &b->lanes[0];
     int many = 0, p0, p1, softly = node->activation == CGRU_SOFTMAX;
     for (int s = 0; s < steps; s++) {
         for (int r = 0; r < b->rows; r++) {
@@ -349,12 +369,12 @@ static void run_dense(block *b, const cgru_node *node, sequence in, sequence out
             l->pointer_out[many++] = out.data + r * out.row + s * out.step;
         }
     }
-    cgru_share(node->matrix->panels, b->member, &p0, &p1);
+    cgru_share(node->matrix->panels, member, &p0, &p1);
     b->net->kernels->linear(node->matrix, softly ? CGRU_LINEAR : node->activation, many, l->pointer_in, l->pointer_out,
                             p0, p1);
     if (softly) {
-        cgru_team_wait(b->member);
-        if (b->member.rank == 0) {
+        cgru_team_wait(member);
+        if (member.rank == 0) {
             for (int i = 0; i < many; i++) softmax(l->pointer_out[i], node->out);
         }
     }
@@ -390,31 +410,77 @@ static void run_rowwise(block *b, const cgru_node *node, sequence in, sequence o
 
 /* ---- segments --------------------------------------------------------------------------------------------------- */
 
-/* Nodes [i, end) over chunks of time; in and out are based at time 0. */
+static sequence later(sequence s, int64_t t)
+{
+    return (sequence){s.data ? s.data + t * s.step : NULL, s.row, s.step};
+}
+
+/* Nodes [i, end) over one chunk; from and to are based at its first step t0. */
+static void run_chunk(block *b, lane *l, int i, int end, sequence from, sequence to, int64_t t0, int steps,
+                      cgru_member member)
+{
+    for (int k = i; k < end; k++) {
+        const cgru_node *node = &b->net->nodes[k];
+        sequence next = k == end - 1 ? to : (sequence){l->hop[k & 1], (ptrdiff_t)node->out * b->chunk, node->out};
+        if (node->kind == CGRU_RECURRENT) {
+            sequence based = later(next, -t0);
+            scan_chunk(b, l, node, &node->direction[0], from, node->sequences ? &based : NULL, t0, steps, member);
+        } else {
+            if (node->kind == CGRU_DENSE) run_dense(b, l, node, from, next, steps, member);
+            else if (member.rank == 0) run_rowwise(b, node, from, next, t0, steps);
+            cgru_team_wait(member);
+        }
+        from = next;
+    }
+}
+
+/* Cuts nodes [i, end) into stages of as equally many recurrent nodes as can be; first[s] is where stage s begins. */
+static int cut_stages(const cgru_net *net, int i, int end, int most, int *first)
+{
+    int recurrent = 0, seen = 0, stages = 0;
+    for (int k = i; k < end; k++) recurrent += net->nodes[k].kind == CGRU_RECURRENT;
+    if (most > recurrent) most = recurrent;
+    first[stages++] = i;
+    for (int k = i; k < end; k++) {
+        if (net->nodes[k].kind != CGRU_RECURRENT) continue;
+        if (seen++ * most >= stages * recurrent) first[stages++] = k;
+    }
+    first[stages] = end;
+    return stages;
+}
+
+/* Nodes [i, end) over chunks of time; in and out are based at time 0. With several members and several recurrent nodes
+ * the layers run as a wavefront: a stage works on one chunk while the next works on the chunk before. */
 static void run_chunks(block *b, int i, int end, sequence in, sequence out)
 {
-    const cgru_net *net = b->net;
-    const int keeps = net->nodes[end - 1].kind != CGRU_RECURRENT || net->nodes[end - 1].sequences;
-    for (int64_t t0 = 0; t0 < b->steps; t0 += b->chunk) {
-        int steps = (int)(b->steps - t0 < b->chunk ? b->steps - t0 : b->chunk);
-        sequence from = {in.data ? in.data + t0 * in.step : NULL, in.row, in.step};
-        for (int k = i; k < end; k++) {
-            const cgru_node *node = &net->nodes[k];
-            sequence to = {b->hop[k & 1], (ptrdiff_t)node->out * b->chunk, node->out};
-            if (k == end - 1) to = (sequence){out.data + t0 * out.step, out.row, out.step};
-            if (node->kind == CGRU_RECURRENT) {
-                sequence based = {to.data - t0 * to.step, to.row, to.step};
-                scan_chunk(b, &b->lanes[0], node, &node->direction[0], from, k < end - 1 || keeps ? &based : NULL, t0,
-                           steps, b->member);
-            } else if (node->kind == CGRU_DENSE) {
-                run_dense(b, node, from, to, steps);
-                cgru_team_wait(b->member);
-            } else {
-                if (b->member.rank == 0) run_rowwise(b, node, from, to, t0, steps);
-                cgru_team_wait(b->member);
+    int first[MAX_STAGES + 1], mine = 0, chunk = b->chunk;
+    const int most = b->member.size < b->stages ? b->member.size : b->stages;
+    const int stages = cut_stages(b->net, i, end, most, first);
+    cgru_member member = b->member;
+    if (stages > 1) {
+        member = cgru_team_split(member, stages, &mine);
+        int64_t fine = b->steps / (8 * stages);
+        if (fine < WAVE_STEPS) fine = WAVE_STEPS;
+        if (fine < chunk) chunk = (int)fine;
+    }
+    const int64_t chunks = (b->steps + chunk - 1) / chunk;
+    lane *l = &b->lanes[mine];
+    for (int64_t tick = 0; tick < chunks + stages - 1; tick++) {
+        int64_t c = tick - mine, t0 = c * chunk;
+        if (c >= 0 && c < chunks) {
+            int steps = (int)(b->steps - t0 < chunk ? b->steps - t0 : chunk);
+            sequence from = later(in, t0), to = later(out, t0);
+            if (mine > 0) {
+                int width = b->net->nodes[first[mine] - 1].out;
+                from = (sequence){b->lanes[mine - 1].hand[c & 1], (ptrdiff_t)width * b->chunk, width};
             }
-            from = to;
+            if (mine < stages - 1) {
+                int width = b->net->nodes[first[mine + 1] - 1].out;
+                to = (sequence){l->hand[c & 1], (ptrdiff_t)width * b->chunk, width};
+            }
+            run_chunk(b, l, first[mine], first[mine + 1], from, to, t0, steps, member);
         }
+        if (stages > 1) cgru_team_wait(b->member);
     }
 }
 
@@ -490,48 +556,81 @@ typedef struct {
     const cgru_net *net;
     const cgru_call *call;
     char *memory;
+    size_t share; /* bytes of scratch for each member, where each takes rows of its own; else 0 */
+    int threads;
 } whole_call;
 
-static block block_of(const cgru_net *net, const cgru_call *call, int64_t first, int rows, cgru_member member)
+static block block_of(const whole_call *whole, int64_t first, int64_t left, cgru_member member)
 {
+    const cgru_net *net = whole->net;
+    int rows = (int)(left < BLOCK_ROWS ? left : BLOCK_ROWS);
     return (block){.net = net,
-                   .call = call,
+                   .call = whole->call,
                    .first = first,
                    .rows = rows,
-                   .chunk = chunk_steps(net, rows, call->steps),
-                   .steps = call->steps,
+                   .chunk = chunk_steps(net, rows, whole->call->steps),
+                   .steps = whole->call->steps,
+                   .stages = whole->share || whole->threads == 1 ? 1 : net->parallel,
                    .member = member};
-}
-
-static int block_rows(const cgru_call *call)
-{
-    return (int)(call->rows < BLOCK_ROWS ? call->rows : BLOCK_ROWS);
 }
 
 static void run_call(void *what, cgru_member member)
 {
     const whole_call *whole = what;
     cgru_fpmode mode = cgru_flush_subnormals();
-    for (int64_t first = 0; first < whole->call->rows; first += BLOCK_ROWS) {
-        int64_t left = whole->call->rows - first;
-        block b = block_of(whole->net, whole->call, first, (int)(left < BLOCK_ROWS ? left : BLOCK_ROWS), member);
-        arena a = {whole->memory, 0};
+    int64_t first = 0, end = whole->call->rows;
+    char *memory = whole->memory;
+    if (whole->share) {
+        first = end * member.rank / member.size;
+        end = whole->call->rows * (member.rank + 1) / member.size;
+        memory += whole->share * member.rank;
+        member = cgru_alone;
+    }
+    for (; first < end; first += BLOCK_ROWS) {
+        block b = block_of(whole, first, end - first, member);
+        arena a = {memory, 0};
         lay_out(&b, &a, member.rank);
         run_block(&b);
     }
     cgru_restore_fpmode(mode);
 }
 
+/* How many of the threads asked for are worth waking, and whether each takes rows of its own (then there is nothing to
+ * wait for) or all work on every row. No result depends on it. */
+static void plan_threads(whole_call *whole, int *by_rows)
+{
+    const cgru_net *net = whole->net;
+    const cgru_call *call = whole->call;
+    int64_t threads = call->threads < CGRU_MAX_TEAM ? call->threads : CGRU_MAX_TEAM;
+    double work = (double)net->work * (double)call->rows * (double)call->steps;
+    if (work / CALL_WORK < (double)threads) threads = (int64_t)(work / CALL_WORK);
+    *by_rows = threads > 1 && call->rows >= 4 * threads;
+    if (!*by_rows) {
+        int64_t rows = call->rows < BLOCK_ROWS ? call->rows : BLOCK_ROWS;
+        int64_t apart = call->steps > 2 * WAVE_STEPS ? net->parallel : 1;
+        int64_t together = apart * (1 + rows * net->widest_step / (2 * STEP_WORK));
+        if (together < threads) threads = together;
+    }
+    whole->threads = threads > 1 ? (int)threads : 1;
+}
+
 int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
 {
     if (call->rows == 0) return CGRU_OK;
-    block b = block_of(net, call, 0, block_rows(call), cgru_alone);
+    whole_call whole = {net, call, NULL, 0, 1};
+    int by_rows = 0;
+    if (call->threads > 1) plan_threads(&whole, &by_rows);
+    whole.share = (size_t)by_rows; /* while counting: only whether there are shares */
+    int64_t rows = by_rows ? (call->rows + whole.threads - 1) / whole.threads : call->rows;
+    block b = block_of(&whole, 0, rows, cgru_alone);
     arena a = {NULL, 0};
-    lay_out(&b, &a, call->threads - 1);
-    if (reserve(work, a.used) != CGRU_OK) return CGRU_NO_MEMORY;
-    whole_call whole = {net, call, work->memory};
-    if (call->threads == 1) run_call(&whole, cgru_alone);
-    else cgru_team_run(call->threads, run_call, &whole);
+    lay_out(&b, &a, by_rows ? 0 : whole.threads - 1);
+    size_t bytes = a.used;
+    whole.share = by_rows ? bytes : 0;
+    if (reserve(work, by_rows ? bytes * (size_t)whole.threads : bytes) != CGRU_OK) return CGRU_NO_MEMORY;
+    whole.memory = work->memory;
+    if (whole.threads == 1) run_call(&whole, cgru_alone);
+    else cgru_team_run(whole.threads, run_call, &whole);
     return CGRU_OK;
 }
 
@@ -541,16 +640,24 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
     if (net == NULL) return NULL;
     net->kernels = kernels;
     net->count = count;
+    net->parallel = 1;
     memcpy(net->nodes, nodes, (size_t)count * sizeof *nodes);
-    for (int i = 0; i < count; i++) {
+    for (int i = 0, layers = 0; i < count; i++) {
         const cgru_node *node = &nodes[i];
         if (node->out > net->widest) net->widest = node->out;
+        if (node->kind == CGRU_DENSE) net->work += (int64_t)node->in * node->out;
+        layers = barrier_node(node) ? 0 : layers + (node->kind == CGRU_RECURRENT);
+        if (layers > net->parallel) net->parallel = layers < MAX_STAGES ? layers : MAX_STAGES;
+        if (node->kind == CGRU_RECURRENT && node->directions > net->parallel) net->parallel = node->directions;
         net->masks |= node->kind == CGRU_MASKING || (node->kind == CGRU_EMBEDDING && node->mask_zero);
         for (int d = 0; node->kind == CGRU_RECURRENT && d < node->directions; d++) {
             const cgru_scan *scan = node->direction[d].scan;
             int units = scan->panels * kernels->vl, gates = units * scan->x.gates;
             if (gates > net->projection) net->projection = gates;
             if (units > net->hidden) net->hidden = units;
+            int64_t step = (int64_t)scan->x.gates * scan->hidden * scan->hidden;
+            if (step > net->widest_step) net->widest_step = step;
+            net->work += step + (int64_t)scan->x.gates * scan->hidden * scan->input;
         }
     }
     net->hidden = (net->hidden + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;

@@ -6,21 +6,26 @@ typedef struct cgru_barrier cgru_barrier;
 
 typedef struct {
     int rank, size;
-    cgru_barrier *barrier; /* NULL in a team of one */
+    cgru_barrier *barrier; /* of the whole team first, then one for each part; NULL in a team of one */
 } cgru_member;
 
 static const cgru_member cgru_alone = {0, 1, 0};
 
+#define CGRU_MAX_TEAM 64 /* members, and so parts */
+
 typedef void cgru_task(void *what, cgru_member member);
 
-/* Runs task in `size` threads, the caller's being rank 0; returns the number that took part (fewer where threads
- * cannot be had, down to 1). Sub-teams of it may be made with cgru_team_split. */
+/* Runs task in `size` threads, the caller's being rank 0, or in fewer where threads cannot be had. Workers are
+ * started when first needed and sleep between calls; a forked child starts its own. */
 void cgru_team_run(int size, cgru_task *task, void *what);
 
 /* Waits until every member of the team has come here. */
 void cgru_team_wait(cgru_member member);
 
-/* Members [low, high) of a team of n things, as even as they go. */
+/* The member's place in one of `parts` teams of as even a size as they go; *part says which. parts <= size. */
+cgru_member cgru_team_split(cgru_member member, int parts, int *part);
+
+/* [low, high) of n things for this member, as even as they go. */
 static inline void cgru_share(int n, cgru_member member, int *low, int *high)
 {
     *low = (int)((long long)n * member.rank / member.size);
