@@ -1,0 +1,117 @@
+"""Against PyTorch itself, on networks hypothesis makes up. Runs where the extra ``parity`` is installed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import Case, cases
+
+import cgru
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed; pip install cgru[parity]")
+if torch.__version__.split("+")[0] != "2.13.0":
+    pytest.skip(f"the comparison is with PyTorch 2.13.0, found {torch.__version__}", allow_module_level=True)
+
+torch.set_num_threads(1)
+
+#: What is promised for weights as torch initialises them, normal x and T ≤ 50.
+CLOSE = 2e-6
+
+
+def module(case: Case, dtype: str = "float32") -> torch.nn.GRU:
+    net = torch.nn.GRU(
+        case.inputs,
+        case.hidden,
+        case.layers,
+        bias=case.bias,
+        bidirectional=case.directions == 2,
+        batch_first=True,
+        dtype=getattr(torch, dtype),
+    )
+    net.load_state_dict({key: torch.from_numpy(array) for key, array in case.arrays.items()})
+    return net.eval()
+
+
+def run_torch(case: Case, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
+    """torch's out and h_n. A row of no steps, which torch refuses, emits nothing and keeps its state."""
+    net = module(case, dtype)
+    x, h0 = (torch.from_numpy(a).to(getattr(torch, dtype)) for a in (case.x, case.h0))
+    with torch.no_grad():
+        if case.lengths is None:
+            out, h_n = net(x, h0)
+            return out.numpy(), h_n.numpy()
+        out = torch.zeros(case.batch, case.steps, case.directions * case.hidden, dtype=x.dtype)
+        h_n = h0.clone()
+        rows = [b for b, n in enumerate(case.lengths) if n]
+        if rows:
+            packed = torch.nn.utils.rnn.pack_padded_sequence(
+                x[rows], [case.lengths[b] for b in rows], batch_first=True, enforce_sorted=False
+            )
+            y, h = net(packed, h0[:, rows].contiguous())
+            out[rows], _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=case.steps)
+            h_n[:, rows] = h
+        return out.numpy(), h_n.numpy()
+
+
+@settings(max_examples=60)
+@given(case=cases(steps=50, least=1, lengths=None))
+def test_same_numbers(backend: str, case: Case) -> None:
+    want, want_h = run_torch(case)
+    got, got_h = case.gru()(case.x, case.h0, case.lengths, backend=backend)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max(initial=0) <= CLOSE
+    assert np.abs(got_h - want_h).max(initial=0) <= CLOSE
+
+
+@settings(max_examples=40)
+@given(case=cases(steps=50, least=1, lengths=None, scale=3.0))
+def test_weights_times_three(backend: str, case: Case) -> None:
+    """Where rounding errors grow, cgru's largest is at most twice PyTorch's own, judged in float64."""
+    exact, exact_h = run_torch(case, "float64")
+    theirs, theirs_h = run_torch(case)
+    ours, ours_h = case.gru()(case.x, case.h0, case.lengths, backend=backend)
+
+    def error(out: np.ndarray, h_n: np.ndarray) -> float:
+        return float(max(np.abs(out - exact).max(initial=0), np.abs(h_n - exact_h).max(initial=0)))
+
+    assert error(ours, ours_h) <= 2 * error(theirs, theirs_h) + 1e-7
+
+
+@settings(max_examples=20)
+@given(case=cases(steps=12, directions=1, least=1), data=st.data())
+def test_gru_cell(backend: str, case: Case, data: st.DataObject) -> None:
+    """A GRUCell's state_dict is a stack of one."""
+    cell = torch.nn.GRUCell(case.inputs, case.hidden, bias=case.bias)
+    cell.load_state_dict(
+        {key.removesuffix("_l0"): torch.from_numpy(a) for key, a in case.arrays.items() if key.endswith("_l0")}
+    )
+    gru = cgru.GRU.from_torch(cell.state_dict())
+    h = torch.from_numpy(case.h0[0])
+    got, _ = gru(case.x, case.h0[:1], backend=backend)
+    with torch.no_grad():
+        for t in range(case.steps):
+            h = cell(torch.from_numpy(case.x[:, t].copy()), h)
+            assert np.abs(got[:, t] - h.numpy()).max() <= CLOSE
+
+
+def test_state_dict_with_a_prefix_and_tensors_in(backend: str) -> None:
+    """torch tensors go in as they are, a module's weights by its prefix; results are numpy arrays."""
+
+    class Net(torch.nn.Module):
+        def __init__(self, rnn: torch.nn.GRU) -> None:
+            super().__init__()
+            self.rnn = rnn
+            self.head = torch.nn.Linear(2, 2)
+
+    case = Case(5, 7, 2, 2, True, 3, 6, seed=50, lengths=(6, 2, 4))
+    gru = cgru.GRU.from_torch(Net(module(case)).state_dict(), prefix="rnn.")
+    got, got_h = gru(torch.from_numpy(case.x), torch.from_numpy(case.h0), torch.tensor(case.lengths), backend=backend)
+    want, want_h = run_torch(case)
+    assert isinstance(got, np.ndarray)
+    assert np.abs(got - want).max() <= CLOSE
+    assert np.abs(got_h - want_h).max() <= CLOSE
+    single, single_h = gru(torch.from_numpy(case.x[0]), torch.from_numpy(case.h0[:, 0]), backend=backend)
+    assert single.shape == (6, 14)
+    assert single_h.shape == (4, 7)
