@@ -63,11 +63,11 @@ def masked_input(rng: np.random.Generator, batch: int, steps: int, size: int, va
 
 def assert_equal(ours: Any, theirs: Any) -> None:
     if isinstance(theirs, tuple):
-        assert isinstance(ours, tuple) and len(ours) == len(theirs)
+        assert isinstance(ours, tuple)
         for one, other in zip(ours, theirs, strict=True):
             assert_equal(one, other)
         return
-    assert ours.shape == theirs.shape and ours.dtype == np.float32
+    assert (ours.shape, ours.dtype) == (theirs.shape, np.float32)
     # Only unbounded activations leave [-1, 1]; there the tolerance is relative to the largest output.
     scale = max(1.0, float(np.abs(theirs).max(initial=0)))
     assert np.abs(ours - theirs).max(initial=0) <= TOLERANCE * scale
@@ -154,7 +154,9 @@ def test_stacks_behind_masks(data: Any) -> None:
         elif kind == "cells":
             last, zero = options.pop("return_sequences"), options.pop("zero_output_for_mask")
             cells = [L.GRUCell(**options), L.GRUCell(3)][: data.draw(st.integers(1, 2))]
-            layers.append(L.RNN(cells if len(cells) > 1 else cells[0], return_sequences=last, zero_output_for_mask=zero))
+            layers.append(
+                L.RNN(cells if len(cells) > 1 else cells[0], return_sequences=last, zero_output_for_mask=zero)
+            )
         elif kind == "nested":
             first = L.GRU(**options) if data.draw(st.booleans()) or index == count - 1 else L.Dense(5)
             layers.append(keras.Sequential([first, L.Dropout(0.5)]))
@@ -219,7 +221,9 @@ def test_initial_state_and_mask(data: Any) -> None:
 def test_saved_files(suffix: str, seed: int, tmp_path: Any) -> None:
     """Through both containers: more than ten layers of one class, nested, frozen and fitted ones."""
     rng = np.random.default_rng(seed)
-    inner = keras.Sequential([L.Input((None, 4)), L.GRU(5, return_sequences=True), L.Dense(4), L.GRU(4, return_sequences=True)])
+    inner = keras.Sequential(
+        [L.Input((None, 4)), L.GRU(5, return_sequences=True), L.Dense(4), L.GRU(4, return_sequences=True)]
+    )
     inner.layers[0].trainable = seed % 2 == 0
     model = keras.Sequential(
         [
@@ -227,7 +231,9 @@ def test_saved_files(suffix: str, seed: int, tmp_path: Any) -> None:
             L.Masking(),
             *[L.Dense(3 + i % 2, activation="tanh") for i in range(12)],
             inner,
-            L.Bidirectional(L.GRU(3, return_sequences=True, reset_after=seed < 2), merge_mode=["sum", "concat"][seed % 2]),
+            L.Bidirectional(
+                L.GRU(3, return_sequences=True, reset_after=seed < 2), merge_mode=["sum", "concat"][seed % 2]
+            ),
             L.RNN([L.GRUCell(3), L.GRUCell(4)], return_sequences=True),
             L.GRU(3),
         ]

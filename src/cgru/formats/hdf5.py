@@ -85,7 +85,7 @@ def read(data: memoryview, shown: str) -> Contents:
         import h5py
     except ImportError:
         raise UnsupportedError(
-            f"{shown}: reading Keras' HDF5 files needs h5py, which is not installed: pip install \"cgru[keras]\""
+            f'{shown}: reading an HDF5 file needs h5py, which is not installed: pip install "cgru[keras]"'
         ) from None
     raw = bytes(data)
     with _library_errors(shown), h5py.File(io.BytesIO(raw), "r") as file:
@@ -212,8 +212,9 @@ class _Reader:
         dtype, shape = dataset.dtype, dataset.shape
         is_bf16 = dtype == np.dtype("V2")
         if is_bf16:
+            # Keras notes the type beside the array in .keras files; in legacy ones the two bytes stand alone.
             self._texts(dataset, path, where)
-            is_bf16 = self.contents.text(path, "dtype") == "bfloat16"
+            is_bf16 = self.contents.text(path, "dtype") in ("bfloat16", None)
         if not is_bf16 and (dtype.kind not in "biuf" or dtype.itemsize > 8):
             raise UnsupportedError(f"{where} has dtype {dtype}; expected booleans, integers or floats up to 64 bits")
         if shape is None or len(shape) > MAX_AXES or math.prod(size for size in shape if size) >= 2**48:

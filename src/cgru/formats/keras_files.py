@@ -20,7 +20,8 @@ from ..layers import Layer
 from . import hdf5, npz
 from .file_bytes import Source, open_bytes
 from .file_bytes import shown as shown_name
-from .keras_layers import GroupedWeights, PathWeights, Weights, from_config
+from .keras_layers import from_config
+from .keras_weights import GroupedWeights, PathWeights, Weights
 from .tensorfile import TensorFile
 from .zip_members import ZipMembers
 
@@ -167,7 +168,9 @@ def _groups(file: _KerasFile) -> dict[str, list[tuple[str, np.ndarray]]]:
         for name in names:
             path = f"{top}/{layer}/{name}"
             if path not in contents.tensors or path in used:
-                raise FormatError(f"{shown}: layer {layer!r} names the weight {name!r}, which is missing or named twice")
+                raise FormatError(
+                    f"{shown}: layer {layer!r} names the weight {name!r}, which is missing or named twice"
+                )
             used.add(path)
             groups[layer].append((name, contents.tensors[path]))
     left = [path for path in contents.tensors if path not in used and not path.startswith("optimizer_weights/")]

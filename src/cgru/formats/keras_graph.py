@@ -47,7 +47,9 @@ def entry(value: Any, where: str) -> Entry:
     is_foreign = module is not None and (not isinstance(module, str) or not f"{module}.".startswith(_MODULES))
     if is_foreign or (registered is not None and registered != class_name):
         shown = f"{registered or module}".replace("\n", " ")[:80]
-        raise UnsupportedError(f"layer {name!r} is of the custom class {class_name[:80]!r} ({shown}), whose code cgru never runs")
+        raise UnsupportedError(
+            f"layer {name!r} is of the custom class {class_name[:80]!r} ({shown}), whose code cgru never runs"
+        )
     return Entry(class_name, name, config, value)
 
 
@@ -91,13 +93,16 @@ def chain(config: Mapping[str, Any], listed: Sequence[Entry], where: str) -> lis
         if len(arguments) != 1 or not isinstance(arguments[0], _Tensor):
             raise UnsupportedError(f"{item.where}: is called with {len(arguments)} inputs; cgru runs straight chains")
         if arguments[0].of in following:
-            raise UnsupportedError(f"{where}: the output of {arguments[0].of!r} goes to several layers; cgru runs straight chains")
+            raise UnsupportedError(
+                f"{where}: the output of {arguments[0].of!r} goes to several layers; cgru runs straight chains"
+            )
         following[arguments[0].of] = item
     if first not in by_name:
         raise FormatError(f"{where}: the input layer {first!r} is missing")
     order = [by_name[first]]
     expected: tuple | None = None
-    while (item := following.pop(order[-1].name, None)) is not None:
+    while order[-1].name in following:
+        item = following.pop(order[-1].name)
         mask = calls[item.name][1]
         if mask is not None and (expected is None or _meaning(mask, by_name, calls, masks) != expected):
             raise UnsupportedError(f"{item.where}: its mask is not that of a Masking or Embedding layer before it")
@@ -174,7 +179,9 @@ def _keywords(keywords: Mapping[str, Any], item: Entry) -> _Tensor | None:
         if value is None or (key == "training" and value is False):
             continue
         if key != "mask":
-            raise UnsupportedError(f"{item.where}: is called with {key}={str(value)[:60]}, which cgru does not take from files")
+            raise UnsupportedError(
+                f"{item.where}: is called with {key}={str(value)[:60]}, which cgru does not take from files"
+            )
         mask = _argument(value, item.where)
         if not isinstance(mask, _Tensor):
             raise FormatError(f"{item.where}: its mask is {str(value)[:60]}")
@@ -191,7 +198,7 @@ def _meaning(mask: _Tensor, by_name: Mapping[str, Entry], calls: Mapping[str, An
         arguments = calls[node.name][0]
         if node.class_name == "NotEqual" and len(arguments) == 2 and isinstance(arguments[0], _Tensor):
             known[mask.of] = ("!=", arguments[0].of, arguments[1])
-        elif node.class_name == "Any" and len(arguments) == 1 and isinstance(arguments[0], _Tensor):
-            if node.config.get("axis") in (-1, [-1]) and not node.config.get("keepdims"):
-                known[mask.of] = ("any", _meaning(arguments[0], by_name, calls, known))
+        over_features = node.config.get("axis") in (-1, [-1]) and not node.config.get("keepdims")
+        if node.class_name == "Any" and over_features and len(arguments) == 1 and isinstance(arguments[0], _Tensor):
+            known[mask.of] = ("any", _meaning(arguments[0], by_name, calls, known))
     return known[mask.of]

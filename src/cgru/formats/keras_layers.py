@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..errors import FormatError, UnsupportedError
 from ..layers import GRU, Activation, Dense, Embedding, Layer, Masking, Recurrent
 from .keras_graph import Entry, chain, entries, entry, is_mask_node
+from .keras_weights import GroupedWeights, Weights
 
 #: Settings that change nothing at inference, or describe how weights were made.
 _IGNORED = re.compile(
@@ -28,136 +29,6 @@ _IGNORED = re.compile(
 #: Settings that must say nothing: each would change what the layer computes.
 _MUST_BE_EMPTY = ("quantization_config", "time_major", "ragged", "sparse")
 _FLOATS = re.compile(r"(?:mixed_)?(?:b?float16|float32|float64)")
-
-
-class Weights(Protocol):
-    """Where a layer finds its arrays; ``take`` gives those of one group, in the order of ``slots``."""
-
-    def layer(self, key: str, name: str) -> Weights:
-        """Those of a layer of a model: ``key`` is its class name in snake case, counted; ``name`` its own."""
-        ...
-
-    def part(self, path: str, name: str | None = None) -> Weights:
-        """Those of a part of a layer, such as the cell of a recurrent one."""
-        ...
-
-    def take(self, slots: Sequence[str], where: str) -> list[np.ndarray]: ...
-
-    def order(self, items: Sequence[Entry]) -> list[int]:
-        """The order in which the layers of a nested model must take their weights."""
-        ...
-
-    def check_all_used(self) -> None: ...
-
-
-class PathWeights:
-    """The layout of ``.keras``: ``layers/gru/cell/vars/0``; parts are found by counted class names.
-
-    ``names`` maps the path of a ``vars`` group to the name of the layer whose it is; a name that is not the
-    configuration's means the weights belong to another model.
-    """
-
-    def __init__(
-        self,
-        tensors: Mapping[str, np.ndarray],
-        names: Mapping[str, str],
-        aliases: Mapping[str, str],
-        path: str = "",
-        used: set[str] | None = None,
-    ) -> None:
-        self.tensors, self.names, self.aliases, self.path = tensors, names, aliases, path
-        self.used: set[str] = set() if used is None else used
-
-    def layer(self, key: str, name: str) -> PathWeights:
-        return self.part(f"layers/{key}", name)
-
-    def part(self, path: str, name: str | None = None) -> PathWeights:
-        inner = f"{self.path}/{path}" if self.path else path
-        found = self.names.get(f"{inner}/vars")
-        if name is not None and found is not None and found != name:
-            raise FormatError(f"the weights at {inner!r} belong to a layer named {found!r}; the configuration has {name!r}")
-        return PathWeights(self.tensors, self.names, self.aliases, inner, self.used)
-
-    def take(self, slots: Sequence[str], where: str) -> list[np.ndarray]:
-        arrays = []
-        for index, slot in enumerate(slots):
-            path = f"{self.path}/vars/{index}"
-            if path not in self.tensors:
-                raise FormatError(f"{where}: the array {path!r} ({slot}) is missing")
-            self.used.add(path)
-            arrays.append(_floats(self.tensors[path], f"{where}: {path!r} ({slot})"))
-        return arrays
-
-    def order(self, items: Sequence[Entry]) -> list[int]:
-        return list(range(len(items)))
-
-    def check_all_used(self) -> None:
-        for path in self.tensors:
-            if path in self.used or path.startswith("optimizer/") or "/seed_generator/vars/" in path:
-                continue
-            if self.aliases.get(path) not in self.used:
-                raise FormatError(f"nothing in the configuration uses the array {path!r}")
-
-
-class GroupedWeights:
-    """The layout of legacy ``.h5`` files and of live models: for each layer a list of (name, array) to take from."""
-
-    def __init__(self, groups: Mapping[str, list[tuple[str, np.ndarray]]]) -> None:
-        self.groups = {name: _Queue(items) for name, items in groups.items()}
-
-    def layer(self, key: str, name: str) -> _Queue:
-        return self.groups.get(name) or _Queue([])
-
-    def part(self, path: str, name: str | None = None) -> Weights:
-        return self
-
-    def take(self, slots: Sequence[str], where: str) -> list[np.ndarray]:
-        raise FormatError(f"{where}: has no weights of its own")
-
-    def order(self, items: Sequence[Entry]) -> list[int]:
-        return list(range(len(items)))
-
-    def check_all_used(self) -> None:
-        for layer, queue in self.groups.items():
-            if queue.items:
-                raise FormatError(f"nothing in the configuration uses the array {queue.items[0][0]!r} of layer {layer!r}")
-
-
-class _Queue:
-    """One layer's arrays, taken in order; the names they end in must be those expected."""
-
-    def __init__(self, items: Sequence[tuple[str, np.ndarray]]) -> None:
-        self.items = list(items)
-
-    def layer(self, key: str, name: str) -> _Queue:
-        return self
-
-    def part(self, path: str, name: str | None = None) -> _Queue:
-        return self
-
-    def take(self, slots: Sequence[str], where: str) -> list[np.ndarray]:
-        arrays = []
-        for slot in slots:
-            if not self.items:
-                raise FormatError(f"{where}: the array {slot!r} is missing")
-            name, array = self.items.pop(0)
-            if name.rpartition("/")[2].partition(":")[0] != slot:
-                raise FormatError(f"{where}: found the array {name!r} where {slot!r} was expected")
-            arrays.append(_floats(array, f"{where}: {name!r}"))
-        return arrays
-
-    def order(self, items: Sequence[Entry]) -> list[int]:
-        """Keras lists a nested model's trainable weights before its frozen ones."""
-        return sorted(range(len(items)), key=lambda index: items[index].config.get("trainable") is False)
-
-    def check_all_used(self) -> None:
-        pass
-
-
-def _floats(array: np.ndarray, where: str) -> np.ndarray:
-    if array.dtype.kind != "f":
-        raise UnsupportedError(f"{where} has dtype {array.dtype}; quantised weights are not read, save the float model")
-    return array
 
 
 class Settings:
@@ -201,7 +72,9 @@ class Settings:
         for key, value in self.config.items():
             if key in self.read or _IGNORED.fullmatch(key) or (key in _MUST_BE_EMPTY and not value):
                 continue
-            raise UnsupportedError(f"{self.where}: has the setting {key[:60]}={str(value)[:60]}, which cgru does not run")
+            raise UnsupportedError(
+                f"{self.where}: has the setting {key[:60]}={str(value)[:60]}, which cgru does not run"
+            )
 
 
 @dataclass
@@ -223,8 +96,8 @@ class Build:
         if value is None:
             value = "linear"
         if isinstance(value, dict):
-            value = value.get("class_name") if value.get("class_name") not in ("function", None) else value.get("config")
-            raise UnsupportedError(f"{settings.where}: {key} is the custom function {str(value)[:80]!r}")
+            called = value.get("config") if value.get("class_name") in ("function", None) else value["class_name"]
+            raise UnsupportedError(f"{settings.where}: {key} is the custom function {str(called)[:80]!r}")
         if not isinstance(value, str):
             raise FormatError(f"{settings.where}: {key} is {str(value)[:80]!r}, expected a name")
         return "hard_sigmoid_keras2" if value == "hard_sigmoid" and self.number < (3, 0) else value
@@ -393,9 +266,7 @@ def _time_distributed(item: Entry, weights: Weights, build: Build) -> list[Layer
 
 
 def _check_shape(array: np.ndarray, shape: tuple[int | None, ...], where: str) -> None:
-    fits = array.ndim == len(shape) and all(
-        want in (None, size) for size, want in zip(array.shape, shape, strict=True)
-    )
+    fits = array.ndim == len(shape) and all(want in (None, size) for size, want in zip(array.shape, shape, strict=True))
     if not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise FormatError(f"{where} has shape {array.shape}; the configuration says ({wanted})")
@@ -433,7 +304,7 @@ def _gru_cell(settings: Settings, build: Build, class_name: str) -> _Cell:
     if class_name == "CuDNNGRU":
         options: dict[str, Any] = {"reset_after": True, "activation": "tanh", "recurrent_activation": "sigmoid"}
         return _Cell(options, ("kernel", "recurrent_kernel", "bias"), units, True)
-    if "recurrent_activation" not in settings.config and (2, 3) > build.number and build.version.endswith("-tf"):
+    if "recurrent_activation" not in settings.config and build.number < (2, 3) and build.version.endswith("-tf"):
         raise FormatError(f"{settings.where}: recurrent_activation is missing, and {build.version} had two defaults")
     rate = "hard_sigmoid" if build.number < (2, 3) else "sigmoid"
     options = {

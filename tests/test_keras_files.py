@@ -1,0 +1,520 @@
+"""Keras' files without Keras: golden outputs of committed models, and hostile files, each refused by name."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cgru import CgruError, FormatError, Model, UnsupportedError
+from cgru.formats import hdf5, keras_files
+from cgru.formats.keras_layers import snake_case
+
+h5py = pytest.importorskip("h5py", reason="h5py is not installed: Keras' weights are HDF5")
+
+FOLDER = Path(__file__).parent / "fixtures" / "keras"
+GOLDEN = dict(np.load(FOLDER / "golden.npz"))
+MODELS = sorted({key.partition("|")[0] for key in GOLDEN} - {"gru_after.weights.h5"})
+
+
+def golden(name: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    outputs = sorted(key for key in GOLDEN if key.startswith(f"{name}|y"))
+    return GOLDEN[f"{name}|x"], [GOLDEN[key] for key in outputs]
+
+
+# ---- golden files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("engine", ["reference", None])
+def test_golden_outputs(name: str, engine: str | None) -> None:
+    x, expected = golden(name)
+    y = Model(keras_files.load(FOLDER / name), backend=engine)(x)
+    found = list(y) if isinstance(y, tuple) else [y]
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= 2e-6
+
+
+def test_bytes_and_paths_give_the_same_layers() -> None:
+    for name in ("gru_after.keras", "gru_after.h5"):
+        one, other = keras_files.load(FOLDER / name), keras_files.load((FOLDER / name).read_bytes())
+        for a, b in zip(one, other, strict=True):
+            assert a.options() == b.options()
+            assert all(np.array_equal(a.arrays()[key], b.arrays()[key]) for key in a.arrays())
+
+
+def test_read_gives_every_array_and_the_configuration() -> None:
+    file = keras_files.read(FOLDER / "gru_after.keras")
+    assert file.kind == "keras"
+    assert {name: array.shape for name, array in file.tensors.items()} == {
+        "layers/dense/vars/0": (5, 2),
+        "layers/dense/vars/1": (2,),
+        "layers/gru/cell/vars/0": (3, 15),
+        "layers/gru/cell/vars/1": (5, 15),
+        "layers/gru/cell/vars/2": (2, 15),
+    }
+    assert file.metadata["keras_version"].startswith("3.")
+    assert json.loads(file.metadata["config"])["class_name"] == "Sequential"
+    assert not any(array.flags.writeable for array in file.tensors.values())
+    fitted = keras_files.read(FOLDER / "fitted.keras").tensors
+    assert any(name.startswith("optimizer/") for name in fitted)
+
+
+def test_bfloat16_is_widened_exactly() -> None:
+    for name in ("bfloat16.keras", "bfloat16.h5"):
+        tensors = keras_files.read(FOLDER / name).tensors
+        assert tensors
+        for array in tensors.values():
+            assert array.dtype == np.float32
+            assert not np.any(array.view(np.uint32) & 0xFFFF)
+
+
+def test_weights_alone_are_read_but_not_loaded() -> None:
+    path = FOLDER / "gru_after.weights.h5"
+    assert len(keras_files.read(path).tensors) == 5
+    with pytest.raises(UnsupportedError, match="configuration"):
+        keras_files.load(path)
+
+
+def test_hard_sigmoid_follows_the_version() -> None:
+    old = keras_files.load(FOLDER / "keras2_hard_sigmoid.h5")
+    new = keras_files.load(FOLDER / "hard_sigmoid_keras3.keras")
+    assert {layer.options()["recurrent_activation"] for layer in old} == {"hard_sigmoid_keras2"}
+    assert {layer.options()["recurrent_activation"] for layer in new} == {"hard_sigmoid"}
+    assert {layer.options()["reset"] for layer in old} == {"before"}
+
+
+def test_the_sniffer() -> None:
+    assert keras_files.looks_like_h5((FOLDER / "gru_after.h5").read_bytes()[:16])
+    assert not keras_files.looks_like_h5((FOLDER / "gru_after.keras").read_bytes()[:16])
+    assert not keras_files.looks_like_h5(b"")
+
+
+def test_class_names_in_paths() -> None:
+    names = {"GRU": "gru", "GRUCell": "gru_cell", "ReLU": "re_lu", "TimeDistributed": "time_distributed", "RNN": "rnn",
+             "SpatialDropout1D": "spatial_dropout1d", "StackedRNNCells": "stacked_rnn_cells"}  # fmt: skip
+    assert {name: snake_case(name) for name in names} == names
+
+
+def test_without_h5py_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "h5py":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(UnsupportedError, match=r"pip install \"cgru\[keras\]\""):
+        keras_files.load(FOLDER / "gru_after.h5")
+
+
+# ---- configurations that cgru does not run ---------------------------------------------------------------
+
+
+def keras_zip(
+    config: Any = None,
+    weights: bytes | None = None,
+    base: str = "gru_after.keras",
+    **more: bytes,
+) -> bytes:
+    """The .keras file ``base`` with its configuration (an object, or raw bytes) or its weights replaced."""
+    with zipfile.ZipFile(FOLDER / base) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    if config is not None:
+        members["config.json"] = config if isinstance(config, bytes) else json.dumps(config).encode()
+    if weights is not None:
+        members["model.weights.h5"] = weights
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as new:
+        for name, data in (members | more).items():
+            new.writestr(name.replace("__", "/"), data)
+    return stream.getvalue()
+
+
+def config_of(base: str = "gru_after.keras") -> Any:
+    return json.loads(keras_files.read(FOLDER / base).metadata["config"])
+
+
+def layer_of(config: Any, class_name: str) -> Any:
+    return next(layer for layer in config["config"]["layers"] if layer["class_name"] == class_name)
+
+
+def refused(data: bytes, error: type[CgruError], match: str) -> None:
+    with pytest.raises(error, match=match):
+        keras_files.load(data)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("return_state", True, "return_state"),
+        ("lora_rank", 4, "lora_rank"),
+        ("quantization_config", {"class_name": "Int8"}, "quantization_config"),
+        ("time_major", True, "time_major"),
+        ("phased", 1, "phased"),
+        ("activation", "gelu", "gelu"),
+        ("activation", {"module": "builtins", "class_name": "function", "config": "mine"}, "mine"),
+        ("dtype", {"class_name": "QuantizedDTypePolicy", "config": {"name": "int8_from_float32"}}, "int8"),
+    ],
+)
+def test_settings_that_matter_are_refused_by_name(key: str, value: Any, match: str) -> None:
+    config = config_of()
+    layer_of(config, "GRU")["config"][key] = value
+    refused(keras_zip(config), UnsupportedError, rf"(?s)gru.*{match}")
+
+
+def test_settings_that_do_not_matter_are_accepted() -> None:
+    config = config_of()
+    layer_of(config, "GRU")["config"] |= {
+        "unroll": True,
+        "stateful": True,
+        "implementation": 1,
+        "seed": 4,
+        "time_major": False,
+    }
+    x, (expected,) = golden("gru_after.keras")
+    assert np.abs(Model(keras_files.load(keras_zip(config)))(x) - expected).max() <= 2e-6
+
+
+@pytest.mark.parametrize("class_name", ["LSTM", "SimpleRNN", "Conv1D", "ConvLSTM1D", "Flatten", "BatchNormalization"])
+def test_other_layers_are_refused_by_name(class_name: str) -> None:
+    config = config_of()
+    layer_of(config, "GRU")["class_name"] = class_name
+    refused(keras_zip(config), UnsupportedError, class_name)
+
+
+def test_lambda_is_refused_and_nothing_runs(tmp_path: Path) -> None:
+    """Keras marshals the code of a Lambda into the configuration; cgru has no way to run it."""
+    import base64
+    import marshal
+
+    target = tmp_path / "written"
+    code = compile(f"open({str(target)!r}, 'w')", "x", "exec")
+    function = {"class_name": "__lambda__", "config": {"code": base64.b64encode(marshal.dumps(code)).decode()}}
+    for class_name, key in (("Lambda", "function"), ("Activation", "activation")):
+        config = config_of()
+        extra = {"class_name": class_name, "module": "keras.layers", "config": {"name": "last", key: function}}
+        config["config"]["layers"].append(extra)
+        refused(keras_zip(config), UnsupportedError, r"Lambda|custom function")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        {"module": "os", "class_name": "system"},
+        {"module": "kerasic.layers"},
+        {"registered_name": "mine>GRU"},
+        {"module": "keras_hub.layers"},
+    ],
+)
+def test_custom_classes_are_refused(outer: dict) -> None:
+    config = config_of()
+    layer_of(config, "GRU").update(outer)
+    refused(keras_zip(config), UnsupportedError, "custom class")
+
+
+def test_directions_that_differ_are_refused() -> None:
+    for key, value in (
+        ("reset_after", False),
+        ("activation", "relu"),
+        ("return_sequences", False),
+        ("go_backwards", False),
+    ):
+        config = config_of("bidirectional.keras")
+        layer_of(config, "Bidirectional")["config"]["backward_layer"]["config"][key] = value
+        refused(keras_zip(config, base="bidirectional.keras"), UnsupportedError, "direction|go_backwards")
+
+
+def test_a_second_mask_is_refused() -> None:
+    config = config_of()
+    masking = [
+        {"class_name": "Masking", "module": "keras.layers", "config": {"name": f"m{k}", "mask_value": 0.0}}
+        for k in (1, 2)
+    ]
+    config["config"]["layers"][1:1] = masking
+    refused(keras_zip(config), UnsupportedError, "m2.*second mask")
+
+
+def test_subclassed_models_are_refused() -> None:
+    refused(keras_zip({"class_name": "Net", "module": "keras", "config": {}}), UnsupportedError, "subclassed")
+
+
+# ---- damaged and hostile files ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gru_after.keras", "gru_after.h5", "fitted.keras", "keras2_hard_sigmoid.h5"])
+def test_truncated(name: str) -> None:
+    data = (FOLDER / name).read_bytes()
+    for size in sorted({0, 1, 4, 8, 9, 100, *range(0, len(data), 997), len(data) - 1}):
+        with pytest.raises(FormatError):
+            keras_files.load(data[:size])
+
+
+@pytest.mark.parametrize(
+    "config", [b"", b"{", b"nonsense", b"\xff\xfe", b"[" * 200_000, b'{"a":' * 200_000, b"NaN", b"1" * 5000]
+)
+def test_config_that_is_not_json(config: bytes) -> None:
+    refused(keras_zip(config), FormatError, "config")
+
+
+@pytest.mark.parametrize(
+    "config", [[], 1, "Sequential", {"class_name": "Sequential"}, {"class_name": "Sequential", "config": {"layers": 3}}]
+)
+def test_config_of_the_wrong_kind(config: Any) -> None:
+    refused(keras_zip(config), FormatError, "config|layers")
+
+
+def test_config_nested_too_deep() -> None:
+    config = config_of()
+    for _ in range(200):
+        config = {"class_name": "Sequential", "config": {"name": "s", "layers": [config]}}
+    refused(keras_zip(config), FormatError, "deep")
+
+
+@pytest.mark.parametrize("missing", ["config.json", "metadata.json", "model.weights.h5"])
+def test_missing_member(missing: str) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(FOLDER / "gru_after.keras") as old, zipfile.ZipFile(stream, "w") as new:
+        for name in old.namelist():
+            if name != missing:
+                new.writestr(name, old.read(name))
+    refused(stream.getvalue(), FormatError, missing.replace(".", r"\."))
+
+
+def test_other_members_are_refused_by_name() -> None:
+    refused(keras_zip(assets__words=b"x"), UnsupportedError, "assets/words")
+
+
+def test_pickled_npz_is_refused() -> None:
+    """Keras' npz store pickles a dict of arrays for every layer; pickles are never opened."""
+    held = io.BytesIO()
+    np.savez(held, allow_pickle=True, **{"layers/gru/cell": np.array({"0": np.zeros(3)}, dtype=object)})
+    stream = io.BytesIO()
+    with zipfile.ZipFile(FOLDER / "gru_after.keras") as old, zipfile.ZipFile(stream, "w") as new:
+        for name in ("metadata.json", "config.json"):
+            new.writestr(name, old.read(name))
+        new.writestr("model.weights.npz", held.getvalue())
+    refused(stream.getvalue(), FormatError, "pickle")
+
+
+def edited(name: str, edit: Callable[[Any], None], tmp_path: Path) -> bytes:
+    """An HDF5 fixture after ``edit`` has had the open file."""
+    path = tmp_path / "edited.h5"
+    shutil.copy(FOLDER / name, path)
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return path.read_bytes()
+
+
+def weights_edited(edit: Callable[[Any], None], tmp_path: Path, base: str = "gru_after.keras") -> bytes:
+    path = tmp_path / "weights.h5"
+    with zipfile.ZipFile(FOLDER / base) as old:
+        path.write_bytes(old.read("model.weights.h5"))
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return keras_zip(weights=path.read_bytes(), base=base)
+
+
+def replace(file: Any, path: str, **options: Any) -> None:
+    del file[path]
+    file.create_dataset(path, **options)
+
+
+def test_wrong_shapes(tmp_path: Path) -> None:
+    kernel = "layers/gru/cell/vars/0"
+    for shape in ((3, 14), (15, 3), (45,), (0, 15), (3, 15, 1)):
+        data = weights_edited(partial(replace, path=kernel, data=np.zeros(shape, "f4")), tmp_path)
+        refused(data, CgruError, "gru")
+
+
+def test_missing_and_unused_arrays(tmp_path: Path) -> None:
+    def drop(file: Any) -> None:
+        del file["layers/gru/cell/vars/1"]
+
+    refused(weights_edited(drop, tmp_path), FormatError, r"layers/gru/cell/vars/1.*missing")
+
+    def add(file: Any) -> None:
+        file["layers/gru/cell/vars/3"] = np.zeros(3, "f4")
+
+    refused(weights_edited(add, tmp_path), FormatError, r"uses the array.*vars/3")
+
+    group = config_of("gru_after.h5")["config"]["layers"][-1]["config"]["name"]
+    data = edited(
+        "gru_after.h5", lambda file: file.create_dataset(f"model_weights/{group}/extra", data=np.zeros(3)), tmp_path
+    )
+    refused(data, FormatError, "extra")
+
+
+def test_names_that_belong_to_another_model(tmp_path: Path) -> None:
+    def rename(file: Any) -> None:
+        file["layers/dense/vars"].attrs["name"] = "someone_else"
+
+    refused(weights_edited(rename, tmp_path), FormatError, "someone_else")
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    data = weights_edited(lambda file: replace(file, "layers/dense/vars/0", data=np.zeros((5, 2), "i1")), tmp_path)
+    refused(data, UnsupportedError, "int8")
+
+
+def test_links_are_never_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["kernel"] = np.ones((3, 15), "f4")
+    kernel = "layers/gru/cell/vars/0"
+    for link in (
+        h5py.ExternalLink(str(secret), "/kernel"),
+        h5py.SoftLink("/layers/gru/cell/vars/1"),
+        h5py.SoftLink("/nowhere"),
+    ):
+
+        def relink(file: Any, link: Any = link) -> None:
+            del file[kernel]
+            file[kernel] = link
+
+        refused(weights_edited(relink, tmp_path), FormatError, "link, which is never followed")
+
+
+def test_arrays_in_other_files_are_refused(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.bin"
+    raw.write_bytes(np.ones(45, "f4").tobytes())
+    kernel = "layers/gru/cell/vars/0"
+    external = weights_edited(
+        lambda file: replace(file, kernel, shape=(3, 15), dtype="f4", external=[(str(raw), 0, 180)]), tmp_path
+    )
+    refused(external, FormatError, "another file")
+
+    def virtual(file: Any) -> None:
+        layout = h5py.VirtualLayout((3, 15), "f4")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "kernel", (3, 15))
+        del file[kernel]
+        file.create_virtual_dataset(kernel, layout)
+
+    refused(weights_edited(virtual, tmp_path), FormatError, "another file")
+
+
+def test_groups_that_contain_themselves(tmp_path: Path) -> None:
+    def loop(file: Any) -> None:
+        file["layers/gru/again"] = file["layers"]
+
+    refused(weights_edited(loop, tmp_path), FormatError, "linked twice")
+
+
+def test_groups_nested_too_deep(tmp_path: Path) -> None:
+    refused(weights_edited(lambda file: file.create_group("/".join("d" * 60)), tmp_path), FormatError, "deep")
+
+
+def test_compression_bomb(tmp_path: Path) -> None:
+    def bomb(file: Any) -> None:
+        zeros = np.zeros(1 << 23, "f4")
+        file.create_dataset("optimizer/vars/0", data=zeros, chunks=(1 << 20,), compression="gzip")
+
+    refused(weights_edited(bomb, tmp_path), FormatError, "out of proportion")
+
+
+def test_sizes_declared_but_not_stored(tmp_path: Path) -> None:
+    kernel = "layers/gru/cell/vars/0"
+    for shape, chunks in (
+        ((1 << 40,), None),
+        ((1 << 20, 1 << 20), None),
+        ((1 << 30,), (1 << 20,)),
+        ((1 << 28,), (1 << 28,)),
+    ):
+        data = weights_edited(partial(replace, path=kernel, shape=shape, dtype="f4", chunks=chunks), tmp_path)
+        refused(data, FormatError, "stores|impossible")
+
+
+def test_plug_in_filters_are_refused(tmp_path: Path) -> None:
+    data = weights_edited(
+        lambda file: replace(file, "layers/gru/cell/vars/0", data=np.zeros((3, 15), "f4"), compression="lzf"), tmp_path
+    )
+    refused(data, UnsupportedError, "filter")
+
+
+def test_plain_compression_is_read(tmp_path: Path) -> None:
+    def pack(file: Any) -> None:
+        kernel = file["layers/gru/cell/vars/0"][()]
+        replace(file, "layers/gru/cell/vars/0", data=kernel, compression="gzip", shuffle=True, fletcher32=True)
+
+    x, (expected,) = golden("gru_after.keras")
+    assert np.abs(Model(keras_files.load(weights_edited(pack, tmp_path)))(x) - expected).max() <= 2e-6
+
+
+@pytest.mark.parametrize("dtype", [object, "c8", np.dtype([("a", "f4")]), "S4"])
+def test_arrays_that_are_no_numbers(dtype: Any, tmp_path: Path) -> None:
+    options = {"dtype": h5py.string_dtype() if dtype is object else dtype}
+    data = weights_edited(lambda file: file.create_dataset("x", shape=(2,), **options), tmp_path)
+    refused(data, UnsupportedError, "dtype")
+
+
+def test_legacy_attributes_that_are_wrong(tmp_path: Path) -> None:
+    def spoil(name: str, value: Any, at: str = "/") -> bytes:
+        def edit(file: Any) -> None:
+            if value is None:
+                del file[at].attrs[name]
+            else:
+                file[at].attrs[name] = value
+
+        return edited("gru_after.h5", edit, tmp_path)
+
+    refused(spoil("model_config", "{"), FormatError, "JSON")
+    refused(spoil("model_config", "[" * 300 + "]" * 300), FormatError, "deep")
+    refused(spoil("model_config", None), UnsupportedError, "configuration")
+    refused(spoil("model_config", b"\xff\xfe\xfa"), FormatError, "UTF-8")
+    refused(spoil("layer_names", None, "model_weights"), FormatError, "layer_names")
+    refused(spoil("layer_names", np.array([b"nobody"]), "model_weights"), FormatError, "nobody")
+    layer = config_of("gru_after.h5")["config"]["layers"][1]["config"]["name"]
+    names = keras_files.hdf5.read(memoryview((FOLDER / "gru_after.h5").read_bytes()), "x").listed(
+        f"model_weights/{layer}", "weight_names"
+    )
+    assert names is not None
+    swapped = np.array([name.encode() for name in (names[1], names[0], names[2])])
+    refused(spoil("weight_names", swapped, f"model_weights/{layer}"), FormatError, "expected")
+    twice = np.array([name.encode() for name in (names[0], names[0], names[2])])
+    refused(spoil("weight_names", twice, f"model_weights/{layer}"), FormatError, "twice")
+
+
+def test_many_references_to_one_long_text(tmp_path: Path) -> None:
+    """A list of texts that could unpack to gigabytes is refused before it is read."""
+    path = tmp_path / "texts.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file.attrs["model_config"] = "x" * (1 << 20)
+        file.attrs["layer_names"] = np.array(["a"] * 4000, dtype=h5py.string_dtype())
+    with pytest.raises(FormatError, match="out of proportion"):
+        hdf5.read(memoryview(path.read_bytes()), "texts.h5")
+
+
+def test_flipped_bits_never_escape_as_other_errors() -> None:
+    """Whatever a flipped bit does, the answer is layers or a CgruError (the HDF5 library is the one parsing)."""
+    data = (FOLDER / "cudnn_gru.h5").read_bytes()
+    rng = np.random.default_rng(3)
+    outcomes = set()
+    for position in rng.integers(0, len(data), 300):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        try:
+            keras_files.load(bytes(damaged))
+            outcomes.add("layers")
+        except CgruError as error:
+            outcomes.add(type(error).__name__)
+    assert {"layers", "FormatError"} <= outcomes
+
+
+def test_a_flipped_bit_in_a_zip_is_always_found() -> None:
+    data = bytearray((FOLDER / "gru_after.keras").read_bytes())
+    at = bytes(data).index(b"\x89HDF") + 4000
+    data[at] ^= 4
+    refused(bytes(data), FormatError, "CRC")
