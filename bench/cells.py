@@ -38,7 +38,7 @@ class Cell:
             text += f" I={self.I}"
         if self.L > 1:
             text += f" L={self.L}"
-        return text + (" bidirectional" if self.D == 2 else "")
+        return text + (" D=2" if self.D == 2 else "")
 
     def layer_inputs(self) -> list[int]:
         """Input width of each layer: I for the first, D·H for the others."""

@@ -25,9 +25,11 @@ from cells import Cell, grid
 from runners import RUNNERS
 
 BLOCK_S = 0.03  # a timed block lasts about this long, or one call
-UNDISTURBED = 0.97  # least share of its core a one-thread block must have had
-ATTEMPTS = 4  # … or it is measured again, at most so often, and not for longer than
+UNDISTURBED = 0.97  # least share of its core's time a one-thread block must have had
+FULL_SPEED = 0.92  # … and least share of its speed the core must have before and after it
+ATTEMPTS = 6  # … or the block is measured again, at most so often, and not for longer than
 ATTEMPTS_S = 2.0
+ENOUGH = 3  # undisturbed rounds that suffice without the others
 NOISY = 0.05  # quartile distance over median above which a cell gets further rounds
 TOLERANCE = {"float32": 5e-6, "fp16": 2e-2, "bf16": 1e-1, "int8": 3e-1}  # beyond it, an output is wrong
 SLOW = 8  # a peer so many times slower than the fastest takes part in SLOW_ROUNDS rounds only
@@ -116,12 +118,17 @@ class Entry:
     calls: int = 1
     warm: int = 0
     call_s: float = 0.0
-    samples: list[float] = field(default_factory=list)
-    disturbed: int = 0  # rounds kept although another process had the core for a while
+    clean: list[float] = field(default_factory=list)
+    disturbed: list[float] = field(default_factory=list)  # something else used the core meanwhile
 
     @property
     def usable(self) -> bool:
         return self.refusal is None
+
+    @property
+    def samples(self) -> list[float]:
+        """The undisturbed rounds where there are enough of them, else all."""
+        return self.clean if len(self.clean) >= ENOUGH else self.clean + self.disturbed
 
     def median(self) -> float:
         return statistics.median(self.samples)
@@ -142,7 +149,7 @@ class Entry:
         low, high = self.quartiles()
         return {
             "median_s": self.median(), "q1_s": low, "q3_s": high, "min_s": min(self.samples),
-            "rounds": len(self.samples), "calls_per_round": self.calls, "disturbed_rounds": self.disturbed,
+            "rounds": len(self.samples), "calls_per_round": self.calls, "disturbed_rounds": len(self.disturbed),
             "max_abs_error": self.error,
         }  # fmt: skip
 
@@ -172,29 +179,31 @@ def load(worker: Worker, cell: Cell, options: argparse.Namespace) -> Entry:
     return Entry(error=reply["error"], calls=calls, warm=warm, call_s=reply["call_s"])
 
 
-def one_block(worker: Worker, entry: Entry, threads: int) -> None:
-    """Time one block; on one thread, again when the process did not have the core to itself."""
-    best, share, spent = 0.0, -1.0, 0.0
-    for _ in range(ATTEMPTS if threads == 1 else 1):
+def one_block(worker: Worker, entry: Entry, probe: ceiling.Probe | None) -> None:
+    """Time one block; with a probe, again when the process did not have the whole core to itself."""
+    best, quality, spent = 0.0, -1.0, 0.0
+    speed = probe.share() if probe else 1.0
+    for _ in range(ATTEMPTS if probe else 1):
         try:
             reply = worker.ask(do="block", calls=entry.calls, warm=entry.warm)
         except Gone as problem:
-            entry.refusal = str(problem)
-            return
+            reply = {"unusable": str(problem)}
         if "unusable" in reply:
             entry.refusal = reply["unusable"]
             return
-        if reply["cpu_s"] / reply["wall_s"] > share:
-            best, share = reply["wall_s"], reply["cpu_s"] / reply["wall_s"]
+        before, speed = speed, probe.share() if probe else 1.0
+        present = min(reply["cpu_s"] / reply["wall_s"] / UNDISTURBED, before / FULL_SPEED, speed / FULL_SPEED)
+        if present > quality:
+            best, quality = reply["wall_s"], present
         spent += reply["wall_s"]
-        if share >= UNDISTURBED or spent > ATTEMPTS_S:
+        if quality >= 1 or spent > ATTEMPTS_S:
             break
-    if threads == 1 and share < UNDISTURBED:
-        entry.disturbed += 1
-    entry.samples.append(best / entry.calls)
+    (entry.disturbed if probe and quality < 1 else entry.clean).append(best / entry.calls)
 
 
-def measure(cell: Cell, workers: list[Worker], options: argparse.Namespace) -> dict[str, Entry]:
+def measure(
+    cell: Cell, workers: list[Worker], probe: ceiling.Probe | None, options: argparse.Namespace
+) -> dict[str, Entry]:
     """All workers on one cell, in turns."""
     entries = {worker.label: load(worker, cell, options) for worker in workers}
     running = [worker for worker in workers if entries[worker.label].usable]
@@ -207,7 +216,7 @@ def measure(cell: Cell, workers: list[Worker], options: argparse.Namespace) -> d
             entry = entries[worker.label]
             slow = entry.call_s > SLOW * fastest and entry.call_s > 0.1
             if entry.usable and not (slow and done >= SLOW_ROUNDS):
-                one_block(worker, entry, options.threads)
+                one_block(worker, entry, probe)
                 if options.threads > 1:
                     time.sleep(0.05)  # let the threads of the last one finish spinning
         done += 1
@@ -267,13 +276,14 @@ def main() -> None:
         labels = [label for label in labels if label.partition(":")[0] in AVX2_ENVIRONMENT]
     cores = choose_cores(options.threads, options.core)
     ceilings = json.loads(options.ceiling.read_text()) if options.ceiling else ceiling.measure(cores[0])
+    probe = ceiling.Probe(cores[0]) if options.threads == 1 else None
     workers = [Worker(label, cores, options.isa, options.threads) for label in labels]
     table = report.Table(labels, ceilings, options)
     print(table.heading())
     rows = []
     try:
         for cell in cells:
-            entries = measure(cell, workers, options)
+            entries = measure(cell, workers, probe, options)
             rows.append(table.as_json(cell, entries))
             print(table.row(cell, entries), flush=True)
     finally:

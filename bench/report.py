@@ -77,6 +77,9 @@ class Table:
         best = min(rivals, key=lambda label: times[label], default=None)
         if best:
             compared["best_peer"] = best
+        usable = [entry for entry in entries.values() if entry.usable]
+        rounds = sum(len(entry.clean + entry.disturbed) for entry in usable)
+        compared["disturbed"] = sum(len(entry.disturbed) for entry in usable) / max(rounds, 1)
         if self.ours in times:
             ours = times[self.ours]
             compared["gflops"] = cell.flop / ours / 1e9
@@ -105,6 +108,8 @@ class Table:
         for name, form, width in (("ratio", "{:.2f}×", 6), ("gflops", "{:.1f}", 8), ("of_peak", "{:.0%}", 7),
                                   ("of_floor", "{:.0%}", 8)):  # fmt: skip
             text += f" {form.format(compared[name]) if name in compared else '–':>{width}}"
+        if compared["disturbed"] > 0.2:
+            text += f"  {compared['disturbed']:.0%} of the rounds disturbed"
         return text
 
     def footing(self) -> str:
