@@ -87,6 +87,16 @@ def test_all_masked_is_zero_and_holds(backend: str) -> None:
     assert np.array_equal(h_n, case.h0)
 
 
+@pytest.mark.parametrize("hidden", [5, 48, 154])
+@pytest.mark.parametrize("reset", ["after", "before"])
+def test_no_step_counts_at_all(backend: str, hidden: int, reset: str) -> None:
+    """A whole batch of empty rows is no work, and no division by it."""
+    case = Case(hidden, hidden, 2, 2, True, 2, 3, seed=24)
+    out, h_n = case.gru(reset=reset)(case.x, case.h0, (0, 0), backend=backend)
+    assert not out.any()
+    assert np.array_equal(h_n, case.h0)
+
+
 @pytest.mark.parametrize("mode", ["concat", "sum", "mul", "ave", None])
 def test_merge_modes(backend: str, mode: str | None) -> None:
     case = Case(4, 6, 1, 2, True, 3, 5, seed=8, lengths=(5, 0, 3))
