@@ -12,8 +12,8 @@ import cgru
 from cgru.adapters import from_keras, from_torch
 from cgru.errors import CgruError, UnsupportedError
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install cgru[parity]")
-nn = torch.nn
+torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed: pip install cgru[parity]")
+nn: Any = torch.nn
 
 
 @pytest.fixture(autouse=True)

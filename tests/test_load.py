@@ -93,7 +93,7 @@ def test_layers_and_prefix_reach_the_inference(files: dict[str, Path]) -> None:
 def test_layers_are_refused_where_the_file_says_them(files: dict[str, Path]) -> None:
     for options in ({"layers": ["rnn"]}, {"prefix": "rnn"}):
         with pytest.raises(CgruError, match="says its own layers"):
-            load(files["cgru"], **options)  # type: ignore[arg-type]
+            load(files["cgru"], **options)
 
 
 def test_backend_is_handed_on() -> None:

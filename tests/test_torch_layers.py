@@ -161,7 +161,7 @@ def test_a_changed_state_dict_is_read_or_refused_with_a_cgru_error(changes, said
                 "transpose": array.T,
                 "cut": array[:-1] if array.ndim else array,
                 "integer": np.ones(array.shape, np.int32),
-                "scalar": np.float32(1.0).reshape(()),
+                "scalar": np.ones((), np.float32),
                 "nan": array * np.nan,
             }
             tensors[key] = changed[what]
@@ -230,6 +230,13 @@ def test_another_cell_is_named(gates: int, what: str) -> None:
     message = refusal(gru(3, 4, gates=gates), error=UnsupportedError)
     assert what in message
     assert f"({gates * 4}, 4)" in message
+
+
+def test_sizes_order_a_bounded_number_of_modules() -> None:
+    parts = [gru(i + 1, i + 2, f"cells.{i}") for i in range(33)]
+    chain = {name: array for part in parts[:32] for name, array in part.items()}
+    assert [layer.name for layer in build(chain)] == [f"cells.{i}" for i in range(32)]
+    assert "33 modules are too many" in refusal(chain | parts[32], error=UnsupportedError)
 
 
 def test_a_projected_lstm_is_named() -> None:

@@ -180,7 +180,7 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     arrays = {}
     for name, value in state.items():
         try:
-            arrays[name] = np.array(plain(value))
+            arrays[name] = np.asarray(plain(value))
         except Exception as error:
             raise UnsupportedError(f"{name}: a {type(value).__name__} that is no array of numbers ({error})") from error
     return arrays

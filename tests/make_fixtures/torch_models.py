@@ -101,7 +101,7 @@ def classifier() -> tuple[nn.Module, dict[str, torch.Tensor]]:
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(20)
-    golden = {}
+    golden: dict[str, np.ndarray] = {}
     cases = {
         "stack": stack(),
         "cell": cell(),
@@ -114,7 +114,7 @@ def main(folder: Path) -> None:
     for name, (module, arrays) in cases.items():
         torch.save(module.state_dict(), folder / f"{name}.pt")
         golden |= {f"{name}:{key}": array.detach().numpy() for key, array in arrays.items()}
-    np.savez_compressed(folder / "golden.npz", **golden)
+    np.savez_compressed(folder / "golden.npz", **golden)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ _RECURRENT_LEAF = re.compile(r"(?:weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)
 _POINTWISE_LEAVES = ("weight", "bias")
 # The forms inference accepts, in the letters of _Step.letter.
 _SOUND = re.compile(r"e?r+d?|d|e")
-_MAX_MODULES = 12
+_MAX_MODULES = 32
 _MAX_ORDERS = 64
 _MAX_VISITS = 20_000
 _MAX_LETTERS = 1200
@@ -227,7 +227,7 @@ class _Reading:
             for index in sorted(rest, reverse=True):
                 for step in roles[index]:
                     taken, given = step.sizes()
-                    if not chain or (taken is not None and taken == size):
+                    if not chain or taken == size:
                         stack.append(((*chain, step), given, rest - {index}))
 
     def _roles(self, module: _Module) -> list[_Step]:
