@@ -112,8 +112,9 @@ class Probe:
         self._run: Callable[..., float] | None = None
         for name, question in PEAKS.values():
             if hasattr(self._library, name) and (question is None or getattr(self._library, question)()):
-                self._run = getattr(self._library, name)
-                self._run.restype = ctypes.c_double
+                function = getattr(self._library, name)
+                function.restype = ctypes.c_double
+                self._run = function
                 break
         self._rounds, self._best = 1000, 0.0
         if self._run is not None:
