@@ -48,8 +48,8 @@ class Config:
             "instruction set in use": self.isa_in_use or "none",
             **{f"backend {name}": reason or "ready" for name, reason in self.backends.items()},
             "threads": f"{self.default_threads} unless said otherwise, {self.cores} with 'auto'",
-            "BLAS threads": _settings(self.blas_threads),
-            "OpenMP": _settings(self.openmp),
+            "BLAS settings": _settings(self.blas_threads),
+            "OpenMP settings": _settings(self.openmp),
         }
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
