@@ -38,43 +38,82 @@ cdef extern from "_blas_cells.h" nogil:
         cgru_stage stage[2]
     const cgru_cell CGRU_CELLS[]
     int CGRU_CELL_COUNT
+    bint cgru_has_small_sgemm() noexcept
     void cgru_finish_row(float *, const float *, int, int) noexcept nogil
 
 
 # Numbers of scratch a chunk of the input projection may take, and the rows it is worth having anyway.
 cdef enum:
     CHUNK_FLOATS = 262144
-    CHUNK_ROWS = 64
+    CHUNK_ROWS = 128
 # Gate pre-activations below which starting an OpenMP team costs more than it saves.
 cdef enum:
     PARALLEL_GATES = 32768
 
 
-cdef inline bint rows_alone(int rows, int outputs, int inputs) noexcept nogil:
-    """Whether one sgemv a row beats one sgemm."""
-    return rows <= 8
+# The ways to take a product: one sgemm, one sgemv a row, or sgemm in tiles small enough that OpenBLAS multiplies
+# them as they stand, without first copying the weights into an order of its own.
+cdef enum:
+    WHOLE, BY_ROW, TILES
+# What the tiles may be for that (outputs·rows, outputs·rows·inputs, least inputs), and rows of one tile.
+cdef enum:
+    TILE_AREA = 1152
+    TILE_PRODUCT = 1000000
+    TILE_INPUTS = 64
+    TILE_ROWS = 32
+cdef bint SMALL_SGEMM = cgru_has_small_sgemm()
+
+
+cdef inline int way(int rows, int outputs, int inputs, int threads) noexcept nogil:
+    """The fastest way by measurement (bench/blas_crossover.py; OpenBLAS 0.3.30, Zen 4, one core).
+
+    One row goes by sgemv. With AVX-512, tiles win at every other number of rows where H >= 64: 125 µs against
+    325 by sgemv and 352 by one sgemm for 8 rows at H = 512, 484 against 716 by sgemm for 32; below that one
+    sgemm does. Many rows are left whole where the caller allows threads, so that the BLAS may use its own.
+    Without those kernels sgemv stays ahead up to 8 rows, or 16 where the weights are past the second-level
+    cache (H = 1024).
+    """
+    if rows == 1:
+        return BY_ROW
+    if SMALL_SGEMM and inputs <= TILE_PRODUCT // 16 and (threads == 1 or rows <= TILE_ROWS):
+        return TILES if inputs >= TILE_INPUTS else WHOLE
+    if rows <= (8 if <Py_ssize_t>outputs * inputs < 2000000 else 16):
+        return BY_ROW
+    return WHOLE
 
 
 cdef void multiply(const float *w, int outputs, int inputs, const float *x, int rows, float *y, int stride,
-                   bint alone) noexcept nogil:
+                   int by) noexcept nogil:
     """y = x wᵀ: w (outputs, inputs), x (rows, inputs), y (rows, outputs) with ``stride`` between its rows."""
     cdef float one = 1.0, zero = 0.0
-    cdef int step = 1, i
-    if alone:
+    cdef int step = 1, i, j, high, wide, most
+    if by == BY_ROW:
         for i in range(rows):
             sgemv(b"T", &inputs, &outputs, &one, <float *>w, &inputs, <float *>x + <Py_ssize_t>i * inputs, &step,
                   &zero, y + <Py_ssize_t>i * stride, &step)
-    else:
-        sgemm(b"T", b"N", &outputs, &rows, &inputs, &one, <float *>w, &inputs, <float *>x, &inputs, &zero, y,
-              &stride)
+        return
+    high, most = rows, outputs
+    if by == TILES:
+        high = min(rows, TILE_ROWS, max(TILE_PRODUCT // inputs // 16, 1))
+        most = max(min(TILE_AREA, TILE_PRODUCT // inputs) // high // 16 * 16, 16)
+    j = 0
+    while j < outputs:
+        wide = min(most, outputs - j)
+        i = 0
+        while i < rows:
+            step = min(high, rows - i)
+            sgemm(b"T", b"N", &wide, &step, &inputs, &one, <float *>w + <Py_ssize_t>j * inputs, &inputs,
+                  <float *>x + <Py_ssize_t>i * inputs, &inputs, &zero, y + <Py_ssize_t>i * stride + j, &stride)
+            i += step
+        j += wide
 
 
-def product(const float[:, ::1] w, const float[:, ::1] x, float[:, ::1] y, bint alone, int repeats):
-    """y = x wᵀ, ``repeats`` times over, by one sgemv a row (``alone``) or by one sgemm: for the benchmark."""
+def product(const float[:, ::1] w, const float[:, ::1] x, float[:, ::1] y, int by, int repeats):
+    """y = x wᵀ, ``repeats`` times over, by sgemm (0), an sgemv a row (1) or tiles (2): for the benchmark."""
     cdef int i
     with nogil:
         for i in range(repeats):
-            multiply(&w[0, 0], w.shape[0], w.shape[1], &x[0, 0], x.shape[0], &y[0, 0], y.shape[1], alone)
+            multiply(&w[0, 0], w.shape[0], w.shape[1], &x[0, 0], x.shape[0], &y[0, 0], y.shape[1], by)
 
 
 cdef struct Scratch:
@@ -173,7 +212,7 @@ cdef class ScanKernel:
             last = min(first + steps, T)
             rows = self.gather(x, mask, first, last, reverse, &s)
             multiply(&self.w_ih[0, 0], GH, self.features, s.inputs, rows, s.projected, GH,
-                     rows_alone(rows, GH, self.features))
+                     way(rows, GH, self.features, threads))
             done = 0
             for k in range(first, last):
                 t = T - 1 - k if reverse else k
@@ -232,7 +271,7 @@ cdef class ScanKernel:
             outputs = stage.count * H
             source = s.operand if stage.of_operand else s.h if leading else s.packed
             multiply(&self.w_hh[stage.first * H, 0], outputs, H, source, count, s.recurrent + stage.first * H, GH,
-                     rows_alone(count, outputs, H))
+                     way(count, outputs, H, threads))
             if threads > 1 and <Py_ssize_t>count * outputs >= PARALLEL_GATES:
                 pieces = 1 if count >= threads else (threads + count - 1) // count
                 for i in prange(count * pieces, num_threads=threads, schedule="static"):
@@ -285,7 +324,7 @@ def dense(const float[:, ::1] w, const float[::1] bias, int activation, const fl
         while at < N:
             rows = min(N - at, chunk)
             multiply(&w[0, 0], outputs, inputs, &x[at, 0], rows, &y[at, 0], outputs,
-                     rows_alone(rows, outputs, inputs))
+                     way(rows, outputs, inputs, threads))
             finish_rows(&y[at, 0], shift, rows, outputs, activation, threads)
             at += rows
     return out

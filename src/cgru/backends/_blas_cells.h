@@ -28,6 +28,18 @@
 #define CGRU_RESTRICT __restrict
 #endif
 
+/* Whether OpenBLAS has kernels for small matrices here that beat its packing ones: its AVX-512 build has. */
+static int cgru_has_small_sgemm(void)
+{
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+    return 0;
+#endif
+}
+
 /* In the order of activations.ACTIVATIONS. */
 enum {
     CGRU_LINEAR, CGRU_SIGMOID, CGRU_TANH, CGRU_RELU, CGRU_HARD_SIGMOID, CGRU_HARD_SIGMOID_KERAS2,
