@@ -97,16 +97,23 @@ INLINE void put_down(const int count, const vec *acc, float *sums)
         TILE_CASES(2, G, CALL) TILE_CASES(3, G, CALL) TILE_CASES(4, G, CALL) WIDE_CASES(G, CALL)                       \
     }
 
+/* For a single row, weights a little larger than the first-level cache are walked two panels at a time: turning round at
+ * every step then finds the last ones still there (H = 64: 0.46 µs a step, against 0.55 with four). */
+#define NARROW_LOW (32 << 10)
+#define NARROW_HIGH (96 << 10)
+
 typedef void tile_function(const void *what, const void *rows, int r0, int n, int p0, int panels);
 
 /* Every tile of n rows by panels [p0, p1): rows in tiles as even as they go, a panel's weights used for all rows
- * before the next. */
+ * before the next. bytes is the size of a panel's weights. */
 INLINE void each_tile(tile_function *tile, const void *what, const void *rows, const int gates, int n, int p0, int p1,
-                      int backwards)
+                      int backwards, ptrdiff_t bytes)
 {
     int tiles = (n + ROWS_OF(gates) - 1) / ROWS_OF(gates);
     if (tiles == 0) return;
-    int largest = (n + tiles - 1) / tiles, width = PANELS_OF(largest, gates), groups = (p1 - p0 + width - 1) / width;
+    int largest = (n + tiles - 1) / tiles, width = PANELS_OF(largest, gates);
+    if (n == 1 && (p1 - p0) * bytes > NARROW_LOW && (p1 - p0) * bytes <= NARROW_HIGH) width = 2;
+    int groups = (p1 - p0 + width - 1) / width;
     for (int i = 0; i < groups; i++) {
         int p = p0 + (backwards ? groups - 1 - i : i) * width, panels = p1 - p < width ? p1 - p : width;
         for (int t = 0, r = 0; t < tiles; t++) {
@@ -154,7 +161,7 @@ static void NAME(cgru_linear_f32)(const cgru_matrix *m, int activation, int n, c
                                   int p0, int p1)
 {
     linear_rows rows = {activation, v, out};
-    each_tile(linear_tile, m, &rows, 1, n, p0, p1, 0);
+    each_tile(linear_tile, m, &rows, 1, n, p0, p1, 0, 0);
 }
 
 static void project3_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
@@ -180,7 +187,7 @@ static void project3_tile(const void *what, const void *given, int r0, int n, in
 static void NAME(cgru_project_f32)(const cgru_matrix *m, int n, const float *const *v, float *const *out, int p0, int p1)
 {
     linear_rows rows = {CGRU_LINEAR, v, out};
-    each_tile(project3_tile, m, &rows, 3, n, p0, p1, 0);
+    each_tile(project3_tile, m, &rows, 3, n, p0, p1, 0, 0);
 }
 
 /* ---- one step of a cell -------------------------------------------------------------------------------------------- */
@@ -309,16 +316,21 @@ static void gru_before_candidate_tile(const void *what, const void *given, int r
     }
 }
 
+static ptrdiff_t panel_bytes(const cgru_matrix *m)
+{
+    return (ptrdiff_t)m->inner * m->gates * VL * (ptrdiff_t)sizeof(float);
+}
+
 static void NAME(cgru_gru_after_f32)(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1)
 {
     (void)phase;
-    each_tile(gru_after_tile, scan, rows, 3, rows->n, p0, p1, rows->backwards);
+    each_tile(gru_after_tile, scan, rows, 3, rows->n, p0, p1, rows->backwards, panel_bytes(&scan->h));
 }
 
 static void NAME(cgru_gru_before_f32)(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1)
 {
-    if (phase == 0) each_tile(gru_before_gates_tile, scan, rows, 2, rows->n, p0, p1, rows->backwards);
-    else each_tile(gru_before_candidate_tile, scan, rows, 1, rows->n, p0, p1, rows->backwards);
+    if (phase == 0) each_tile(gru_before_gates_tile, scan, rows, 2, rows->n, p0, p1, rows->backwards, panel_bytes(&scan->h));
+    else each_tile(gru_before_candidate_tile, scan, rows, 1, rows->n, p0, p1, rows->backwards, 0);
 }
 
 static void NAME(cgru_activate_f32)(int activation, float *values, ptrdiff_t n)
