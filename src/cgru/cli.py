@@ -224,6 +224,16 @@ def _threads(text: str) -> int | str:
     return int(text)
 
 
+def _layers(text: str) -> str | list[Any]:
+    """What ``cgru.load`` takes: names with commas between, or a list written as JSON."""
+    if not text.lstrip().startswith("["):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"no valid JSON list ({error})") from error
+
+
 def _parser() -> _Parser:
     parser = _Parser(prog="cgru", description="Run trained GRU, LSTM and RNN networks on a CPU.")
     parser.add_argument("--version", action="version", version=f"cgru {__version__}")
@@ -237,8 +247,9 @@ def _parser() -> _Parser:
         return sub
 
     def add_file(sub: argparse.ArgumentParser) -> None:
+        help_layers = "the layers in order, where names and shapes do not tell: rnn,last,fc or a JSON list"
         sub.add_argument("file", metavar="FILE", help="a trained network: .pt .pth .safetensors .keras .h5 .npz")
-        sub.add_argument("--layers", help="the layers in order, where names and shapes do not tell: rnn,last,fc")
+        sub.add_argument("--layers", type=_layers, help=help_layers)
         sub.add_argument("--prefix", help="use only the tensors whose names begin with this part")
 
     sub = add("info", info)

@@ -1,0 +1,71 @@
+"""What is promised of the package itself: its version, its names, its files, its two commands."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import cgru
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_version_stands_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    try:
+        installed = importlib.metadata.version("cgru")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("cgru is not installed, only on the path")
+    assert installed == cgru.__version__
+
+
+def test_numpy_is_all_that_is_required() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert [re.match(r"[\w-]+", name)[0] for name in project["dependencies"]] == ["numpy"]  # type: ignore[index]
+
+
+def test_every_public_name_is_there() -> None:
+    assert len(set(cgru.__all__)) == len(cgru.__all__)
+    for name in cgru.__all__:
+        assert getattr(cgru, name) is not None
+        assert name in dir(cgru)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = cgru.no_such_name
+
+
+def test_star_import() -> None:
+    code = "from cgru import *; print(load.__module__, GRU.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "cgru.formats GRU\n"
+
+
+def test_the_readme_has_two_commands_that_make_their_own_environments() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python3 -m venv .*$", readme, re.MULTILINE)
+    assert [command.split()[3] for command in commands] == [".venv", ".venv-test"]
+    assert commands[0].endswith("cgru demo")
+    assert "pytest" in commands[1]
+    # .ci/run takes them from the README and types nothing of its own.
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert 'readme .venv-test' in script
+    assert 'readme .venv;' in script
+
+
+def test_every_instruction_set_file_has_its_flags() -> None:
+    table = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for path in (ROOT / "src" / "cgru" / "core").glob("isa_*.c"):
+        assert f'"{path.stem.removeprefix("isa_")}": Isa(' in table
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
