@@ -294,17 +294,21 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
     cgru_team_wait(member);
 }
 
-/* The last outputs of a node: its states, or zero where a row has not had a step. */
+/* The last outputs of a node: its states, or zero where a row has not had a step, and where the last step did not count
+ * if such a step gives zero. */
 static void last_output(const block *b, const cgru_node *node, sequence out)
 {
     for (int r = 0; r < b->rows; r++) {
         const float *state = state_row(b, r);
+        int64_t length = b->call->lengths ? b->call->lengths[b->first + r] : b->steps;
         float *y = out.data + r * out.row;
         const int hidden = node->direction[0].scan->hidden;
         for (int d = 0; d < node->directions; d++) {
             const cgru_direction *dir = &node->direction[d];
+            int shown = node->repeat || length == 0 || counts(b, r, dir->reverse ? 0 : length - 1);
+            shown = shown && state[dir->emitted] != 0;
             for (int i = 0; i < hidden; i++) {
-                float h = state[dir->emitted] != 0 ? state[dir->state + i] : 0.0f;
+                float h = shown ? state[dir->state + i] : 0.0f;
                 if (d == 0 || node->merge == CGRU_CONCAT) y[d * hidden + i] = h;
                 else if (node->merge == CGRU_MUL) y[i] *= h;
                 else y[i] = node->merge == CGRU_AVE ? (y[i] + h) * 0.5f : y[i] + h;
@@ -484,19 +488,6 @@ static void run_chunks(block *b, int i, int end, sequence in, sequence out)
     }
 }
 
-static void flip_mask(block *b)
-{
-    for (int r = 0; r < b->rows; r++) {
-        uint8_t *valid = b->valid + r * b->steps;
-        int64_t length = b->call->lengths ? b->call->lengths[b->first + r] : b->steps;
-        for (int64_t a = 0, z = length - 1; a < z; a++, z--) {
-            uint8_t swap = valid[a];
-            valid[a] = valid[z];
-            valid[z] = swap;
-        }
-    }
-}
-
 static void start_mask(block *b)
 {
     for (int r = 0; r < b->rows; r++) {
@@ -526,7 +517,6 @@ static void run_block(block *b)
         if (end == net->count) out = (sequence){call->y + b->first * call->y_row, call->y_row, call->y_step};
         if (barrier_node(node)) run_whole(b, node, in, out);
         else run_chunks(b, i, end, in, out);
-        if (b->valid && node->kind == CGRU_RECURRENT && node->flipped && b->member.rank == 0) flip_mask(b);
         if (collapses) {
             if (b->member.rank == 0) last_output(b, node, out);
             b->steps = b->chunk = 1;
@@ -632,6 +622,11 @@ int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
     if (whole.threads == 1) run_call(&whole, cgru_alone);
     else cgru_team_run(whole.threads, run_call, &whole);
     return CGRU_OK;
+}
+
+int64_t cgru_net_cost(const cgru_net *net)
+{
+    return net->work;
 }
 
 cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int count)

@@ -72,11 +72,14 @@ static inline void pause_a_little(void)
 #endif
 }
 
-static void wait_while(atomic_int *value, int held)
+/* One turn of waiting: a pause, or a yield once there have been many. */
+static inline void linger(int *turns)
 {
-    for (int spins = 0; atomic_load_explicit(value, memory_order_acquire) == held; spins++) {
-        if (spins < SPINS) pause_a_little();
-        else sched_yield();
+    if (*turns < SPINS) {
+        ++*turns;
+        pause_a_little();
+    } else {
+        sched_yield();
     }
 }
 
@@ -89,7 +92,8 @@ void cgru_team_wait(cgru_member member)
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&barrier->generation, generation + 1, memory_order_release);
     } else {
-        wait_while(&barrier->generation, generation);
+        int turns = 0;
+        while (atomic_load_explicit(&barrier->generation, memory_order_acquire) == generation) linger(&turns);
     }
 }
 
@@ -142,8 +146,8 @@ static void after_fork_in_parent(void)
 }
 static void after_fork_in_child(void)
 {
-    pthread_mutex_init(&pool.mutex, NULL);
     pool.idle = NULL;
+    pthread_mutex_unlock(&pool.mutex);
 }
 
 /* A sleeping worker, or a new one; NULL where none can be had. */
@@ -201,10 +205,8 @@ void cgru_team_run(int size, cgru_task *task, void *what)
         pthread_mutex_unlock(&workers[i]->mutex);
     }
     task(what, (cgru_member){0, hired + 1, t.barriers});
-    for (int spins = 0; atomic_load_explicit(&t.working, memory_order_acquire) > 0; spins++) {
-        if (spins < SPINS) pause_a_little();
-        else sched_yield();
-    }
+    int turns = 0;
+    while (atomic_load_explicit(&t.working, memory_order_acquire) > 0) linger(&turns);
 }
 
 #endif
