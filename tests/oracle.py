@@ -60,7 +60,7 @@ def gru(
     arrays: Mapping[str, Array],
     x: Array,
     h0: Array,
-    lengths: Sequence[int] | None = None,
+    lengths: Sequence[int] | Array | None = None,
     mask: Array | None = None,
     *,
     layers: int = 1,

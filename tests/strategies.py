@@ -70,7 +70,7 @@ class Case:
         return rng.random((self.batch, self.steps)) < 0.6
 
     @property
-    def stack(self) -> dict[str, int]:
+    def stack(self) -> dict[str, Any]:
         """The shape of the stack, as the oracle takes it."""
         return {"layers": self.layers, "directions": self.directions}
 

@@ -40,8 +40,6 @@ def test_the_oracle_agrees_with_torch(name: str) -> None:
     weights, found = load(name)
     directions = 2 if any(key.endswith("_reverse") for key in weights) else 1
     layers = len(found["h0"]) // directions
-    out, h_n = oracle.gru(
-        weights, found["x"], found["h0"], found.get("lengths"), layers=layers, directions=directions
-    )
+    out, h_n = oracle.gru(weights, found["x"], found["h0"], found.get("lengths"), layers=layers, directions=directions)
     np.testing.assert_allclose(out, found["out"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(h_n, found["h_n"], rtol=0, atol=1e-6)

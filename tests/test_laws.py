@@ -7,6 +7,9 @@ by ``CGRU_ISA``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -28,7 +31,7 @@ def test_chunked_is_whole(backend: str, data: st.DataObject, case: Case, reset: 
     want, want_state = net.run(case.x, begin, mask=case.mask)
     ends = data.draw(cuts(case.steps))
     state, pieces = begin, []
-    for a, b in zip(ends[:-1], ends[1:], strict=True):
+    for a, b in pairwise(ends):
         y, state = net.run(case.x[:, a:b], state, mask=None if case.mask is None else case.mask[:, a:b])
         pieces.append(y)
     assert_same(backend, np.concatenate(pieces, axis=1), want, f"cut at {ends}")
@@ -242,10 +245,10 @@ def test_results_share_memory_with_nothing(backend: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", single_layers())
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_out_is_filled_and_returned(backend: str, kind: str, order: str) -> None:
+def test_out_is_filled_and_returned(backend: str, kind: str, order: Literal["C", "F"]) -> None:
     layer, x = single_layers()[kind]
     net = cgru.Model([layer], backend=backend)
-    out = np.full((2, 3, 4), np.nan, np.float32).copy(order=order)  # type: ignore[call-overload]
+    out = np.array(np.full((2, 3, 4), np.nan), np.float32, order=order)
     y, _ = net.run(x, out=out)
     assert y is out
     assert np.array_equal(out, net(x))
@@ -282,9 +285,7 @@ def test_stacked_is_one_after_the_other(backend: str, case: Case, reset: str) ->
     want, want_h = net(case.x, case.h0, backend=backend)
     x = case.x
     for k in range(case.layers):
-        arrays = {
-            key.replace(f"_l{k}", "_l0"): value for key, value in case.arrays.items() if key.endswith(f"_l{k}")
-        }
+        arrays = {key.replace(f"_l{k}", "_l0"): value for key, value in case.arrays.items() if key.endswith(f"_l{k}")}
         x, h = cgru.GRU(arrays, reset=reset)(x, case.h0[k : k + 1], backend=backend)
         assert_same(backend, h, want_h[k : k + 1], f"state of layer {k}")
     assert_same(backend, x, want)
@@ -305,8 +306,6 @@ def test_two_directions_are_one_turned_round(backend: str, case: Case, reset: st
 
 def test_one_model_serves_many_python_threads(backend: str) -> None:
     """Eight threads on one model, each with its own input and state: as if each were alone."""
-    from concurrent.futures import ThreadPoolExecutor
-
     case = Case(9, 33, 2, 1, True, 8, 30, seed=40)
     net = cgru.Model([case.gru()], backend=backend)
 

@@ -239,9 +239,7 @@ def test_write_is_keep_with_the_gate_negated(backend: str, gate: str) -> None:
     keep = cgru.GRU.from_arrays(*negated, update="keep", bidirectional=True, recurrent_activation=gate)
     for a, b in zip(write(case.x, case.h0, backend=backend), keep(case.x, case.h0, backend=backend), strict=True):
         assert np.array_equal(a, b)
-    want, _ = oracle.gru(
-        case.arrays, case.x, case.h0, layers=2, directions=2, write=True, recurrent_activation=gate
-    )
+    want, _ = oracle.gru(case.arrays, case.x, case.h0, layers=2, directions=2, write=True, recurrent_activation=gate)
     np.testing.assert_allclose(write(case.x, case.h0, backend=backend)[0], want, rtol=0, atol=2e-6)
 
 

@@ -27,10 +27,7 @@ def resolve(threads: int | str | None) -> int:
 
 def available() -> int:
     """The cores this process may use: its affinity, capped by the cgroup's CPU quota where there is one."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 

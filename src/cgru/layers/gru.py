@@ -32,7 +32,8 @@ class GRU(Recurrent):
 
     def __init__(self, arrays: Mapping[str, Any], *, reset: str = "after", **options: Any) -> None:
         if reset not in ("after", "before"):
-            raise UnsupportedError(f"{options.get('name') or self.kind}: reset={reset!r} is neither 'after' nor 'before'")
+            where = options.get("name") or self.kind
+            raise UnsupportedError(f"{where}: reset={reset!r} is neither 'after' nor 'before'")
         self.reset = reset
         self.cell = GRU_RESET_AFTER if reset == "after" else GRU_RESET_BEFORE
         super().__init__(arrays, **options)
@@ -131,7 +132,8 @@ class GRU(Recurrent):
                 f"{where}: update='write' needs a gate activation with f(−a) = 1 − f(a), and {rate!r} is none"
             )
         groups = {"weight_ih": _listed(w_ih, 2), "weight_hh": _listed(w_hh, 2)}
-        groups |= {stem: _listed(value, 1) for stem, value in (("bias_ih", b_ih), ("bias_hh", b_hh)) if value is not None}
+        biases = {"bias_ih": b_ih, "bias_hh": b_hh}
+        groups |= {stem: _listed(value, 1) for stem, value in biases.items() if value is not None}
         count = len(groups["weight_ih"])
         directions = 2 if bidirectional else 1
         if count == 0 or count % directions or any(len(group) != count for group in groups.values()):
