@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from .errors import CgruError, ShapeError, UnsupportedError
 from .layers import Embedding, Layer, Recurrent
 from .state import State, StateLayout
 from .threads import resolve as resolve_threads
+
+if TYPE_CHECKING:
+    from .pool import Pool
+    from .stream import Stream
 
 
 class Model:
@@ -31,6 +35,7 @@ class Model:
         self._layout = StateLayout(self.layers)
         self._backend = backends.choose(backend)
         self._lock = threading.Lock()
+        self._mark: bytes | None = None
         self._compiled: dict[str, list[backends.Stage]] = {}
         stages, self.backends = backends.compile_stages(self.layers, self._layout, self._backend)
         self._compiled[self._backend] = stages
@@ -115,7 +120,7 @@ class Model:
             self._check_out(out, x3, single)
         for stage in self._stages(backend):
             flow = stage.run(flow, advanced.data, count)
-        y = _finish(flow.x, x3, single)
+        y = _finish(flow.x, single)
         if out is not None:
             out[...] = y
             y = out
@@ -124,6 +129,26 @@ class Model:
     def state(self, arrays_by_name: Mapping[str, Any] | None = None, *, batch: int = 1) -> State:
         """A state for ``batch`` rows: zero, or from arrays named and shaped as :meth:`State.arrays` gives them."""
         return State.from_arrays(self._layout, arrays_by_name or {}, batch)
+
+    def stream(self, batch: int = 1) -> Stream:
+        """A stream of ``batch`` rows, in the zero state. :class:`UnsupportedError` where a layer cannot stream."""
+        from .stream import open_stream
+
+        return open_stream(self, arrays.positive(batch, "batch"))
+
+    def pool(self, capacity: int) -> Pool:
+        """Room for ``capacity`` independent streams. :class:`UnsupportedError` where a layer cannot stream."""
+        from .pool import open_pool
+
+        return open_pool(self, capacity)
+
+    def _fingerprint(self) -> bytes:
+        from .stream import fingerprint
+
+        with self._lock:
+            if self._mark is None:
+                self._mark = fingerprint(self)
+            return self._mark
 
     def _stages(self, backend: str | None) -> list[backends.Stage]:
         wanted = self._backend if backend is None else backends.checked(backend)
@@ -184,15 +209,13 @@ class Model:
         native.save(self, path)
 
 
-def _finish(y: Any, x: np.ndarray, single: bool) -> Any:
-    """What left the last stage as the caller's own float32 array (or a tuple of them), none of it ``x``."""
-    if isinstance(y, tuple):
-        return tuple(_finish(part, x, single) for part in y)
+def _finish(x: Any, single: bool) -> Any:
+    """What left the last stage as the caller's float32 array (or a tuple of them)."""
+    if isinstance(x, tuple):
+        return tuple(_finish(part, single) for part in x)
     with np.errstate(over="ignore"):
-        result = np.ascontiguousarray(y, dtype=np.float32)
-    if np.may_share_memory(result, x):
-        result = result.copy()
-    return result[0] if single else result
+        y = np.ascontiguousarray(x, dtype=np.float32)
+    return y[0] if single else y
 
 
 def _named_apart(layers: list[Layer]) -> tuple[Layer, ...]:

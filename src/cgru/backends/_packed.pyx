@@ -9,7 +9,7 @@ cimport numpy as cnp
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
-from ..errors import UnsupportedError
+from ..errors import CgruError, ShapeError, UnsupportedError
 
 cnp.import_array()
 
@@ -39,6 +39,7 @@ cdef extern from "cgru/cgru.h" nogil:
         int64_t state_row
         const int64_t *index
         int threads
+    int64_t cgru_net_cost(const cgru_net *net)
     int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
     cgru_work *cgru_work_new()
     void cgru_work_free(cgru_work *work)
@@ -262,11 +263,148 @@ cdef class Net:
         work = cgru_work_new()
         if work == NULL:
             raise MemoryError
-        with nogil:
-            status = cgru_net_run(self.net, &call, work)
-            cgru_work_free(work)
+        status = run_call(self.net, &call, work)
+        cgru_work_free(work)
         if status != CGRU_OK:
             raise MemoryError("scratch for a call of the packed backend")
+
+
+# Multiply-adds worth letting other Python threads run: about 20 µs, what retaking the GIL beside a busy one costs.
+cdef int64_t RELEASE = 500_000
+
+
+cdef inline int run_call(const cgru_net *net, const cgru_call *call, cgru_work *work) noexcept:
+    cdef int status
+    if cgru_net_cost(net) * call.rows * call.steps < RELEASE:
+        return cgru_net_run(net, call, work)
+    with nogil:
+        status = cgru_net_run(net, call, work)
+    return status
+
+
+# ---- one step at a time -----------------------------------------------------------------------------------------
+
+cdef inline bint plain(object value, int kind, int ndim) noexcept:
+    """Whether value is an aligned, C-ordered array of exactly that type and number of axes."""
+    return (
+        cnp.PyArray_CheckExact(value)
+        and cnp.PyArray_TYPE(<cnp.ndarray>value) == kind
+        and cnp.PyArray_NDIM(<cnp.ndarray>value) == ndim
+        and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>value)
+    )
+
+
+cdef class Stepper:
+    """Steps a fixed batch of rows, or a choice of them, through a network; holds scratch and the call's frame.
+
+    Subclasses hold the state and say with :meth:`_admit` what to make of input that is not as it should be.
+    """
+
+    cdef cgru_net *net
+    cdef cgru_work *work
+    cdef cgru_call call
+    cdef readonly Py_ssize_t inputs, outputs
+    cdef bint ids, busy
+    cdef object held
+
+    def __dealloc__(self):
+        cgru_work_free(self.work)
+
+    def _bind(self, Net net not None, cnp.ndarray state not None, Py_ssize_t inputs, Py_ssize_t outputs, bint ids):
+        """The network, the state rows (B, width) that steps advance in place, and the features in and out."""
+        self.held = (net, state)
+        self.net = net.net
+        self.inputs, self.outputs, self.ids = inputs, outputs, ids
+        self.call.rows, self.call.steps, self.call.threads = state.shape[0], 1, 1
+        self.call.state = <float *>cnp.PyArray_DATA(state)
+        self.call.state_row = state.shape[1]
+        self.call.x_row, self.call.y_row = 1 if ids else inputs, outputs
+        self.call.x_step = self.call.y_step = 0
+        if self.work == NULL:
+            self.work = cgru_work_new()
+        if self.work == NULL:
+            raise MemoryError
+
+    def _enter(self):
+        """Claim the stepper for one call, or refuse: it is one thread's at a time."""
+        if self.busy:
+            raise CgruError(f"this {type(self).__name__} is in use by another thread; give each thread its own")
+        self.busy = True
+
+    def _leave(self):
+        self.busy = False
+
+    cdef int _run(self, cnp.ndarray x, cnp.ndarray y) except -1:
+        cdef int status
+        self.call.x = cnp.PyArray_DATA(x)
+        self.call.y = <float *>cnp.PyArray_DATA(y)
+        if self.busy:
+            self._enter()
+        self.busy = True
+        status = run_call(self.net, &self.call, self.work)
+        self.busy = False
+        if status != CGRU_OK:
+            raise MemoryError("scratch for a step")
+        return 0
+
+
+cdef class BatchStepper(Stepper):
+    """One step of every row at once."""
+
+    def step(self, x, out=None):
+        """One time step: features (B, I) → (B, O), or (I,) → (O,) for a batch of one; ids (B,) or one id.
+
+        ``out`` receives the result if given: float32 of its exact shape, C order. Raises :class:`ShapeError` before
+        anything is changed, and :class:`CgruError` where another thread is stepping this stream.
+        """
+        cdef cnp.npy_intp shape[2]
+        cdef Py_ssize_t batch = self.call.rows
+        cdef cnp.ndarray y
+        if not self.ids and plain(x, cnp.NPY_FLOAT32, 1) and batch == 1 and cnp.PyArray_DIM(x, 0) == self.inputs:
+            single = True
+        elif (
+            not self.ids
+            and plain(x, cnp.NPY_FLOAT32, 2)
+            and cnp.PyArray_DIM(x, 0) == batch
+            and cnp.PyArray_DIM(x, 1) == self.inputs
+        ):
+            single = False
+        else:
+            x, single = self._admit(x)
+        if out is None:
+            shape[0], shape[1] = batch, self.outputs
+            y = cnp.PyArray_SimpleNew(1, &shape[1], cnp.NPY_FLOAT32) if single else (
+                cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32))
+        else:
+            y = self._receive(out, single, x)
+        self._run(x, y)
+        return y
+
+    cdef cnp.ndarray _receive(self, object out, bint single, cnp.ndarray x):
+        """out if it can take the result without touching x."""
+        cdef Py_ssize_t batch = self.call.rows
+        cdef char *start
+        cdef char *data
+        if plain(out, cnp.NPY_FLOAT32, 1 if single else 2) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and (
+            cnp.PyArray_DIM(out, 0) == self.outputs
+            if single
+            else cnp.PyArray_DIM(out, 0) == batch and cnp.PyArray_DIM(out, 1) == self.outputs
+        ):
+            start, data = <char *>cnp.PyArray_DATA(<cnp.ndarray>out), <char *>cnp.PyArray_DATA(x)
+            if start + cnp.PyArray_NBYTES(<cnp.ndarray>out) <= data or data + cnp.PyArray_NBYTES(x) <= start:
+                return out
+            raise ShapeError("out: it overlaps x; give a separate array")
+        raise ShapeError(f"out: expected a float32 array of shape {(batch, self.outputs)[single:]} in C order that can be written to")
+
+
+cdef class ChoiceStepper(Stepper):
+    """One step of some rows, named by their place."""
+
+    def _step_rows(self, cnp.ndarray rows not None, cnp.ndarray x not None, cnp.ndarray y not None, int threads):
+        """rows (n,) int64, x (n, I) or ids (n,), y (n, O), all C order and already checked."""
+        self.call.rows, self.call.threads = rows.shape[0], threads
+        self.call.index = <const int64_t *>cnp.PyArray_DATA(rows)
+        self._run(x, y)
 
 
 KINDS = {

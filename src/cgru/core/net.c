@@ -38,11 +38,6 @@ struct cgru_net {
     cgru_node nodes[];
 };
 
-struct cgru_work {
-    void *memory;
-    size_t bytes;
-};
-
 /* Features of rows over steps. */
 typedef struct {
     float *data;
@@ -66,15 +61,24 @@ typedef struct {
     const cgru_net *net;
     const cgru_call *call;
     int64_t first; /* row */
-    int rows, chunk;
-    int64_t steps;
+    int rows, chunk, whole_chunk;
+    int64_t steps, whole_steps; /* steps become 1 once the time axis is gone */
     int stages;     /* of a wavefront, at most */
     uint8_t *valid; /* (rows, steps), or NULL where every step counts */
+    uint8_t *mask;  /* where valid lies until the time axis is gone */
     float *whole[2];
     float *pair; /* a second direction's outputs before merging */
     lane lanes[MAX_STAGES];
     cgru_member member;
 } block;
+
+/* Scratch, and how it was laid out for the last call of a single block and thread: calls that step come again and again
+ * with the same sizes. */
+struct cgru_work {
+    void *memory;
+    size_t bytes;
+    block plan;
+};
 
 /* ---- workspace -------------------------------------------------------------------------------------------------- */
 
@@ -178,6 +182,7 @@ void cgru_work_free(cgru_work *work)
 
 static int reserve(cgru_work *work, size_t bytes)
 {
+    work->plan.net = NULL;
     if (work->bytes >= bytes) return CGRU_OK;
     cgru_release(work->memory);
     work->bytes = 0;
@@ -553,13 +558,15 @@ typedef struct {
 static block block_of(const whole_call *whole, int64_t first, int64_t left, cgru_member member)
 {
     const cgru_net *net = whole->net;
-    int rows = (int)(left < BLOCK_ROWS ? left : BLOCK_ROWS);
+    int rows = (int)(left < BLOCK_ROWS ? left : BLOCK_ROWS), chunk = chunk_steps(net, rows, whole->call->steps);
     return (block){.net = net,
                    .call = whole->call,
                    .first = first,
                    .rows = rows,
-                   .chunk = chunk_steps(net, rows, whole->call->steps),
+                   .chunk = chunk,
+                   .whole_chunk = chunk,
                    .steps = whole->call->steps,
+                   .whole_steps = whole->call->steps,
                    .stages = whole->share || whole->threads == 1 ? 1 : net->parallel,
                    .member = member};
 }
@@ -604,12 +611,39 @@ static void plan_threads(whole_call *whole, int *by_rows)
     whole->threads = threads > 1 ? (int)threads : 1;
 }
 
+/* One block in the caller's thread, whose scratch is kept laid out. */
+static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work)
+{
+    block *plan = &work->plan;
+    const int masked = call->lengths || call->mask || net->masks;
+    if (plan->net != net || plan->rows != call->rows || plan->whole_steps != call->steps || (plan->mask != NULL) != masked) {
+        whole_call whole = {net, call, NULL, 0, 1};
+        block b = block_of(&whole, 0, call->rows, cgru_alone);
+        arena a = {NULL, 0};
+        lay_out(&b, &a, 0);
+        if (reserve(work, a.used) != CGRU_OK) return CGRU_NO_MEMORY;
+        a = (arena){work->memory, 0};
+        lay_out(&b, &a, 0);
+        b.mask = b.valid;
+        *plan = b;
+    }
+    plan->call = call;
+    plan->steps = plan->whole_steps;
+    plan->chunk = plan->whole_chunk;
+    plan->valid = plan->mask;
+    cgru_fpmode mode = cgru_flush_subnormals();
+    run_block(plan);
+    cgru_restore_fpmode(mode);
+    return CGRU_OK;
+}
+
 int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
 {
     if (call->rows == 0) return CGRU_OK;
     whole_call whole = {net, call, NULL, 0, 1};
     int by_rows = 0;
     if (call->threads > 1) plan_threads(&whole, &by_rows);
+    if (whole.threads == 1 && call->rows <= BLOCK_ROWS) return run_alone(net, call, work);
     whole.share = (size_t)by_rows; /* while counting: only whether there are shares */
     int64_t rows = by_rows ? (call->rows + whole.threads - 1) / whole.threads : call->rows;
     block b = block_of(&whole, 0, rows, cgru_alone);

@@ -1,0 +1,44 @@
+"""Streams and pools whose steps go straight to the C network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..arrays import Float32, positive
+from ..pool import Pool
+from ..stream import Stream, admit_step
+from ._packed import BatchStepper, ChoiceStepper
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+
+class PackedStream(BatchStepper, Stream):
+    """A stream over the packed backend; :meth:`step` is the C call and little else."""
+
+    def __init__(self, net: Model, batch: int) -> None:
+        self.net, self.batch = net, positive(batch, "batch")
+        self._data = net._layout.zeros(batch)
+        stage: Any = net._stages(None)[0]
+        self._bind(stage.net, self._data, net.input_size, net.output_size, net.takes_ids)
+
+    def _admit(self, x: Any) -> tuple[np.ndarray, bool]:
+        return admit_step(self.net, x, self.batch)
+
+
+class PackedPool(ChoiceStepper, Pool):
+    """A pool over the packed backend: the states stay where they are and are stepped in place."""
+
+    def __init__(self, net: Model, capacity: int) -> None:
+        Pool.__init__(self, net, capacity)
+        stage: Any = net._stages(None)[0]
+        self._bind(stage.net, self._data, net.input_size, net.output_size, net.takes_ids)
+
+    def _advance(self, rows: np.ndarray, x: np.ndarray, out: Float32, threads: int) -> None:
+        self._step_rows(rows, x, out, threads)
+
+    # One flag guards both the Python and the C side.
+    _enter = Pool._enter
+    _leave = Pool._leave

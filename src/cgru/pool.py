@@ -1,0 +1,165 @@
+"""Pools: many independent streams on one set of weights, stepped together whenever they have input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import arrays
+from .arrays import Float32
+from .backends.flow import Flow
+from .errors import CgruError, ShapeError
+from .layers import Embedding
+from .stream import check_streamable
+
+if TYPE_CHECKING:
+    from .model import Model
+
+
+class Pool:
+    """Up to ``capacity`` streams of one network, opened and closed at any time.
+
+    A step takes any of the open streams and one step of input for each, and advances just those in one batched pass
+    (batching at the level of cells, as in BatchMaker, EuroSys'18). With the packed backend the states are addressed
+    where they lie, and a stream gives the same bits as it would alone. A pool is one thread's at a time: used from
+    two at once it raises. Every error leaves all streams as they were.
+    """
+
+    def __init__(self, net: Model, capacity: int) -> None:
+        check_streamable(net)
+        self.net = net
+        self.capacity = arrays.positive(capacity, "capacity")
+        self._data = net._layout.zeros(self.capacity)
+        self._free = list(range(self.capacity - 1, -1, -1))
+        self._owner = np.full(self.capacity, -1, np.int64)  # the id whose state a row holds
+        self._place = np.zeros(self.capacity, np.int64)  # where in the step at hand a row was last named
+        self._opened = 0
+        self._busy = False
+
+    def __len__(self) -> int:
+        """Streams now open."""
+        return self.capacity - len(self._free)
+
+    def open(self) -> int:
+        """Open a stream in the zero state and return its id, which is never given again."""
+        if not self._free:
+            raise CgruError(f"the pool is full: all {self.capacity} streams are open; close one or make a larger pool")
+        self._enter()
+        row = self._free.pop()
+        sid = self._opened * self.capacity + row
+        self._opened += 1
+        self._data[row] = 0
+        self._owner[row] = sid
+        self._leave()
+        return sid
+
+    def close(self, sid: int) -> None:
+        """Close a stream and free its place."""
+        row = int(self._rows([sid])[0])
+        self._enter()
+        self._owner[row] = -1
+        self._free.append(row)
+        self._leave()
+
+    def reset(self, sid: int) -> None:
+        """Return a stream to the zero state."""
+        row = int(self._rows([sid])[0])
+        self._enter()
+        self._data[row] = 0
+        self._leave()
+
+    def step(
+        self, sids: Sequence[int], x: Any, out: Float32 | None = None, *, threads: int | str | None = None
+    ) -> Float32:
+        """One step of the streams named: ``x`` (n, I), or ids (n,), row i for the i-th of them → (n, O).
+
+        ``out`` receives the result if given: float32 (n, O) in C order. Raises :class:`CgruError` for an id that is
+        not open or stands twice, and :class:`ShapeError` for input that does not fit.
+        """
+        from .threads import resolve
+
+        count = resolve(threads)
+        rows = self._rows(sids)
+        features = self._input(x, len(rows))
+        shape = (len(rows), self.net.output_size)
+        if out is None:
+            out = np.empty(shape, np.float32)
+        elif not (
+            isinstance(out, np.ndarray)
+            and out.dtype == np.float32
+            and out.shape == shape
+            and out.flags.carray
+            and not np.may_share_memory(out, features)
+        ):
+            raise ShapeError(f"out: expected a writable float32 array of shape {shape} in C order, apart from x")
+        if len(rows):
+            self._enter()
+            try:
+                self._advance(rows, features, out, count)
+            finally:
+                self._leave()
+        return out
+
+    def _rows(self, sids: Sequence[int]) -> np.ndarray:
+        """The rows of the ids named, each open and named once."""
+        try:
+            named = np.asarray(sids)
+        except ValueError:
+            named = np.asarray(None)
+        if named.ndim != 1 or (named.size and named.dtype.kind not in "iu"):
+            raise CgruError("sids: expected a sequence of stream ids as open() gave them")
+        named = named.astype(np.int64)
+        rows = named % self.capacity
+        known = self._owner[rows] == named
+        if not known.all():
+            raise CgruError(f"sids: no stream {int(named[~known][0])} is open in this pool")
+        order = np.arange(len(rows))
+        self._place[rows] = order
+        twice = self._place[rows] != order
+        if twice.any():
+            raise CgruError(f"sids: stream {int(named[twice][0])} stands twice; a step takes each stream once")
+        return rows
+
+    def _input(self, x: Any, count: int) -> np.ndarray:
+        first = self.net.layers[0]
+        if isinstance(first, Embedding):
+            tokens = arrays.ids(x, "x", first.vocabulary)
+            if tokens.shape != (count,):
+                raise ShapeError(f"x: expected {count} ids, one for each stream named, found shape {tokens.shape}")
+            return np.ascontiguousarray(tokens)
+        array = arrays.float32(x, "x", 2)
+        if array.shape != (count, self.net.input_size):
+            raise ShapeError(f"x: expected shape ({count}, {self.net.input_size}), found {array.shape}")
+        return np.require(array, requirements=["C", "A"])
+
+    def _advance(self, rows: np.ndarray, x: np.ndarray, out: Float32, threads: int) -> None:
+        flow, state = Flow(x[:, None]), self._data[rows]
+        for stage in self.net._stages(None):
+            flow = stage.run(flow, state, threads)
+        out[...] = np.asarray(flow.x, np.float32).reshape(out.shape)
+        self._data[rows] = state
+
+    def _enter(self) -> None:
+        if self._busy:
+            raise CgruError("this Pool is in use by another thread; give each thread its own, or take turns")
+        self._busy = True
+
+    def _leave(self) -> None:
+        self._busy = False
+
+    def __repr__(self) -> str:
+        return f"<cgru.Pool of {self.net!r}, {len(self)} of {self.capacity} streams open>"
+
+
+def open_pool(net: Model, capacity: int) -> Pool:
+    """The pool that suits the network's backend."""
+    from .backends.packed import PackedStage
+
+    stages = net._stages(None)
+    if len(stages) == 1 and isinstance(stages[0], PackedStage) and stages[0].net is not None:
+        from .backends.steppers import PackedPool
+
+        return PackedPool(net, capacity)
+    return Pool(net, capacity)

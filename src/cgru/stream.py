@@ -1,0 +1,205 @@
+"""Streams: a network fed as its input arrives, one step or one chunk at a time, owning its state."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from . import arrays
+from .arrays import Float32
+from .backends.flow import Flow
+from .errors import CgruError, FormatError, ShapeError, UnsupportedError
+from .layers import Embedding, Recurrent
+
+if TYPE_CHECKING:
+    from .model import Model
+
+#: A dump: this, the network's fingerprint, rows and numbers a row, the rows, and a digest of all before it.
+_MAGIC = b"cgru stream 1\n"
+_HEADER = struct.Struct("<14s16sQQ")
+_DIGEST = 16
+
+
+def check_streamable(net: Model) -> None:
+    """Raise :class:`UnsupportedError` naming the layer whose steps depend on later input."""
+    for layer in net.layers:
+        if isinstance(layer, Recurrent) and not layer.streamable:
+            why = "reads its input in both directions" if layer.bidirectional else "reads its input backwards"
+            raise UnsupportedError(f"{layer.name}: it {why}, so the network cannot stream; run whole sequences")
+
+
+def fingerprint(net: Model) -> bytes:
+    """Sixteen bytes that another network, in layers, sizes or weights, does not share."""
+    digest = hashlib.blake2b(digest_size=16)
+    for layer in net.layers:
+        digest.update(repr((layer.kind, layer.name, sorted(layer.options().items()))).encode())
+        for name, array in sorted(layer.arrays().items()):
+            digest.update(repr((name, array.shape, array.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(array))
+    return digest.digest()
+
+
+def admit_step(net: Model, x: Any, batch: int) -> tuple[np.ndarray, bool]:
+    """``x`` of one step cast and checked: features (B, I) or ids (B,), and whether it came without a batch axis."""
+    first = net.layers[0]
+    if isinstance(first, Embedding):
+        tokens = np.asarray(x)
+        single = tokens.ndim == 0
+        tokens = arrays.ids(tokens[None] if single else x, "x", first.vocabulary)
+        if tokens.shape != (batch,):
+            raise ShapeError(f"x: expected {batch} token id{'s' * (batch > 1)} for one step, found shape {tokens.shape}")
+        return np.ascontiguousarray(tokens), single
+    array = arrays.float32(x, "x", (1, 2))
+    single = array.ndim == 1
+    width = net.input_size or array.shape[-1]
+    if array.shape != ((width,) if single and batch == 1 else (batch, width)):
+        shapes = f"({batch}, {width})" + (f" or ({width},)" if batch == 1 else "")
+        raise ShapeError(f"x: expected shape {shapes} for one step, found {array.shape}")
+    return np.require(array, requirements=["C", "A"]), single
+
+
+class Stream:
+    """A batch of rows advancing together through a network, with their state.
+
+    Made by ``net.stream(batch=1)``. A stream is one thread's at a time: used from two at once it raises. Whole
+    sequences, chunks and single steps give the same bits with the packed backend.
+    """
+
+    net: Model
+    batch: int
+    _data: Float32
+
+    def _advance(self, x: np.ndarray, threads: int) -> Any:
+        flow = Flow(x)
+        for stage in self.net._stages(None):
+            flow = stage.run(flow, self._data, threads)
+        return flow.x
+
+    def feed(self, chunk: Any, *, threads: int | str | None = None) -> Float32:
+        """Any number of steps: (B, T, I) → (B, T, O), or (T, I) → (T, O) for a batch of one; ids (B, T) or (T,)."""
+        from .threads import resolve
+
+        count = resolve(threads)
+        x, single = self.net._input(chunk)
+        if x.shape[0] != self.batch:
+            raise ShapeError(f"chunk: the stream has {self.batch} rows, found {x.shape[0]} (shape {x.shape})")
+        self._enter()
+        try:
+            y = np.ascontiguousarray(self._advance(x, count), np.float32)
+        finally:
+            self._leave()
+        return y[0] if single else y
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """Return to the zero state: every row, or those named."""
+        index = slice(None) if rows is None else self._rows(rows)
+        self._enter()
+        self._data[index] = 0
+        self._leave()
+
+    def _rows(self, rows: Iterable[int]) -> np.ndarray:
+        index = np.asarray(list(rows), dtype=object)
+        for row in index:
+            if not isinstance(row, (int, np.integer)) or isinstance(row, bool) or not 0 <= row < self.batch:
+                raise CgruError(f"rows: {row!r} is not a row of this stream, which has rows 0 to {self.batch - 1}")
+        return index.astype(np.int64)
+
+    def copy(self) -> Self:
+        """Another stream on the same network, in the same state."""
+        twin = type(self)(self.net, self.batch)
+        self._enter()
+        twin._data[...] = self._data
+        self._leave()
+        return twin
+
+    def dump(self) -> bytes:
+        """The state as bytes, for :meth:`restore` on a stream of the same network, batch and version of the form."""
+        self._enter()
+        rows = self._data.tobytes()
+        self._leave()
+        body = _HEADER.pack(_MAGIC, self.net._fingerprint(), *self._data.shape) + rows
+        return body + hashlib.blake2b(body, digest_size=_DIGEST).digest()
+
+    def restore(self, blob: bytes) -> None:
+        """Take the state from :meth:`dump`; :class:`FormatError` where it is damaged or another network's."""
+        shape = self._data.shape
+        if not isinstance(blob, (bytes, bytearray, memoryview)):
+            raise FormatError(f"restore: expected bytes from dump(), found {type(blob).__name__}")
+        blob = bytes(blob)
+        if len(blob) < _HEADER.size + _DIGEST or not blob.startswith(b"cgru stream "):
+            raise FormatError("restore: these bytes are no dump of a stream")
+        magic, mark, batch, width = _HEADER.unpack_from(blob)
+        if magic != _MAGIC:
+            raise FormatError(f"restore: the dump has the form {magic!r}, this version reads {_MAGIC!r}")
+        body, digest = blob[:-_DIGEST], blob[-_DIGEST:]
+        if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
+            raise FormatError("restore: the dump is damaged: its digest does not match")
+        if mark != self.net._fingerprint():
+            raise FormatError("restore: the dump comes from another network (other layers, sizes or weights)")
+        if (batch, width) != shape or len(body) != _HEADER.size + 4 * batch * width:
+            raise FormatError(f"restore: the dump holds {batch} rows, this stream has {shape[0]}")
+        data = np.frombuffer(body, "<f4", offset=_HEADER.size).reshape(shape)
+        self._enter()
+        self._data[...] = data
+        self._leave()
+
+    def _enter(self) -> None:
+        raise NotImplementedError
+
+    def _leave(self) -> None:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<cgru.{type(self).__name__} of {self.net!r}, batch {self.batch}>"
+
+
+class PlainStream(Stream):
+    """A stream over any backend, by way of whole runs of one step."""
+
+    def __init__(self, net: Model, batch: int) -> None:
+        self.net, self.batch = net, batch
+        self._data = net._layout.zeros(batch)
+        self._busy = False
+
+    def step(self, x: Any, out: Float32 | None = None) -> Float32:
+        """One time step: features (B, I) → (B, O), or (I,) → (O,) for a batch of one; ids (B,) or one id."""
+        array, single = admit_step(self.net, x, self.batch)
+        shape = (self.net.output_size,) if single else (self.batch, self.net.output_size)
+        if out is not None and not (out.dtype == np.float32 and out.shape == shape and out.flags.writeable):
+            raise ShapeError(f"out: expected a float32 array of shape {shape} that can be written to")
+        steps = array.reshape(self.batch, 1) if self.net.takes_ids else array.reshape(self.batch, 1, -1)
+        self._enter()
+        try:
+            y = np.asarray(self._advance(steps, 1), np.float32).reshape(self.batch, -1)
+        finally:
+            self._leave()
+        y = y[0] if single else y
+        if out is None:
+            return np.ascontiguousarray(y)
+        out[...] = y
+        return out
+
+    def _enter(self) -> None:
+        if self._busy:
+            raise CgruError(f"this {type(self).__name__} is in use by another thread; give each thread its own")
+        self._busy = True
+
+    def _leave(self) -> None:
+        self._busy = False
+
+
+def open_stream(net: Model, batch: int) -> Stream:
+    """The stream that suits the network's backend."""
+    from .backends.packed import PackedStage
+
+    check_streamable(net)
+    stages = net._stages(None)
+    if len(stages) == 1 and isinstance(stages[0], PackedStage) and stages[0].net is not None:
+        from .backends.steppers import PackedStream
+
+        return PackedStream(net, batch)
+    return PlainStream(net, batch)
