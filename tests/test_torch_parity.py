@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import event, given, settings
-from strategies import Case, cases
+from strategies import SIZES, Case, cases
 
 import cgru
 
@@ -83,19 +84,38 @@ def test_same_numbers(backend: str, case: Case) -> None:
         assert error(ours, exact) <= 2 * error(theirs, exact) + 1e-7
 
 
-@settings(max_examples=25)
-@given(case=cases(steps=30, least=1, lengths=None, scale=3.0))
-def test_weights_times_three(backend: str, case: Case) -> None:
-    """Where rounding errors grow, cgru's largest is at most twice PyTorch's own, judged in float64.
+# With weights three times as large, networks amplify rounding errors, some a hundredfold. cgru's error against
+# float64 is then at most twice PyTorch's own: as a root mean square over a few networks of any one kind, and as
+# the largest number over many networks. Of single networks by themselves that is not true of anybody: the
+# largest error of a small one is chance, and for 1 or 2 in 100 it is more than twice PyTorch's, as PyTorch's is
+# more than twice cgru's for others.
 
-    Over eight networks of the same sizes: the largest of a few rounding errors of one small network is chance.
-    """
+
+@settings(max_examples=25)
+@given(case=cases(steps=20, least=1, lengths=None, scale=3.0))
+def test_weights_times_three_in_the_mean(backend: str, case: Case) -> None:
     ours = theirs = 0.0
     for k in range(8):
         twin = replace(case, seed=(case.seed + k) % 2**32)
         exact = run_torch(twin, "float64")
-        theirs = max(theirs, error(run_torch(twin), exact))
-        ours = max(ours, error(twin.gru()(twin.x, twin.h0, twin.lengths, backend=backend), exact))
+        got = twin.gru()(twin.x, twin.h0, twin.lengths, backend=backend)
+        for a, b, c in zip(run_torch(twin), got, exact, strict=True):
+            theirs, ours = theirs + float(np.mean((a - c) ** 2)), ours + float(np.mean((b - c) ** 2))
+    assert math.sqrt(ours / 16) <= 2 * math.sqrt(theirs / 16) + 1e-8
+
+
+def test_weights_times_three_at_most(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    ours = theirs = 0.0
+    for seed in range(200):
+        batch, steps = (int(n) for n in rng.integers((1, 1), (9, 51)))
+        inputs, hidden = (int(n) for n in rng.choice(SIZES, 2))
+        layers, directions, bias = (int(n) for n in rng.integers((1, 1, 0), (4, 3, 2)))
+        lengths = tuple(int(n) for n in rng.integers(0, steps + 1, batch)) if seed % 2 else None
+        case = Case(inputs, hidden, layers, directions, bool(bias), batch, steps, seed, lengths, scale=3.0)
+        exact = run_torch(case, "float64")
+        theirs = max(theirs, error(run_torch(case), exact))
+        ours = max(ours, error(case.gru()(case.x, case.h0, case.lengths, backend=backend), exact))
     assert ours <= 2 * theirs + 1e-7
 
 
