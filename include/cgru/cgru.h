@@ -44,6 +44,7 @@ int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work);
 int64_t cgru_net_cost(const cgru_net *net);
 
 cgru_work *cgru_work_new(void);
+size_t cgru_work_bytes(const cgru_work *work); /* what it holds now */
 void cgru_work_free(cgru_work *work);
 
 #ifdef __cplusplus

@@ -37,8 +37,10 @@ def float32(value: Any, where: str, ndim: int | tuple[int, ...]) -> Float32:
     if array.ndim not in axes:
         wanted = " or ".join(map(str, axes))
         raise ShapeError(f"{where}: expected {wanted} axes, found {array.ndim} (shape {array.shape})")
+    if array.dtype == np.float32:  # native byte order too: a foreign one compares unequal
+        return array
     with np.errstate(over="ignore"):
-        return array.astype(np.float32, copy=False)
+        return array.astype(np.float32)
 
 
 def own(value: Any, where: str, ndim: int | tuple[int, ...]) -> Float32:

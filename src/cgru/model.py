@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Model:
     """A trained network: the layers in the order data passes them.
 
+    ``input_size`` is the number of features wanted at each step (the vocabulary where the network begins with an
+    embedding), ``output_size`` the number it gives; 0 where any number will do.
     ``backend`` is "auto", "packed", "blas" or "reference", settled per layer here and now. Raises
     :class:`ShapeError` where one layer's output does not fit the next one's input, and
     :class:`UnsupportedError` for an order of layers that cannot run.
@@ -36,20 +38,15 @@ class Model:
         self._backend = backends.choose(backend)
         self._lock = threading.Lock()
         self._mark: bytes | None = None
+        self.input_size: int = next((layer.input_size for layer in self.layers if layer.input_size is not None), 0)
+        self.output_size: int = next(
+            (layer.output_size for layer in reversed(self.layers) if layer.output_size is not None), 0
+        )
         self._compiled: dict[str, list[backends.Stage]] = {}
         stages, self.backends = backends.compile_stages(self.layers, self._layout, self._backend)
         self._compiled[self._backend] = stages
 
     # ---- what it is -------------------------------------------------------------------------------------
-
-    @property
-    def input_size(self) -> int:
-        """Features wanted at each step; the vocabulary where the network begins with an embedding."""
-        return next((layer.input_size for layer in self.layers if layer.input_size is not None), 0)
-
-    @property
-    def output_size(self) -> int:
-        return next((layer.output_size for layer in reversed(self.layers) if layer.output_size is not None), 0)
 
     @property
     def parameters(self) -> int:
@@ -116,11 +113,16 @@ class Model:
         batch, steps = x3.shape[:2]
         flow = Flow(x3, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
         advanced = self._state(state, batch)
+        room = None
         if out is not None:
             self._check_out(out, x3, single)
-        for stage in self._stages(backend):
-            flow = stage.run(flow, advanced.data, count)
-        y = _finish(flow.x, single)
+            room = out[None] if single else out
+        stages = self._stages(backend)
+        for stage in stages:
+            flow = stage.run(flow, advanced.data, count, room if stage is stages[-1] else None)
+        if room is not None and flow.x is room:
+            return out, advanced
+        y = _finish(flow.x, x3, single)
         if out is not None:
             out[...] = y
             y = out
@@ -209,12 +211,15 @@ class Model:
         native.save(self, path)
 
 
-def _finish(x: Any, single: bool) -> Any:
-    """What left the last stage as the caller's float32 array (or a tuple of them)."""
-    if isinstance(x, tuple):
-        return tuple(_finish(part, single) for part in x)
-    with np.errstate(over="ignore"):
-        y = np.ascontiguousarray(x, dtype=np.float32)
+def _finish(y: Any, x: np.ndarray, single: bool) -> Any:
+    """What left the last stage as the caller's own float32 array (or a tuple of them), none of it ``x``."""
+    if isinstance(y, tuple):
+        return tuple(_finish(part, x, single) for part in y)
+    if y is x or y.dtype != np.float32 or not (y.flags.c_contiguous and y.flags.owndata):
+        with np.errstate(over="ignore"):
+            y = np.ascontiguousarray(y, dtype=np.float32)
+        if np.may_share_memory(y, x):
+            y = y.copy()
     return y[0] if single else y
 
 

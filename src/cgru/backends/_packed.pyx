@@ -42,6 +42,7 @@ cdef extern from "cgru/cgru.h" nogil:
     int64_t cgru_net_cost(const cgru_net *net)
     int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
     cgru_work *cgru_work_new()
+    size_t cgru_work_bytes(const cgru_work *work)
     void cgru_work_free(cgru_work *work)
 
 cdef extern from "kernels.h" nogil:
@@ -200,6 +201,7 @@ cdef class Net:
     """A chain of nodes, each a dictionary as :mod:`cgru.backends.packed` makes it; immutable, shared by threads."""
 
     cdef cgru_net *net
+    cdef cgru_work *spare  # scratch of the last call, for the next one
     cdef object held  # keeps the packed weights alive
 
     def __cinit__(self, list nodes not None):
@@ -236,6 +238,7 @@ cdef class Net:
         self.held = nodes
 
     def __dealloc__(self):
+        cgru_work_free(self.spare)
         cgru_net_free(self.net)
 
     def run(self, cnp.ndarray x not None, cnp.ndarray y not None, cnp.ndarray state not None, lengths, mask, mask_out,
@@ -260,14 +263,23 @@ cdef class Net:
         call.mask = NULL if mask is None else <const uint8_t *>cnp.PyArray_DATA(mask)
         call.mask_out = NULL if mask_out is None else <uint8_t *>cnp.PyArray_DATA(mask_out)
         call.threads = threads
-        work = cgru_work_new()
+        work, self.spare = self.spare, NULL
+        if work == NULL:
+            work = cgru_work_new()
         if work == NULL:
             raise MemoryError
         status = run_call(self.net, &call, work)
-        cgru_work_free(work)
+        # Another thread may have left its own meanwhile; and what a long call took goes back to the system.
+        if self.spare == NULL and cgru_work_bytes(work) <= SPARE_BYTES:
+            self.spare = work
+        else:
+            cgru_work_free(work)
         if status != CGRU_OK:
             raise MemoryError("scratch for a call of the packed backend")
 
+
+# Scratch a network may keep between calls.
+cdef size_t SPARE_BYTES = 16 << 20
 
 # Multiply-adds worth letting other Python threads run: about 20 µs, what retaking the GIL beside a busy one costs.
 cdef int64_t RELEASE = 500_000

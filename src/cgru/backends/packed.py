@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,29 +106,32 @@ class PackedStage:
             self.nodes += made
             width = made[-1]["out"]
         # Activations alone fit any width: that of the data, then.
+        self.features = self.nodes[-1]["out"]
         self.net = None if width is None else _packed.Net(self.nodes)
+        self.masks = any(isinstance(layer, Masking) or getattr(layer, "mask_zero", False) for layer in layers)
+        self._core = _packed
 
     def run(self, flow: Flow, state: Float32, threads: int, out: Float32 | None = None) -> Flow:
-        from . import _packed
-
         x = _adjacent(flow.x[:, None] if flow.last else flow.x)
-        net, features = self.net, self.nodes[-1]["out"]
+        net, features = self.net, self.features
         if net is None:
             features = x.shape[-1]
-            net = _packed.Net([{**node, "in": features, "out": features} for node in self.nodes])
+            net = self._core.Net([{**node, "in": features, "out": features} for node in self.nodes])
         batch, steps = x.shape[:2]
         shape = (batch, features) if self.collapses else (batch, steps, features)
         if out is None or out.shape != shape or _adjacent(out) is not out or np.may_share_memory(out, x):
             out = np.empty(shape, np.float32)
-        mask_out = None if self.collapses or flow.last else _mask_out(self.layers, flow, batch, steps)
-        net.run(x, out, state, flow.lengths, flow.mask, mask_out, threads)
+        mask = None
+        if (self.masks or flow.mask is not None) and not self.collapses and not flow.last:
+            mask = np.empty((batch, steps), np.bool_)
+        net.run(x, out, state, flow.lengths, flow.mask, mask, threads)
         y: Any = out[:, 0] if flow.last else out
         if self.splits:
             half = features // 2
             y = y[..., :half], y[..., half:]
         if self.collapses or flow.last:
             return Flow(y, last=True)
-        return replace(flow, x=y, mask=mask_out)
+        return Flow(y, flow.lengths, mask)
 
 
 def _nodes(layer: Layer, layout: StateLayout, width: int | None) -> list[dict[str, Any]]:
@@ -170,14 +172,11 @@ def _nodes(layer: Layer, layout: StateLayout, width: int | None) -> list[dict[st
 
 def _adjacent(x: np.ndarray) -> np.ndarray:
     """``x`` itself where features are adjacent and every stride is a whole number of items, else a copy."""
-    item = x.itemsize
-    fits = x.flags.aligned and x.dtype.isnative and x.strides[-1] == item and not any(s % item for s in x.strides)
-    if x.dtype.kind == "i":
-        fits = x.flags.aligned and x.dtype.isnative and not any(s % item for s in x.strides)
-    return x if fits else np.ascontiguousarray(x)
-
-
-def _mask_out(layers: Sequence[Layer], flow: Flow, batch: int, steps: int) -> np.ndarray | None:
-    """Room for the mask that flows on, where there is one."""
-    makes = any(isinstance(layer, Masking) or getattr(layer, "mask_zero", False) for layer in layers)
-    return np.empty((batch, steps), np.bool_) if makes or flow.mask is not None else None
+    flags = x.flags
+    if flags.aligned and x.dtype.isnative:
+        if flags.c_contiguous:
+            return x
+        features = x.dtype.kind == "f"
+        if not any(s % x.itemsize for s in x.strides) and (not features or x.strides[-1] == x.itemsize):
+            return x
+    return np.ascontiguousarray(x)

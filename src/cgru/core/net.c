@@ -174,6 +174,11 @@ cgru_work *cgru_work_new(void)
     return calloc(1, sizeof(cgru_work));
 }
 
+size_t cgru_work_bytes(const cgru_work *work)
+{
+    return work->bytes;
+}
+
 void cgru_work_free(cgru_work *work)
 {
     if (work != NULL) cgru_release(work->memory);
