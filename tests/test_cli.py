@@ -351,7 +351,7 @@ def test_an_interrupt(file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
 
 
 def test_a_reader_that_has_had_enough(file: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.zeros((20000, 3), "f4"))
+    np.save(tmp_path / "x.npy", np.zeros((8, 50000, 3), "f4"))  # more than any pipe holds
     with subprocess.Popen(
         [*CGRU, "run", file, tmp_path / "x.npy"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -83,7 +83,9 @@ def write_output(path: str, y: Any, kind: str, rate: int | None) -> None:
     else:
         np.savetxt(buffer, np.atleast_2d(y), fmt="%.9g", delimiter=",")
     if path == PIPE:
-        sys.stdout.buffer.write(buffer.getbuffer())
+        left = buffer.getbuffer()
+        while left:  # an unbuffered standard output (python -u) takes a part at a time
+            left = left[sys.stdout.buffer.write(left) :]
         sys.stdout.buffer.flush()
     else:
         with open(path, "wb") as file:
