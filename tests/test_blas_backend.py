@@ -125,6 +125,7 @@ def test_every_way_to_a_product_is_the_product(rows: int, outputs: int, inputs: 
 @pytest.mark.parametrize("inputs", [976, 1000, 31251, 62501])
 @pytest.mark.parametrize("rows", [2, 33])
 def test_tiles_of_very_long_products(inputs: int, rows: int) -> None:
+    """A tile gets smaller as its products get longer."""
     rng = np.random.default_rng(1)
     w, x = (rng.standard_normal((n, inputs), dtype=np.float32) for n in (37, rows))
     y = np.full((rows, 37), np.nan, np.float32)
@@ -139,8 +140,16 @@ def test_several_chunks_and_a_team(reset: str, threads: int) -> None:
     lengths = tuple(int(n) for n in np.random.default_rng(0).integers(0, 21, 61))
     many = Case(5, 300, 1, 2, True, 61, 20, seed=6, lengths=lengths, masked=True)
     assert difference(many, threads, reset=reset) <= 2e-6
-    few = Case(300, 300, 1, 2, True, 9, 50, seed=7)
-    assert difference(few, threads, reset=reset) <= 2e-6
+    for steps in (24, 25, 50):
+        few = Case(300, 300, 1, 2, True, 9, steps, seed=7)
+        assert difference(few, threads, reset=reset) <= 2e-6
+    wide = Case(3, 300, 1, 1, True, 400, 3, seed=12)  # more rows than a chunk has
+    assert difference(wide, threads, reset=reset) <= 2e-6
+
+
+def test_rows_divided_between_threads() -> None:
+    """With more threads than rows a row's units are shared out, the odd one too."""
+    assert difference(Case(5, 901, 1, 1, True, 13, 3, seed=13), threads=16) <= 2e-6
 
 
 @pytest.mark.parametrize("activation", ["linear", "relu", "softmax"])
@@ -234,10 +243,29 @@ print(run(60000) - first - (outside(60000) - outside(20000)))
 
 
 @LINUX
+def test_calls_leave_no_memory_behind() -> None:
+    code = (
+        LARGE
+        + """
+import resource
+def peak():
+    for _ in range(150): run(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+first = peak()
+print(peak() - first)
+"""
+    )
+    assert int(child(code)) < 4 << 20
+
+
+@LINUX
 def test_one_thread_starts_no_team_and_two_do() -> None:
-    code = LARGE + "run(1); before = members(); run(1); middle = members(); run(2); print(before, middle, members())"
+    code = LARGE + (
+        "gru(x[:1, :1], backend='blas'); before = members(); run(1); gru(x[:2], backend='blas', threads=2); "
+        "middle = members(); run(2); print(before, middle, members())"
+    )
     before, middle, after = map(int, child(code).split())
-    assert before == middle
+    assert before == middle, "one thread, or too little work for two"
     if after == before:
         pytest.skip("this build has no OpenMP")
     assert after == before + 1
