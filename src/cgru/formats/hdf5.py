@@ -26,6 +26,7 @@ MAX_DEPTH = 32
 MAX_NAME = 1024
 MAX_AXES = 32
 MAX_TEXT = 64 << 20
+MAX_HEAPS = 1024
 #: Bytes that the items of one list could take if all of them were the longest text of the file.
 MAX_LIST = 1 << 30
 # As for zip members: trained weights hardly compress, small files get room to spare.
@@ -106,6 +107,70 @@ def _library_errors(shown: str) -> Iterator[None]:
         raise FormatError(f"{shown}: the HDF5 structure is damaged or truncated ({what})") from None
 
 
+def _longest_text(raw: bytes, shown: str) -> int:
+    """Bytes of the longest text of variable length, after a check of the heaps where they all lie.
+
+    The library walks these heaps before anything can be asked about them: an entry of size zero keeps it going
+    for ever, and a reference that declares gigabytes makes it allocate them. A heap begins with "GCOL" and
+    version 1; a reference is a length, the heap's address and the number of an entry (HDF5 File Format
+    Specification 3.0, III.E and IV.A.2.d). What only looks like a heap, among weights, is referred to by nothing.
+    """
+    # The superblock's versions 0, 1, and 2 or 3.
+    sizes, start = ((raw[13:15], 24), (raw[13:15], 28), (raw[9:11], 12))[min(raw[8], 2)]
+    base = raw[start : start + 8]
+    if sizes != b"\x08\x08" or any(base):
+        raise FormatError(
+            f"{shown}: its addresses are not of 8 bytes from the start of the file, as programs write them"
+        )
+    longest = 0
+    for count, at in enumerate(_finds(raw, b"GCOL\x01")):
+        if count == MAX_HEAPS:
+            raise FormatError(f"{shown}: holds more than {MAX_HEAPS} heaps of text")
+        places = list(_finds(raw, at.to_bytes(8, "little")))
+        if not places:
+            continue
+        entries = _heap(raw, at)
+        if entries is None:
+            raise FormatError(f"{shown}: the heap of texts at byte {at} is damaged")
+        longest = max([longest, *entries.values()])
+        for place in places:
+            length, number = _number(raw, max(place - 4, 0), 4), _number(raw, place + 8, 4)
+            if number in entries and length > len(raw):
+                raise FormatError(f"{shown}: byte {place} declares a text of {length} bytes; the file has {len(raw)}")
+    return longest
+
+
+def _heap(raw: bytes, at: int) -> dict[int, int] | None:
+    """The sizes of a heap's entries by number, or None where they do not fill it.
+
+    After 8 bytes and the heap's size come the entries: number, count and size, then that many bytes padded to
+    8. Number 0 is the rest that is free, its header included.
+    """
+    end = at + _number(raw, at + 8, 8)
+    entry = at + 16
+    entries: dict[int, int] = {}
+    while entry + 16 <= end <= len(raw):
+        number, size = _number(raw, entry, 2), _number(raw, entry + 8, 8)
+        step = size if number == 0 else 16 + (size + 7 & ~7)
+        if step < 16 or entry + step > end:
+            return None
+        if number:
+            entries[number] = size
+        entry += step
+    return entries if entry <= end <= len(raw) else None
+
+
+def _number(raw: bytes, at: int, size: int) -> int:
+    return int.from_bytes(raw[at : at + size], "little")
+
+
+def _finds(raw: bytes, wanted: bytes) -> Iterator[int]:
+    at = raw.find(wanted)
+    while at >= 0:
+        yield at
+        at = raw.find(wanted, at + 1)
+
+
 class _Reader:
     """One walk through a file, counting what it has opened."""
 
@@ -116,7 +181,7 @@ class _Reader:
         self.size = len(raw)
         self.budget = max(MAX_INFLATED_FLOOR, MAX_INFLATED_RATIO * self.size)
         self.text_budget = min(MAX_TEXT, max(MAX_INFLATED_FLOOR, self.size))
-        self.longest = -1
+        self.longest = _longest_text(raw, shown)
         self.objects = 0
         self.seen: dict[Any, str] = {}
         self.contents = Contents()
@@ -174,7 +239,7 @@ class _Reader:
         if len(shape) > 1 or count > MAX_OBJECTS:
             raise FormatError(f"{where} has shape {shape}; expected one text or a list of them")
         # Items of variable length are references, and every one may point to the same text.
-        longest = self._longest_text() if kind.length is None else kind.length
+        longest = self.longest if kind.length is None else kind.length
         if longest * count > (MAX_LIST if shape else MAX_TEXT):
             raise FormatError(f"{where} may take {longest * count} bytes, out of proportion to the file")
         values = np.empty(shape, dtype)
@@ -188,20 +253,6 @@ class _Reader:
         except UnicodeDecodeError:
             raise FormatError(f"{where} is not UTF-8") from None
         return decoded if shape else decoded[0]
-
-    def _longest_text(self) -> int:
-        """A bound on the texts of variable length: the largest global heap collection, where they all lie.
-
-        A collection begins with "GCOL", version 1, three zeros and its size (HDF5 file format 3.0, III.E).
-        """
-        if self.longest < 0:
-            self.longest, at = 0, self.raw.find(b"GCOL\x01\0\0\0")
-            while at >= 0:
-                size = int.from_bytes(self.raw[at + 8 : at + 16], "little")
-                if size <= self.size - at:
-                    self.longest = max(self.longest, size)
-                at = self.raw.find(b"GCOL\x01\0\0\0", at + 8)
-        return self.longest
 
     def _dataset(self, dataset: Any, path: str) -> None:
         where = f"{self.shown}: array {path!r}"
