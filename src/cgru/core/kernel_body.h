@@ -104,23 +104,34 @@ INLINE void put_down(const int count, const vec *acc, float *sums)
 
 typedef void tile_function(const void *what, const void *rows, int r0, int n, int p0, int panels);
 
-/* Every tile of n rows by panels [p0, p1): rows in tiles as even as they go, a panel's weights used for all rows
- * before the next. bytes is the size of a panel's weights. */
-INLINE void each_tile(tile_function *tile, const void *what, const void *rows, const int gates, int n, int p0, int p1,
-                      int backwards, ptrdiff_t bytes)
+/* Groups of `width` panels of [p0, p1), and for each all rows in `tiles` tiles as even as they go: a panel's weights are
+ * used for every row before the next. */
+INLINE void walk(tile_function *tile, const void *what, const void *rows, int n, const int tiles, const int width, int p0,
+                 int p1, int backwards)
 {
-    int tiles = (n + ROWS_OF(gates) - 1) / ROWS_OF(gates);
-    if (tiles == 0) return;
-    int largest = (n + tiles - 1) / tiles, width = PANELS_OF(largest, gates);
-    if (n == 1 && (p1 - p0) * bytes > NARROW_LOW && (p1 - p0) * bytes <= NARROW_HIGH) width = 2;
-    int groups = (p1 - p0 + width - 1) / width;
+    const int groups = (p1 - p0 + width - 1) / width;
     for (int i = 0; i < groups; i++) {
         int p = p0 + (backwards ? groups - 1 - i : i) * width, panels = p1 - p < width ? p1 - p : width;
         for (int t = 0, r = 0; t < tiles; t++) {
-            int count = (n - r + tiles - t - 1) / (tiles - t);
+            int count = tiles == 1 ? n : (n - r + tiles - t - 1) / (tiles - t);
             tile(what, rows, r, count, p, panels);
             r += count;
         }
+    }
+}
+
+/* n rows by panels [p0, p1); bytes is the size of a panel's weights. One row goes with constant widths, since the
+ * divisions would be felt in a step of a small network. */
+INLINE void each_tile(tile_function *tile, const void *what, const void *rows, const int gates, int n, int p0, int p1,
+                      int backwards, ptrdiff_t bytes)
+{
+    if (n == 1) {
+        int narrow = (p1 - p0) * bytes > NARROW_LOW && (p1 - p0) * bytes <= NARROW_HIGH;
+        if (narrow) walk(tile, what, rows, 1, 1, 2, p0, p1, backwards);
+        else walk(tile, what, rows, 1, 1, PANELS_OF(1, gates), p0, p1, backwards);
+    } else if (n > 1) {
+        int tiles = (n + ROWS_OF(gates) - 1) / ROWS_OF(gates), largest = (n + tiles - 1) / tiles;
+        walk(tile, what, rows, n, tiles, PANELS_OF(largest, gates), p0, p1, backwards);
     }
 }
 
