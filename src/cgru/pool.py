@@ -3,72 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import arrays
 from .arrays import Float32
-from .backends.flow import Flow
 from .errors import CgruError, ShapeError
 from .layers import Embedding
-from .stream import check_streamable
+from .stream import Claim, advance, check_out, check_streamable
 
 if TYPE_CHECKING:
     from .model import Model
 
 
-class Pool:
+#: Streams of one pool at most. An id is a serial number times this, plus the row that holds the stream's state.
+MOST = 1 << 26
+_serial = count(1)
+
+
+class Pool(Claim):
     """Up to ``capacity`` streams of one network, opened and closed at any time.
 
     A step takes any of the open streams and one step of input for each, and advances just those in one batched pass
     (batching at the level of cells, as in BatchMaker, EuroSys'18). With the packed backend the states are addressed
     where they lie, and a stream gives the same bits as it would alone. A pool is one thread's at a time: used from
-    two at once it raises. Every error leaves all streams as they were.
+    two at once it raises :class:`CgruError`. Every error leaves all streams as they were.
     """
+
+    _called = "pool"
 
     def __init__(self, net: Model, capacity: int) -> None:
         check_streamable(net)
+        super().__init__()
         self.net = net
         self.capacity = arrays.positive(capacity, "capacity")
+        if self.capacity > MOST:
+            raise CgruError(f"capacity: expected at most {MOST}, found {capacity}; use several pools")
         self._data = net._layout.zeros(self.capacity)
         self._free = list(range(self.capacity - 1, -1, -1))
         self._owner = np.full(self.capacity, -1, np.int64)  # the id whose state a row holds
         self._place = np.zeros(self.capacity, np.int64)  # where in the step at hand a row was last named
-        self._opened = 0
-        self._busy = False
 
     def __len__(self) -> int:
         """Streams now open."""
         return self.capacity - len(self._free)
 
     def open(self) -> int:
-        """Open a stream in the zero state and return its id, which is never given again."""
-        if not self._free:
-            raise CgruError(f"the pool is full: all {self.capacity} streams are open; close one or make a larger pool")
+        """Open a stream in the zero state and return its id, which no pool of this process gives again."""
         self._enter()
-        row = self._free.pop()
-        sid = self._opened * self.capacity + row
-        self._opened += 1
-        self._data[row] = 0
-        self._owner[row] = sid
-        self._leave()
+        try:
+            if not self._free:
+                raise CgruError(
+                    f"the pool is full: all {self.capacity} streams are open; close one or make a larger pool"
+                )
+            row = self._free[-1]
+            sid = next(_serial) * MOST + row
+            self._data[row] = 0
+            self._owner[row] = sid
+            self._free.pop()
+        finally:
+            self._leave()
         return sid
 
     def close(self, sid: int) -> None:
         """Close a stream and free its place."""
-        row = int(self._rows([sid])[0])
         self._enter()
-        self._owner[row] = -1
-        self._free.append(row)
-        self._leave()
+        try:
+            row = int(self._rows([sid])[0])
+            self._free.append(row)
+            self._owner[row] = -1
+        finally:
+            self._leave()
 
     def reset(self, sid: int) -> None:
         """Return a stream to the zero state."""
-        row = int(self._rows([sid])[0])
         self._enter()
-        self._data[row] = 0
-        self._leave()
+        try:
+            self._data[self._rows([sid])] = 0
+        finally:
+            self._leave()
 
     def step(
         self, sids: Sequence[int], x: Any, out: Float32 | None = None, *, threads: int | str | None = None
@@ -80,39 +95,33 @@ class Pool:
         """
         from .threads import resolve
 
-        count = resolve(threads)
-        rows = self._rows(sids)
-        features = self._input(x, len(rows))
-        shape = (len(rows), self.net.output_size)
-        if out is None:
-            out = np.empty(shape, np.float32)
-        elif not (
-            isinstance(out, np.ndarray)
-            and out.dtype == np.float32
-            and out.shape == shape
-            and out.flags.carray
-            and not np.may_share_memory(out, features)
-        ):
-            raise ShapeError(f"out: expected a writable float32 array of shape {shape} in C order, apart from x")
-        if len(rows):
-            self._enter()
-            try:
-                self._advance(rows, features, out, count)
-            finally:
-                self._leave()
+        team = resolve(threads)
+        self._enter()
+        try:
+            rows = self._rows(sids)
+            features = self._input(x, len(rows))
+            shape = (len(rows), self.net.output_size or features.shape[-1])
+            if out is None:
+                out = np.empty(shape, np.float32)
+            else:
+                check_out(out, shape, features)
+            if len(rows):
+                self._advance(rows, features, out, team)
+        finally:
+            self._leave()
         return out
 
     def _rows(self, sids: Sequence[int]) -> np.ndarray:
         """The rows of the ids named, each open and named once."""
         try:
             named = np.asarray(sids)
-        except ValueError:
+        except (ValueError, OverflowError):
             named = np.asarray(None)
         if named.ndim != 1 or (named.size and named.dtype.kind not in "iu"):
             raise CgruError("sids: expected a sequence of stream ids as open() gave them")
-        named = named.astype(np.int64)
-        rows = named % self.capacity
-        known = self._owner[rows] == named
+        signed = named.astype(np.int64)
+        rows = (signed & (MOST - 1)) % self.capacity
+        known = (self._owner[rows] == signed) & (signed >= 0)
         if not known.all():
             raise CgruError(f"sids: no stream {int(named[~known][0])} is open in this pool")
         order = np.arange(len(rows))
@@ -122,32 +131,25 @@ class Pool:
             raise CgruError(f"sids: stream {int(named[twice][0])} stands twice; a step takes each stream once")
         return rows
 
-    def _input(self, x: Any, count: int) -> np.ndarray:
+    def _input(self, x: Any, named: int) -> np.ndarray:
         first = self.net.layers[0]
         if isinstance(first, Embedding):
             tokens = arrays.ids(x, "x", first.vocabulary)
-            if tokens.shape != (count,):
-                raise ShapeError(f"x: expected {count} ids, one for each stream named, found shape {tokens.shape}")
+            if tokens.shape != (named,):
+                raise ShapeError(f"x: expected {named} ids, one for each stream named, found shape {tokens.shape}")
             return np.ascontiguousarray(tokens)
         array = arrays.float32(x, "x", 2)
-        if array.shape != (count, self.net.input_size):
-            raise ShapeError(f"x: expected shape ({count}, {self.net.input_size}), found {array.shape}")
+        width = self.net.input_size or array.shape[-1]
+        if array.shape != (named, width):
+            raise ShapeError(
+                f"x: expected shape ({named}, {width}), one row for each stream named, found {array.shape}"
+            )
         return np.require(array, requirements=["C", "A"])
 
     def _advance(self, rows: np.ndarray, x: np.ndarray, out: Float32, threads: int) -> None:
-        flow, state = Flow(x[:, None]), self._data[rows]
-        for stage in self.net._stages(None):
-            flow = stage.run(flow, state, threads)
-        out[...] = np.asarray(flow.x, np.float32).reshape(out.shape)
+        state = self._data[rows]
+        out[...] = np.asarray(advance(self.net, x[:, None], state, threads), np.float32).reshape(out.shape)
         self._data[rows] = state
-
-    def _enter(self) -> None:
-        if self._busy:
-            raise CgruError("this Pool is in use by another thread; give each thread its own, or take turns")
-        self._busy = True
-
-    def _leave(self) -> None:
-        self._busy = False
 
     def __repr__(self) -> str:
         return f"<cgru.Pool of {self.net!r}, {len(self)} of {self.capacity} streams open>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,7 +40,7 @@ def fingerprint(net: Model) -> bytes:
         digest.update(repr((layer.kind, layer.name, sorted(layer.options().items()))).encode())
         for name, array in sorted(layer.arrays().items()):
             digest.update(repr((name, array.shape, array.dtype.str)).encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
 
 
@@ -51,7 +52,9 @@ def admit_step(net: Model, x: Any, batch: int) -> tuple[np.ndarray, bool]:
         single = tokens.ndim == 0
         tokens = arrays.ids(tokens[None] if single else x, "x", first.vocabulary)
         if tokens.shape != (batch,):
-            raise ShapeError(f"x: expected {batch} token id{'s' * (batch > 1)} for one step, found shape {tokens.shape}")
+            raise ShapeError(
+                f"x: expected {batch} token id{'s' * (batch > 1)} for one step, found shape {tokens.shape}"
+            )
         return np.ascontiguousarray(tokens), single
     array = arrays.float32(x, "x", (1, 2))
     single = array.ndim == 1
@@ -62,22 +65,43 @@ def admit_step(net: Model, x: Any, batch: int) -> tuple[np.ndarray, bool]:
     return np.require(array, requirements=["C", "A"]), single
 
 
+def check_out(out: Any, shape: tuple[int, ...], x: np.ndarray) -> None:
+    """Raise :class:`ShapeError` unless ``out`` can take a result of ``shape`` without touching ``x``."""
+    if not (isinstance(out, np.ndarray) and out.dtype == np.float32 and out.shape == shape and out.flags.carray):
+        raise ShapeError(f"out: expected a float32 array of shape {shape} in C order that can be written to")
+    if np.may_share_memory(out, x):
+        raise ShapeError("out: it overlaps x; give a separate array")
+
+
+class Claim:
+    """What is one thread's at a time: held for the length of a call, and refused meanwhile."""
+
+    _called = "stream"
+
+    def __init__(self) -> None:
+        self._held = threading.Lock()
+
+    def _enter(self) -> None:
+        if not self._held.acquire(blocking=False):
+            raise CgruError(f"this {self._called} is in use by another thread; give each thread its own")
+
+    def _leave(self) -> None:
+        self._held.release()
+
+
 class Stream:
     """A batch of rows advancing together through a network, with their state.
 
-    Made by ``net.stream(batch=1)``. A stream is one thread's at a time: used from two at once it raises. Whole
+    Made by ``net.stream(batch=1)``. A stream is one thread's at a time: used from two at once it raises
+    :class:`CgruError`, and what was under way goes on undisturbed. Every error leaves the state as it was. Whole
     sequences, chunks and single steps give the same bits with the packed backend.
     """
 
-    net: Model
-    batch: int
-    _data: Float32
+    _called = "stream"
 
-    def _advance(self, x: np.ndarray, threads: int) -> Any:
-        flow = Flow(x)
-        for stage in self.net._stages(None):
-            flow = stage.run(flow, self._data, threads)
-        return flow.x
+    def __init__(self, net: Model, batch: int) -> None:
+        self.net, self.batch = net, arrays.positive(batch, "batch")
+        self._data = net._layout.zeros(self.batch)
 
     def feed(self, chunk: Any, *, threads: int | str | None = None) -> Float32:
         """Any number of steps: (B, T, I) → (B, T, O), or (T, I) → (T, O) for a batch of one; ids (B, T) or (T,)."""
@@ -98,8 +122,10 @@ class Stream:
         """Return to the zero state: every row, or those named."""
         index = slice(None) if rows is None else self._rows(rows)
         self._enter()
-        self._data[index] = 0
-        self._leave()
+        try:
+            self._data[index] = 0
+        finally:
+            self._leave()
 
     def _rows(self, rows: Iterable[int]) -> np.ndarray:
         index = np.asarray(list(rows), dtype=object)
@@ -112,15 +138,21 @@ class Stream:
         """Another stream on the same network, in the same state."""
         twin = type(self)(self.net, self.batch)
         self._enter()
-        twin._data[...] = self._data
-        self._leave()
+        try:
+            twin._data[...] = self._data
+        finally:
+            self._leave()
         return twin
+
+    __copy__ = copy
 
     def dump(self) -> bytes:
         """The state as bytes, for :meth:`restore` on a stream of the same network, batch and version of the form."""
         self._enter()
-        rows = self._data.tobytes()
-        self._leave()
+        try:
+            rows = self._data.astype("<f4", copy=False).tobytes()
+        finally:
+            self._leave()
         body = _HEADER.pack(_MAGIC, self.net._fingerprint(), *self._data.shape) + rows
         return body + hashlib.blake2b(body, digest_size=_DIGEST).digest()
 
@@ -144,8 +176,21 @@ class Stream:
             raise FormatError(f"restore: the dump holds {batch} rows, this stream has {shape[0]}")
         data = np.frombuffer(body, "<f4", offset=_HEADER.size).reshape(shape)
         self._enter()
-        self._data[...] = data
-        self._leave()
+        try:
+            self._data[...] = data
+        finally:
+            self._leave()
+
+    def step(self, x: Any, out: Float32 | None = None) -> Float32:
+        """One time step: features (B, I) → (B, O), or (I,) → (O,) for a batch of one; ids (B,) or one id.
+
+        ``out`` receives the result if given: float32 of its exact shape, C order, apart from ``x``.
+        """
+        raise NotImplementedError
+
+    def _advance(self, x: np.ndarray, threads: int) -> Any:
+        """Steps of x (B, T, I), or ids (B, T), and what leaves the network; the state moves only on success."""
+        raise NotImplementedError
 
     def _enter(self) -> None:
         raise NotImplementedError
@@ -157,39 +202,42 @@ class Stream:
         return f"<cgru.{type(self).__name__} of {self.net!r}, batch {self.batch}>"
 
 
-class PlainStream(Stream):
+class PlainStream(Claim, Stream):
     """A stream over any backend, by way of whole runs of one step."""
 
     def __init__(self, net: Model, batch: int) -> None:
-        self.net, self.batch = net, batch
-        self._data = net._layout.zeros(batch)
-        self._busy = False
+        Stream.__init__(self, net, batch)
+        Claim.__init__(self)
 
     def step(self, x: Any, out: Float32 | None = None) -> Float32:
-        """One time step: features (B, I) → (B, O), or (I,) → (O,) for a batch of one; ids (B,) or one id."""
         array, single = admit_step(self.net, x, self.batch)
-        shape = (self.net.output_size,) if single else (self.batch, self.net.output_size)
-        if out is not None and not (out.dtype == np.float32 and out.shape == shape and out.flags.writeable):
-            raise ShapeError(f"out: expected a float32 array of shape {shape} that can be written to")
         steps = array.reshape(self.batch, 1) if self.net.takes_ids else array.reshape(self.batch, 1, -1)
+        width = self.net.output_size or steps.shape[-1]
+        shape = (width,) if single else (self.batch, width)
+        if out is None:
+            out = np.empty(shape, np.float32)
+        else:
+            check_out(out, shape, array)
         self._enter()
         try:
-            y = np.asarray(self._advance(steps, 1), np.float32).reshape(self.batch, -1)
+            out[...] = np.asarray(self._advance(steps, 1), np.float32).reshape(shape)
         finally:
             self._leave()
-        y = y[0] if single else y
-        if out is None:
-            return np.ascontiguousarray(y)
-        out[...] = y
         return out
 
-    def _enter(self) -> None:
-        if self._busy:
-            raise CgruError(f"this {type(self).__name__} is in use by another thread; give each thread its own")
-        self._busy = True
+    def _advance(self, x: np.ndarray, threads: int) -> Any:
+        state = self._data.copy()
+        y = advance(self.net, x, state, threads)
+        self._data[...] = state
+        return y
 
-    def _leave(self) -> None:
-        self._busy = False
+
+def advance(net: Model, x: np.ndarray, state: Float32, threads: int) -> Any:
+    """Run x (B, T, I), or ids (B, T), from ``state`` (B, width), which moves stage by stage; the output."""
+    flow = Flow(x)
+    for stage in net._stages(None):
+        flow = stage.run(flow, state, threads)
+    return flow.x
 
 
 def open_stream(net: Model, batch: int) -> Stream:

@@ -309,7 +309,8 @@ cdef inline bint plain(object value, int kind, int ndim) noexcept:
 cdef class Stepper:
     """Steps a fixed batch of rows, or a choice of them, through a network; holds scratch and the call's frame.
 
-    Subclasses hold the state and say with :meth:`_admit` what to make of input that is not as it should be.
+    Subclasses hold the state, say with ``_called`` what they are to the user, and with :meth:`_admit` what to make of
+    input that is not as it should be.
     """
 
     cdef cgru_net *net
@@ -340,24 +341,17 @@ cdef class Stepper:
     def _enter(self):
         """Claim the stepper for one call, or refuse: it is one thread's at a time."""
         if self.busy:
-            raise CgruError(f"this {type(self).__name__} is in use by another thread; give each thread its own")
+            raise CgruError(f"this {self._called} is in use by another thread; give each thread its own")
         self.busy = True
 
     def _leave(self):
         self.busy = False
 
-    cdef int _run(self, cnp.ndarray x, cnp.ndarray y) except -1:
-        cdef int status
+    cdef inline int _run(self, cnp.ndarray x, cnp.ndarray y) noexcept:
+        """The call itself. The stepper must be claimed: its frame is what a call under way reads from."""
         self.call.x = cnp.PyArray_DATA(x)
         self.call.y = <float *>cnp.PyArray_DATA(y)
-        if self.busy:
-            self._enter()
-        self.busy = True
-        status = run_call(self.net, &self.call, self.work)
-        self.busy = False
-        if status != CGRU_OK:
-            raise MemoryError("scratch for a step")
-        return 0
+        return run_call(self.net, &self.call, self.work)
 
 
 cdef class BatchStepper(Stepper):
@@ -372,6 +366,7 @@ cdef class BatchStepper(Stepper):
         cdef cnp.npy_intp shape[2]
         cdef Py_ssize_t batch = self.call.rows
         cdef cnp.ndarray y
+        cdef int status
         if not self.ids and plain(x, cnp.NPY_FLOAT32, 1) and batch == 1 and cnp.PyArray_DIM(x, 0) == self.inputs:
             single = True
         elif (
@@ -389,7 +384,13 @@ cdef class BatchStepper(Stepper):
                 cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32))
         else:
             y = self._receive(out, single, x)
-        self._run(x, y)
+        if self.busy:
+            self._enter()
+        self.busy = True
+        status = self._run(x, y)
+        self.busy = False
+        if status != CGRU_OK:
+            raise MemoryError("scratch for a step")
         return y
 
     cdef cnp.ndarray _receive(self, object out, bint single, cnp.ndarray x):
@@ -413,10 +414,11 @@ cdef class ChoiceStepper(Stepper):
     """One step of some rows, named by their place."""
 
     def _step_rows(self, cnp.ndarray rows not None, cnp.ndarray x not None, cnp.ndarray y not None, int threads):
-        """rows (n,) int64, x (n, I) or ids (n,), y (n, O), all C order and already checked."""
+        """rows (n,) int64, x (n, I) or ids (n,), y (n, O), all C order and already checked, after :meth:`_enter`."""
         self.call.rows, self.call.threads = rows.shape[0], threads
         self.call.index = <const int64_t *>cnp.PyArray_DATA(rows)
-        self._run(x, y)
+        if self._run(x, y) != CGRU_OK:
+            raise MemoryError("scratch for a step")
 
 
 KINDS = {

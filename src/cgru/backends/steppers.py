@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import Float32, positive
+from ..arrays import Float32
 from ..pool import Pool
 from ..stream import Stream, admit_step
 from ._packed import BatchStepper, ChoiceStepper
+from .flow import Flow
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -19,10 +20,13 @@ class PackedStream(BatchStepper, Stream):
     """A stream over the packed backend; :meth:`step` is the C call and little else."""
 
     def __init__(self, net: Model, batch: int) -> None:
-        self.net, self.batch = net, positive(batch, "batch")
-        self._data = net._layout.zeros(batch)
+        Stream.__init__(self, net, batch)
         stage: Any = net._stages(None)[0]
         self._bind(stage.net, self._data, net.input_size, net.output_size, net.takes_ids)
+
+    def _advance(self, x: np.ndarray, threads: int) -> Any:
+        # In place: the C network fails before it writes, or not at all.
+        return self.net._stages(None)[0].run(Flow(x), self._data, threads).x
 
     def _admit(self, x: Any) -> tuple[np.ndarray, bool]:
         return admit_step(self.net, x, self.batch)
@@ -38,7 +42,3 @@ class PackedPool(ChoiceStepper, Pool):
 
     def _advance(self, rows: np.ndarray, x: np.ndarray, out: Float32, threads: int) -> None:
         self._step_rows(rows, x, out, threads)
-
-    # One flag guards both the Python and the C side.
-    _enter = Pool._enter
-    _leave = Pool._leave
