@@ -1,7 +1,8 @@
 """Build the C extensions. Everything else about the package stands in pyproject.toml.
 
 Environment: ``CGRU_SANITIZE=address,undefined`` (or ``thread``) builds with sanitizers, ``CGRU_DEBUG=1``
-without optimisation, ``CGRU_NO_OPENMP=1`` without OpenMP even where the compiler has it.
+without optimisation, ``CGRU_NO_OPENMP=1`` without OpenMP even where the compiler has it,
+``CGRU_LIMITED_API=1`` for Python's stable ABI: one build for every Python ≥ 3.11.
 """
 
 import os
@@ -115,6 +116,11 @@ class BuildExt(build_ext):
             self.compiler.compile = compile_all
 
 
+LIMITED_API = bool(os.environ.get("CGRU_LIMITED_API"))
+MACROS: list[tuple[str, str | None]] = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
+if LIMITED_API:
+    MACROS.append(("Py_LIMITED_API", "0x030b0000"))
+
 SOURCES = {
     "cgru.backends._blas": ["src/cgru/backends/_blas.pyx"],
     "cgru.backends._packed": ["src/cgru/backends/_packed.pyx", *sorted(glob("src/cgru/core/*.c"))],
@@ -126,7 +132,8 @@ EXTENSIONS = [
         sources,
         depends=HEADERS,
         include_dirs=["include", "src/cgru/core", numpy.get_include()],
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        define_macros=list(MACROS),  # a list of its own: build_extension adds to it
+        py_limited_api=LIMITED_API,
     )
     for name, sources in SOURCES.items()
     if os.path.exists(sources[0])
@@ -135,4 +142,5 @@ EXTENSIONS = [
 setup(
     ext_modules=cythonize(EXTENSIONS, compiler_directives={"language_level": 3}),
     cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
 )

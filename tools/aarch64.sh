@@ -4,6 +4,7 @@
 #   tools/aarch64.sh                 set up (once), build, test on every CPU below
 #   tools/aarch64.sh FILE [OPTION…]  the same with other tests: what stands here is handed to pytest
 #   CPUS=cortex-a53 tools/aarch64.sh
+#   tools/aarch64.sh setup           only fetch the emulated Python
 #
 # Needs: gcc-aarch64-linux-gnu and qemu-user-static (Debian, Ubuntu), apt-get with a Debian source that has
 # python3.11, and a Python with pip, Cython 3 and setuptools ($PYTHON, default python3). Everything fetched is
@@ -51,6 +52,8 @@ if [ ! -d "$SITE/numpy" ]; then
         --platform manylinux_2_27_aarch64 --platform manylinux_2_28_aarch64 --python-version $VERSION \
         --implementation cp --only-binary=:all: "numpy>=2.0" "pytest>=8" "hypothesis>=6.100"
 fi
+
+[ "${1:-}" != setup ] || exit 0
 
 # ---- the C core and its binding --------------------------------------------------------------------------------------
 rm -rf "$TREE"
