@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import arrays
 from .arrays import Float32
@@ -86,7 +87,12 @@ class Pool(Claim):
             self._leave()
 
     def step(
-        self, sids: Sequence[int], x: Any, out: Float32 | None = None, *, threads: int | str | None = None
+        self,
+        sids: Sequence[int] | NDArray[np.integer],
+        x: Any,
+        out: Float32 | None = None,
+        *,
+        threads: int | str | None = None,
     ) -> Float32:
         """One step of the streams named: ``x`` (n, I), or ids (n,), row i for the i-th of them → (n, O).
 
@@ -111,7 +117,7 @@ class Pool(Claim):
             self._leave()
         return out
 
-    def _rows(self, sids: Sequence[int]) -> np.ndarray:
+    def _rows(self, sids: Sequence[int] | NDArray[np.integer]) -> np.ndarray:
         """The rows of the ids named, each open and named once."""
         try:
             named = np.asarray(sids)
