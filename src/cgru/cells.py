@@ -1,8 +1,8 @@
 """The recurrent cells cgru runs: one table entry each.
 
-A cell is an equation over stacked gates. The table says how many gates are stacked and in which canonical
-order, what a row's state is made of, and where the equation stands in the oracle. The kernels know the same
-cells by ``code``.
+A cell is an equation over stacked gates. The table says which gates are stacked and in which canonical order, which
+arrays hold them, what a row's state is made of, and where the equation stands in the oracle. The kernels know the
+same cells by ``name``.
 """
 
 from __future__ import annotations
@@ -12,25 +12,59 @@ from dataclasses import dataclass
 
 from . import reference
 
+#: The arrays of most cells, in the order the equations take them.
+_ARRAYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 @dataclass(frozen=True)
 class Cell:
     """One recurrent cell.
 
-    ``gates`` names the blocks of H rows stacked in ``weight_ih`` and ``weight_hh``, in canonical order;
-    ``state`` the arrays of H numbers a row carries from step to step, the emitted one first; ``step`` is the
-    equation in :mod:`cgru.reference`; ``two_biases`` says whether the recurrent bias must stay apart.
+    ``gates`` names the blocks of H rows stacked in ``weight_ih`` and ``weight_hh``, in canonical order; ``arrays``
+    the arrays of one direction, in the order the equation takes them (biases may be absent: they are zero then);
+    ``state`` the arrays a row carries from step to step, the emitted one first; ``carried`` those of them that a
+    caller gives and takes. ``step`` is the equation in :mod:`cgru.reference`; ``two_biases`` says whether the
+    candidate's recurrent bias must stay apart.
     """
 
     name: str
-    code: int
     gates: tuple[str, ...]
-    state: tuple[str, ...]
     step: Callable
-    two_biases: bool
+    arrays: tuple[str, ...] = _ARRAYS
+    state: tuple[str, ...] = ("h",)
+    carried: tuple[str, ...] = ("h",)
+    two_biases: bool = False
 
 
-GRU_RESET_AFTER = Cell("gru_reset_after", 0, ("r", "z", "n"), ("h",), reference.gru_reset_after, True)
-GRU_RESET_BEFORE = Cell("gru_reset_before", 1, ("r", "z", "n"), ("h",), reference.gru_reset_before, False)
+_RZN = ("r", "z", "n")
+_IFGO = ("i", "f", "g", "o")
+_FIOC = ("f", "i", "o", "c")
 
-CELLS: dict[str, Cell] = {cell.name: cell for cell in (GRU_RESET_AFTER, GRU_RESET_BEFORE)}
+CELLS: dict[str, Cell] = {
+    cell.name: cell
+    for cell in (
+        Cell("gru_reset_after", _RZN, reference.gru_reset_after, two_biases=True),
+        Cell("gru_reset_before", _RZN, reference.gru_reset_before),
+        Cell("rnn", ("h",), reference.rnn),
+        Cell("lstm", _IFGO, reference.lstm, state=("h", "c"), carried=("h", "c")),
+        Cell(
+            "lstm_peephole",
+            _IFGO,
+            reference.lstm_peephole,
+            arrays=(*_ARRAYS, "weight_ph"),
+            state=("h", "c"),
+            carried=("h", "c"),
+        ),
+        Cell(
+            "lstm_projected",
+            _IFGO,
+            reference.lstm_projected,
+            arrays=(*_ARRAYS, "weight_hr"),
+            state=("h", "c"),
+            carried=("h", "c"),
+        ),
+        Cell("three_gate", _FIOC, reference.three_gate),
+        Cell("three_gate_output", _FIOC, reference.three_gate_output, state=("y", "h")),
+        Cell("min_gru", ("z", "n"), reference.min_gru, arrays=("weight_ih", "bias_ih")),
+    )
+}

@@ -6,11 +6,12 @@ Float32 = NDArray[np.float32]
 class ScanKernel:
     def __init__(
         self,
-        cell: int,
+        cell: str,
         w_ih: Float32,
-        w_hh: Float32,
+        w_hh: Float32 | None,
+        w_hr: Float32 | None,
         bias: Float32,
-        inner: Float32,
+        vectors: Float32 | None,
         gate: int,
         candidate: int,
     ) -> None: ...
@@ -25,6 +26,7 @@ class ScanKernel:
         threads: int,
     ) -> Float32: ...
 
+def cells() -> list[str]: ...
 def dense(w: Float32, bias: Float32 | None, activation: int, x: Float32, threads: int) -> Float32: ...
 def activate(activation: int, values: Float32, threads: int) -> None: ...
 def product(w: Float32, x: Float32, y: Float32, by: int, repeats: int) -> None: ...

@@ -19,8 +19,9 @@ cdef extern from "_blas_cells.h" nogil:
         const float *x
         float *s
         const float *bias
-        const float *inner
+        const float *vectors
         float *h
+        float *own
         float *operand
         float *y
         int H
@@ -30,9 +31,13 @@ cdef extern from "_blas_cells.h" nogil:
     ctypedef struct cgru_stage:
         int first
         int count
-        bint of_operand
+        int of
         cgru_epilogue epilogue
+    enum: CGRU_OF_OWN
+    enum: CGRU_OF_OPERAND
+    enum: CGRU_PROJECTS
     ctypedef struct cgru_cell:
+        const char *name
         int gates
         int stages
         cgru_stage stage[2]
@@ -121,7 +126,8 @@ cdef struct Scratch:
     float *inputs      # (chunk rows, features): the valid inputs of a chunk, in the order they are processed
     float *projected   # (chunk rows, G·H): their projection
     float *recurrent   # (B, G·H): one step's recurrent product
-    float *h           # (B, H): the state
+    float *h           # (B, P): the emitted state
+    float *own         # (B, H): the state array after it, where the cell has one
     float *packed      # (B, H): the state of the rows that step, where they are not the first ones
     float *operand     # (B, H): what a second stage multiplies
     int *rows          # (chunk rows): which row of the batch each row above belongs to
@@ -130,18 +136,19 @@ cdef struct Scratch:
 
 
 cdef bint allocate(Scratch *s, Py_ssize_t chunk, Py_ssize_t steps, Py_ssize_t B, Py_ssize_t features,
-                   Py_ssize_t G, Py_ssize_t H, bint operand) noexcept nogil:
+                   Py_ssize_t G, Py_ssize_t H, Py_ssize_t P, bint own, bint operand) noexcept nogil:
     """One block, divided; each part begins on a cache line."""
-    cdef Py_ssize_t sizes[6]
+    cdef Py_ssize_t sizes[7]
     cdef Py_ssize_t total = 16, k
     cdef float *at
     sizes[0] = chunk * features
     sizes[1] = chunk * G * H
     sizes[2] = B * G * H
-    sizes[3] = B * H
-    sizes[4] = B * H
-    sizes[5] = B * H if operand else 0
-    for k in range(6):
+    sizes[3] = B * P
+    sizes[4] = B * H if own else 0
+    sizes[5] = B * H
+    sizes[6] = B * H if operand else 0
+    for k in range(7):
         sizes[k] = (sizes[k] + 15) // 16 * 16
         total += sizes[k]
     s.base = <float *>malloc(total * sizeof(float) + (chunk + steps) * sizeof(int) + B)
@@ -152,29 +159,35 @@ cdef bint allocate(Scratch *s, Py_ssize_t chunk, Py_ssize_t steps, Py_ssize_t B,
     s.projected = s.inputs + sizes[0]
     s.recurrent = s.projected + sizes[1]
     s.h = s.recurrent + sizes[2]
-    s.packed = s.h + sizes[3]
-    s.operand = s.packed + sizes[4]
+    s.own = s.h + sizes[3]
+    s.packed = s.own + sizes[4]
+    s.operand = s.packed + sizes[5]
     s.rows = <int *>(s.base + total)
     s.counts = s.rows + chunk
     s.emitted = <uint8_t *>(s.counts + steps)
     return True
 
 
+def cells():
+    """Names of the cells there are."""
+    return [CGRU_CELLS[k].name.decode() for k in range(CGRU_CELL_COUNT)]
+
+
 cdef class ScanKernel:
     """One direction of one layer: see :class:`cgru.backends.layerwise.ScanKernel`."""
 
-    cdef const float[:, ::1] w_ih, w_hh
-    cdef const float[::1] bias, inner
+    cdef const float[:, ::1] w_ih, w_hh, w_hr
+    cdef const float[::1] bias, vectors
     cdef const cgru_cell *cell
-    cdef int features, H, gate, candidate
+    cdef int features, H, P, gate, candidate
 
-    def __init__(self, int cell, const float[:, ::1] w_ih, const float[:, ::1] w_hh, const float[::1] bias,
-                 const float[::1] inner, int gate, int candidate):
-        if not 0 <= cell < CGRU_CELL_COUNT:
-            raise ValueError(f"the BLAS backend has no cell of code {cell}")
-        self.cell = &CGRU_CELLS[cell]
-        self.w_ih, self.w_hh, self.bias, self.inner = w_ih, w_hh, bias, inner
-        self.features, self.H = w_ih.shape[1], w_hh.shape[1]
+    def __init__(self, str cell, const float[:, ::1] w_ih, const float[:, ::1] w_hh, const float[:, ::1] w_hr,
+                 const float[::1] bias, const float[::1] vectors, int gate, int candidate):
+        """``w_hh``, ``w_hr`` and ``vectors`` are None where the cell has none."""
+        self.cell = &CGRU_CELLS[cells().index(cell)]
+        self.w_ih, self.w_hh, self.w_hr, self.bias, self.vectors = w_ih, w_hh, w_hr, bias, vectors
+        self.features, self.H = w_ih.shape[1], w_ih.shape[0] // self.cell.gates
+        self.P = self.H if w_hr is None else w_hr.shape[0]
         self.gate, self.candidate = gate, candidate
 
     def __call__(self, const float[:, :, :] x, list state, float[:] emitted, valid, bint reverse, bint repeat,
@@ -182,51 +195,60 @@ cdef class ScanKernel:
         cdef Py_ssize_t B = x.shape[0], T = x.shape[1]
         cdef const uint8_t[:, :] mask = None if valid is None else valid.view(np.uint8)
         cdef float[:, :] h = state[0]
-        out = np.empty((B, T, self.H), np.float32)
+        cdef float[:, :] own = state[1] if len(state) > 1 else None
+        out = np.empty((B, T, self.P), np.float32)
         cdef float[:, :, ::1] y = out
         cdef bint enough
         if B and T:
             with nogil:
-                enough = self.scan(x, h, emitted, mask, reverse, repeat, threads, y)
+                enough = self.scan(x, h, own, emitted, mask, reverse, repeat, threads, y)
             if not enough:
                 raise MemoryError("no memory for the scratch of one chunk of steps")
         return out
 
-    cdef bint scan(self, const float[:, :, :] x, float[:, :] h, float[:] emitted, const uint8_t[:, :] mask,
-                   bint reverse, bint repeat, int threads, float[:, :, ::1] y) noexcept nogil:
+    cdef bint scan(self, const float[:, :, :] x, float[:, :] h, float[:, :] own, float[:] emitted,
+                   const uint8_t[:, :] mask, bint reverse, bint repeat, int threads, float[:, :, ::1] y) noexcept nogil:
         """Chunk after chunk: gather the inputs that count, project them together, then step."""
-        cdef Py_ssize_t B = x.shape[0], T = x.shape[1], GH = self.cell.gates * self.H, H = self.H
+        cdef Py_ssize_t B = x.shape[0], T = x.shape[1], GH = self.cell.gates * self.H, H = self.H, P = self.P
         cdef Py_ssize_t first, last, k, t, b, steps, chunk
         cdef int count, done, rows
         cdef Scratch s
         chunk = max(CHUNK_FLOATS // (GH + self.features), CHUNK_ROWS)
         steps = min(max(chunk // B, 1), T)
-        if not allocate(&s, steps * B, steps, B, self.features, self.cell.gates, H, self.cell.stages > 1):
+        if not allocate(&s, steps * B, steps, B, self.features, self.cell.gates, H, P, own is not None,
+                        self.cell.stages > 1):
             return False
         for b in range(B):
             s.emitted[b] = emitted[b] != 0
-            for k in range(H):
-                s.h[b * H + k] = h[b, k]
+            for k in range(P):
+                s.h[b * P + k] = h[b, k]
+            if own is not None:
+                for k in range(H):
+                    s.own[b * H + k] = own[b, k]
         first = 0
         while first < T:
             last = min(first + steps, T)
             rows = self.gather(x, mask, first, last, reverse, &s)
-            multiply(&self.w_ih[0, 0], GH, self.features, s.inputs, rows, s.projected, GH,
-                     way(rows, GH, self.features, threads))
+            if rows:
+                multiply(&self.w_ih[0, 0], GH, self.features, s.inputs, rows, s.projected, GH,
+                         way(rows, GH, self.features, threads))
             done = 0
             for k in range(first, last):
                 t = T - 1 - k if reverse else k
                 count = s.counts[k - first]
                 if count:
-                    self.step(&s, done, count, &y[0, t, 0], T * H, threads)
+                    self.step(&s, done, count, &y[0, t, 0], T * P, threads)
                 if count < B:
-                    hold(&s, mask, t, B, H, repeat, y)
+                    hold(&s, mask, t, B, P, repeat, y)
                 done += count
             first = last
         for b in range(B):
             emitted[b] = s.emitted[b]
-            for k in range(H):
-                h[b, k] = s.h[b * H + k]
+            for k in range(P):
+                h[b, k] = s.h[b * P + k]
+            if own is not None:
+                for k in range(H):
+                    own[b, k] = s.own[b * H + k]
         free(s.base)
         return True
 
@@ -258,44 +280,59 @@ cdef class ScanKernel:
         """Advance by one step the ``count`` rows that stand in the chunk from ``done`` on."""
         cdef const cgru_stage *stage
         cdef const float *source
-        cdef int GH = self.cell.gates * self.H, H = self.H, k, i, outputs, pieces, team
+        cdef const float *weight
+        cdef float *state
+        cdef int GH = self.cell.gates * self.H, H = self.H, k, i, outputs, inputs, width, pieces
         cdef const int *rows = s.rows + done
         cdef bint leading = rows[count - 1] == count - 1
         for i in range(count):
             s.emitted[rows[i]] = 1
-        if not leading:
-            for i in range(count):
-                memcpy(s.packed + <Py_ssize_t>i * H, s.h + <Py_ssize_t>rows[i] * H, H * sizeof(float))
         for k in range(self.cell.stages):
             stage = &self.cell.stage[k]
-            outputs = stage.count * H
-            source = s.operand if stage.of_operand else s.h if leading else s.packed
-            multiply(&self.w_hh[stage.first * H, 0], outputs, H, source, count, s.recurrent + stage.first * H, GH,
-                     way(count, outputs, H, threads))
+            width = H
+            if stage.of == CGRU_PROJECTS:
+                source, weight, outputs, inputs = s.operand, &self.w_hr[0, 0], self.P, H
+                width = self.P
+            else:
+                outputs, inputs, source = stage.count * H, H, s.operand
+                weight = &self.w_hh[stage.first * H, 0] if stage.count else NULL
+                if stage.count and stage.of != CGRU_OF_OPERAND:
+                    state = s.own if stage.of == CGRU_OF_OWN else s.h
+                    inputs = self.w_hh.shape[1]
+                    source = state
+                    if not leading:
+                        source = s.packed
+                        for i in range(count):
+                            memcpy(s.packed + <Py_ssize_t>i * inputs, state + <Py_ssize_t>rows[i] * inputs,
+                                   inputs * sizeof(float))
+            if outputs:
+                multiply(weight, outputs, inputs, source, count, s.recurrent + stage.first * H, GH,
+                         way(count, outputs, inputs, threads))
             if threads > 1 and <Py_ssize_t>count * outputs >= PARALLEL_GATES:
                 pieces = 1 if count >= threads else (threads + count - 1) // count
                 for i in prange(count * pieces, num_threads=threads, schedule="static"):
-                    self.finish(stage, s, done, i // pieces, i % pieces, pieces, y, y_stride)
+                    self.finish(stage, s, done, i // pieces, i % pieces, pieces, width, y, y_stride)
             else:
                 for i in range(count):
-                    self.finish(stage, s, done, i, 0, 1, y, y_stride)
+                    self.finish(stage, s, done, i, 0, 1, width, y, y_stride)
 
-    cdef void finish(self, const cgru_stage *stage, Scratch *s, int done, int i, int piece, int pieces, float *y,
-                     Py_ssize_t y_stride) noexcept nogil:
-        """One stage's epilogue for the i-th row of a step, or for one of several pieces of its units."""
+    cdef void finish(self, const cgru_stage *stage, Scratch *s, int done, int i, int piece, int pieces,
+                     int width, float *y, Py_ssize_t y_stride) noexcept nogil:
+        """One stage's epilogue for the i-th row of a step, or for one of several pieces of its ``width`` units."""
         cdef Py_ssize_t H = self.H, GH = self.cell.gates * H, row = s.rows[done + i]
         cdef cgru_row q
         q.x = s.projected + (done + i) * GH
         q.s = s.recurrent + i * GH
         q.bias = &self.bias[0]
-        q.inner = &self.inner[0]
-        q.h = s.h + row * H
+        q.vectors = NULL if self.vectors is None else &self.vectors[0]
+        q.h = s.h + row * self.P
+        q.own = s.own + row * H
         q.operand = s.operand + i * H
         q.y = y + row * y_stride
         q.H = self.H
         q.gate = self.gate
         q.candidate = self.candidate
-        stage.epilogue(&q, <int>(H * piece // pieces), <int>(H * (piece + 1) // pieces))
+        stage.epilogue(&q, width * piece // pieces, width * (piece + 1) // pieces)
 
 
 cdef void hold(Scratch *s, const uint8_t[:, :] mask, Py_ssize_t t, Py_ssize_t B, Py_ssize_t H, bint repeat,

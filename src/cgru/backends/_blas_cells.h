@@ -2,7 +2,7 @@
  *
  * A cell is a list of stages. A stage is one recurrent product, over some of the cell's gates, and an epilogue:
  * the pass over one row's gates that follows it. The time loop in _blas.pyx knows no more of a cell than its
- * entry in CGRU_CELLS; a new cell is an epilogue and an entry, at the index cells.py gives as its code.
+ * entry in CGRU_CELLS; a new cell is an epilogue and an entry, under the name cells.py gives it.
  */
 #ifndef CGRU_BLAS_CELLS_H
 #define CGRU_BLAS_CELLS_H
@@ -140,8 +140,9 @@ typedef struct {
     const float *x;    /* (G·H) the input projection, without bias */
     float *s;          /* (G·H) the recurrent product; an epilogue may keep gates here for the next stage */
     const float *bias; /* (G·H) all biases that add to a whole pre-activation */
-    const float *inner; /* (H) the bias inside the reset product, where the cell has one */
+    const float *vectors; /* (vectors·H) the bias inside the reset product, or peepholes, where the cell has them */
     float *h;          /* (H) the emitted state: old, then new */
+    float *own;        /* (H) the state array after it, where the cell has one: old, then new */
     float *operand;    /* (H) what the next stage multiplies */
     float *y;          /* (H) the output */
     int H, gate, candidate;
@@ -158,7 +159,7 @@ CGRU_CLONES static void cgru_gru_reset_after(const cgru_row *q, int from, int to
     const int H = q->H;
     for (int a = from; a < to; a += CGRU_TILE) {
         const int n = to - a < CGRU_TILE ? to - a : CGRU_TILE;
-        const float *x = q->x + a, *b = q->bias + a, *s = q->s + a, *inner = q->inner + a;
+        const float *x = q->x + a, *b = q->bias + a, *s = q->s + a, *inner = q->vectors + a;
         float *h = q->h + a, *y = q->y + a;
         for (int i = 0; i < n; i++) {
             r[i] = x[i] + b[i] + s[i];
@@ -204,20 +205,142 @@ CGRU_CLONES static void cgru_gru_reset_before_state(const cgru_row *q, int from,
     }
 }
 
+/* y = h' = φ(x + s + bias). */
+CGRU_CLONES static void cgru_rnn(const cgru_row *q, int from, int to)
+{
+    const int n = to - from;
+    float *h = q->h + from;
+    for (int i = 0; i < n; i++) h[i] = q->x[from + i] + q->bias[from + i] + q->s[from + i];
+    cgru_activate(q->candidate, h, n);
+    memcpy(q->y + from, h, (size_t)n * sizeof(float));
+}
+
+/* i, f, o = σ(x + s + bias), p the peepholes: p_i ⊙ c and p_f ⊙ c are added, and p_o ⊙ c'; g = φ(x + s + bias);
+ * c' = f ⊙ c + i ⊙ g; y = o ⊙ φ(c'). */
+CGRU_INLINE void cgru_lstm_units(const cgru_row *q, int from, int to, int peepholes, float *CGRU_RESTRICT to_y)
+{
+    float gate[4][CGRU_TILE], m[CGRU_TILE];
+    const int H = q->H;
+    for (int a = from; a < to; a += CGRU_TILE) {
+        const int n = to - a < CGRU_TILE ? to - a : CGRU_TILE;
+        const float *p = q->vectors + a;
+        float *c = q->own + a;
+        for (int g = 0; g < 4; g++) {
+            const float *x = q->x + g * H + a, *s = q->s + g * H + a, *b = q->bias + g * H + a;
+            for (int i = 0; i < n; i++) gate[g][i] = x[i] + b[i] + s[i];
+        }
+        if (peepholes) {
+            for (int i = 0; i < n; i++) gate[0][i] += p[i] * c[i];
+            for (int i = 0; i < n; i++) gate[1][i] += p[H + i] * c[i];
+        }
+        cgru_activate(q->gate, gate[0], n);
+        cgru_activate(q->gate, gate[1], n);
+        cgru_activate(q->candidate, gate[2], n);
+        for (int i = 0; i < n; i++) m[i] = c[i] = gate[1][i] * c[i] + gate[0][i] * gate[2][i];
+        if (peepholes)
+            for (int i = 0; i < n; i++) gate[3][i] += p[2 * H + i] * c[i];
+        cgru_activate(q->gate, gate[3], n);
+        cgru_activate(q->candidate, m, n);
+        for (int i = 0; i < n; i++) to_y[a + i] = gate[3][i] * m[i];
+    }
+}
+
+CGRU_CLONES static void cgru_lstm(const cgru_row *q, int from, int to)
+{
+    cgru_lstm_units(q, from, to, 0, q->h);
+    memcpy(q->y + from, q->h + from, (size_t)(to - from) * sizeof(float));
+}
+
+CGRU_CLONES static void cgru_lstm_peephole(const cgru_row *q, int from, int to)
+{
+    cgru_lstm_units(q, from, to, 1, q->h);
+    memcpy(q->y + from, q->h + from, (size_t)(to - from) * sizeof(float));
+}
+
+CGRU_CLONES static void cgru_lstm_projected_memory(const cgru_row *q, int from, int to)
+{
+    cgru_lstm_units(q, from, to, 0, q->operand);
+}
+
+/* y = h' = s, where s is W_hr times the operand. */
+static void cgru_take_product(const cgru_row *q, int from, int to)
+{
+    memcpy(q->h + from, q->s + from, (size_t)(to - from) * sizeof(float));
+    memcpy(q->y + from, q->s + from, (size_t)(to - from) * sizeof(float));
+}
+
+/* f, i, o = σ(x + s + bias), c = φ(x + s + bias); h' = f ⊙ h + i ⊙ c; gives o ⊙ h', or h' itself. */
+CGRU_INLINE void cgru_three_gate_units(const cgru_row *q, int from, int to, float *h, int output_gate)
+{
+    float gate[4][CGRU_TILE];
+    const int H = q->H;
+    for (int a = from; a < to; a += CGRU_TILE) {
+        const int n = to - a < CGRU_TILE ? to - a : CGRU_TILE;
+        float *y = q->y + a;
+        for (int g = 0; g < 4; g++) {
+            const float *x = q->x + g * H + a, *s = q->s + g * H + a, *b = q->bias + g * H + a;
+            for (int i = 0; i < n; i++) gate[g][i] = x[i] + b[i] + s[i];
+            cgru_activate(g < 3 ? q->gate : q->candidate, gate[g], n);
+        }
+        for (int i = 0; i < n; i++) y[i] = h[a + i] = gate[0][i] * h[a + i] + gate[1][i] * gate[3][i];
+        if (output_gate)
+            for (int i = 0; i < n; i++) q->h[a + i] = y[i] = gate[2][i] * y[i];
+    }
+}
+
+CGRU_CLONES static void cgru_three_gate(const cgru_row *q, int from, int to)
+{
+    cgru_three_gate_units(q, from, to, q->h, 0);
+}
+
+CGRU_CLONES static void cgru_three_gate_output(const cgru_row *q, int from, int to)
+{
+    cgru_three_gate_units(q, from, to, q->own, 1);
+}
+
+/* z = σ(x + bias), n = φ(x + bias); h' = z ⊙ h + (1 - z) ⊙ n. */
+CGRU_CLONES static void cgru_min_gru(const cgru_row *q, int from, int to)
+{
+    float z[CGRU_TILE], c[CGRU_TILE];
+    const int H = q->H;
+    for (int a = from; a < to; a += CGRU_TILE) {
+        const int n = to - a < CGRU_TILE ? to - a : CGRU_TILE;
+        const float *x = q->x + a, *b = q->bias + a;
+        float *h = q->h + a, *y = q->y + a;
+        for (int i = 0; i < n; i++) z[i] = x[i] + b[i];
+        for (int i = 0; i < n; i++) c[i] = x[H + i] + b[H + i];
+        cgru_activate(q->gate, z, n);
+        cgru_activate(q->candidate, c, n);
+        for (int i = 0; i < n; i++) y[i] = h[i] = z[i] * h[i] + (1.0f - z[i]) * c[i];
+    }
+}
+
+enum { CGRU_OF_STATE, CGRU_OF_OWN, CGRU_OF_OPERAND, CGRU_PROJECTS };
+
 typedef struct {
-    int first, count; /* the gates whose recurrent product this stage takes */
-    int of_operand;   /* whether it multiplies the operand of the stage before, and not the state */
+    int first, count; /* the gates whose recurrent product this stage takes; a count of 0 takes none */
+    int of;           /* what it multiplies: a state array, or the operand of the stage before (PROJECTS: by W_hr) */
     cgru_epilogue epilogue;
 } cgru_stage;
 
 typedef struct {
+    const char *name;
     int gates, stages;
     cgru_stage stage[2];
 } cgru_cell;
 
 static const cgru_cell CGRU_CELLS[] = {
-    {3, 1, {{0, 3, 0, cgru_gru_reset_after}}},
-    {3, 2, {{0, 2, 0, cgru_gru_reset_before_gates}, {2, 1, 1, cgru_gru_reset_before_state}}},
+    {"gru_reset_after", 3, 1, {{0, 3, CGRU_OF_STATE, cgru_gru_reset_after}}},
+    {"gru_reset_before", 3, 2, {{0, 2, CGRU_OF_STATE, cgru_gru_reset_before_gates},
+                                {2, 1, CGRU_OF_OPERAND, cgru_gru_reset_before_state}}},
+    {"rnn", 1, 1, {{0, 1, CGRU_OF_STATE, cgru_rnn}}},
+    {"lstm", 4, 1, {{0, 4, CGRU_OF_STATE, cgru_lstm}}},
+    {"lstm_peephole", 4, 1, {{0, 4, CGRU_OF_STATE, cgru_lstm_peephole}}},
+    {"lstm_projected", 4, 2, {{0, 4, CGRU_OF_STATE, cgru_lstm_projected_memory},
+                              {0, 0, CGRU_PROJECTS, cgru_take_product}}},
+    {"three_gate", 4, 1, {{0, 4, CGRU_OF_STATE, cgru_three_gate}}},
+    {"three_gate_output", 4, 1, {{0, 4, CGRU_OF_OWN, cgru_three_gate_output}}},
+    {"min_gru", 2, 1, {{0, 0, CGRU_OF_STATE, cgru_min_gru}}},
 };
 
 enum { CGRU_CELL_COUNT = sizeof CGRU_CELLS / sizeof CGRU_CELLS[0] };

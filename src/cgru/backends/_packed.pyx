@@ -46,17 +46,28 @@ cdef extern from "cgru/cgru.h" nogil:
     void cgru_work_free(cgru_work *work)
 
 cdef extern from "kernels.h" nogil:
+    ctypedef struct cgru_cell:
+        const char *name
     const cgru_kernels *cgru_kernels_at(int index)
     int cgru_kernels_usable(int index)
+    const cgru_cell *cgru_cell_named(const cgru_kernels *, const char *name)
 
 cdef extern from "pack.h" nogil:
     cgru_matrix *cgru_matrix_new(const cgru_kernels *, int units, int inner, const float *w, const float *b)
     void cgru_matrix_weights(const cgru_kernels *, const cgru_matrix *, float *w, float *b)
     size_t cgru_matrix_bytes(const cgru_kernels *, const cgru_matrix *)
     void cgru_matrix_free(cgru_matrix *)
-    cgru_scan *cgru_scan_new(const cgru_kernels *, int cell, int activation, int recurrent_activation, int input,
-                             int hidden, const float *w_ih, const float *w_hh, const float *b_ih, const float *b_hh)
-    void cgru_scan_weights(const cgru_kernels *, const cgru_scan *, float *w_ih, float *w_hh)
+    ctypedef struct cgru_weights:
+        int input, hidden, out
+        const float *w_ih
+        const float *w_hh
+        const float *w_hr
+        const float *b_ih
+        const float *b_hh
+        const float *w_ph
+    cgru_scan *cgru_scan_new(const cgru_kernels *, const cgru_cell *, int activation, int recurrent_activation,
+                             const cgru_weights *)
+    void cgru_scan_weights(const cgru_kernels *, const cgru_scan *, float *w_ih, float *w_hh, float *w_hr)
     size_t cgru_scan_bytes(const cgru_kernels *, const cgru_scan *)
     void cgru_scan_free(cgru_scan *)
 
@@ -159,22 +170,32 @@ cdef class Matrix:
         return {"weight": weight, "bias": bias} if self.biased else {"weight": weight}
 
 
+cdef const float *floats_or_null(dict arrays, str key) except? NULL:
+    return floats(arrays[key]) if key in arrays else NULL
+
+
 cdef class Scan:
-    """The packed weights of one direction of one recurrent layer; the biases are also kept as they came."""
+    """The packed weights of one direction of one recurrent layer; vectors such as biases are also kept as they came."""
 
     cdef cgru_scan *scan
-    cdef readonly int input, hidden, gates
-    cdef object b_ih, b_hh
+    cdef readonly int input
+    cdef dict shapes, vectors
 
-    def __cinit__(self, int cell, int gates, int activation, int recurrent_activation, cnp.ndarray w_ih not None,
-                  cnp.ndarray w_hh not None, b_ih, b_hh):
-        self.input, self.hidden, self.gates = w_ih.shape[1], w_hh.shape[1], gates
-        self.b_ih, self.b_hh = b_ih, b_hh
-        zeros = np.zeros(w_ih.shape[0], np.float32)
-        b_ih = zeros if b_ih is None else b_ih
-        b_hh = zeros if b_hh is None else b_hh
-        self.scan = cgru_scan_new(kernels(), cell, activation, recurrent_activation, self.input, self.hidden,
-                                  floats(w_ih), floats(w_hh), floats(b_ih), floats(b_hh))
+    def __cinit__(self, str cell not None, int activation, int recurrent_activation, int hidden, int out, dict arrays not None):
+        """arrays: float32 in C order, named weight_ih, weight_hh, weight_hr, weight_ph, bias_ih, bias_hh, those there are."""
+        cdef cgru_weights given
+        cdef bytes name = cell.encode()
+        cdef const cgru_cell *kind = cgru_cell_named(kernels(), name)
+        if kind == NULL:
+            raise UnsupportedError(f"the packed backend has no cell named {cell!r}")
+        self.shapes = {key: array.shape for key, array in arrays.items() if array.ndim == 2}
+        self.vectors = {key: array for key, array in arrays.items() if array.ndim == 1}
+        self.input = self.shapes["weight_ih"][1]
+        given.input, given.hidden, given.out = self.input, hidden, out
+        given.w_ih, given.w_hh = floats(arrays["weight_ih"]), floats_or_null(arrays, "weight_hh")
+        given.w_hr, given.w_ph = floats_or_null(arrays, "weight_hr"), floats_or_null(arrays, "weight_ph")
+        given.b_ih, given.b_hh = floats_or_null(arrays, "bias_ih"), floats_or_null(arrays, "bias_hh")
+        self.scan = cgru_scan_new(kernels(), kind, activation, recurrent_activation, &given)
         if self.scan == NULL:
             raise MemoryError("packing a recurrent layer")
 
@@ -183,16 +204,14 @@ cdef class Scan:
 
     @property
     def nbytes(self):
-        biases = sum(bias.nbytes for bias in (self.b_ih, self.b_hh) if bias is not None)
-        return cgru_scan_bytes(kernels(), self.scan) + biases
+        return cgru_scan_bytes(kernels(), self.scan) + sum(vector.nbytes for vector in self.vectors.values())
 
     def arrays(self):
-        """weight_ih, weight_hh, bias_ih, bias_hh, the biases where there are any."""
-        w_ih = np.empty((self.gates * self.hidden, self.input), np.float32)
-        w_hh = np.empty((self.gates * self.hidden, self.hidden), np.float32)
-        cgru_scan_weights(kernels(), self.scan, <float *>floats(w_ih), <float *>floats(w_hh))
-        found = {"weight_ih": w_ih, "weight_hh": w_hh, "bias_ih": self.b_ih, "bias_hh": self.b_hh}
-        return {key: array for key, array in found.items() if array is not None}
+        """The arrays it was made of."""
+        cdef dict made = {key: np.empty(shape, np.float32) for key, shape in self.shapes.items()}
+        cgru_scan_weights(kernels(), self.scan, <float *>floats(made["weight_ih"]),
+                          <float *>floats_or_null(made, "weight_hh"), <float *>floats_or_null(made, "weight_hr"))
+        return made | self.vectors
 
 
 # ---- networks --------------------------------------------------------------------------------------------------

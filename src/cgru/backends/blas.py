@@ -20,9 +20,6 @@ from ..layers import Activation, Dense, Layer, Recurrent, Scan
 from ..state import StateLayout
 from .layerwise import LayerStage, ScanKernel, compile_layers
 
-#: The cells with an entry in _blas_cells.h.
-CELLS = frozenset({"gru_reset_after", "gru_reset_before"})
-
 #: An OpenMP team does not survive fork: a child that asks for one waits for ever, so it runs on one thread.
 _PROCESS = os.getpid()
 
@@ -37,7 +34,11 @@ def unavailable() -> str | None:
 
 
 def supports(layer: Layer) -> bool:
-    return not isinstance(layer, Recurrent) or layer.cell.name in CELLS
+    if not isinstance(layer, Recurrent):
+        return True
+    from . import _blas
+
+    return layer.cell.name in _blas.cells()
 
 
 def compile(layers: Sequence[Layer], layout: StateLayout) -> list[LayerStage]:
@@ -56,17 +57,18 @@ class Blas:
 
     def prepare_scan(self, layer: Recurrent, scan: Scan, arrays: dict[str, Float32]) -> ScanKernel:
         # Biases that only ever add are added here, once; a reset product keeps its own inside.
-        bias = arrays["b_ih"] + arrays["b_hh"]
-        inner = np.zeros(layer.hidden_size, np.float32)
+        bias, vectors = arrays["bias_ih"], arrays.get("weight_ph")
+        if "bias_hh" in arrays:
+            bias = bias + arrays["bias_hh"]
         if layer.cell.two_biases:
-            inner = arrays["b_hh"][-layer.hidden_size :]
-            bias[-layer.hidden_size :] = arrays["b_ih"][-layer.hidden_size :]
+            vectors = arrays["bias_hh"][-layer.hidden_size :]
+            bias[-layer.hidden_size :] = arrays["bias_ih"][-layer.hidden_size :]
+        matrices = (arrays.get(stem) for stem in ("weight_ih", "weight_hh", "weight_hr"))
         kernel = self.module.ScanKernel(
-            layer.cell.code,
-            _plain(arrays["w_ih"]),
-            _plain(arrays["w_hh"]),
-            bias,
-            _plain(inner),
+            layer.cell.name,
+            *(None if matrix is None else _plain(matrix) for matrix in matrices),
+            _plain(bias),
+            None if vectors is None else _plain(vectors),
             CODES[layer.recurrent_activation],
             CODES[layer.activation],
         )

@@ -50,14 +50,12 @@ class PackedRecurrent:
         self.suffixes = [scan.suffix for scan in layer.scans()]
         self.scans = [
             _packed.Scan(
-                layer.cell.code,
-                layer.GATE_COUNT,
+                layer.cell.name,
                 act,
                 gate,
-                held["weight_ih" + suffix],
-                held["weight_hh" + suffix],
-                held.get("bias_ih" + suffix),
-                held.get("bias_hh" + suffix),
+                layer.hidden_size,
+                layer.emitted_size,
+                {stem: held[stem + suffix] for stem in layer.cell.arrays if stem + suffix in held},
             )
             for suffix in self.suffixes
         ]
@@ -159,7 +157,7 @@ def _nodes(layer: Layer, layout: StateLayout, width: int | None) -> list[dict[st
             {
                 "kind": "recurrent",
                 "in": weights[k * layer.directions].input,
-                "out": layer.output_size if top else layer.hidden_size * layer.directions,
+                "out": layer.output_size if top else layer.emitted_size * layer.directions,
                 "scans": scans,
                 "merge": _MERGES[layer.merge_mode] if top else 0,
                 "sequences": layer.return_sequences or not top,

@@ -36,7 +36,7 @@ class Float64:
         self.record = record
 
     def prepare_scan(self, layer: Recurrent, scan: Scan, arrays: dict[str, Float32]) -> ScanKernel:
-        weights = [arrays[key].astype(np.float64) for key in ("w_ih", "w_hh", "b_ih", "b_hh")]
+        weights = [arrays[key].astype(np.float64) for key in layer.cell.arrays]
         σ, φ = ACTIVATIONS[layer.recurrent_activation], ACTIVATIONS[layer.activation]
         step = layer.cell.step
 
@@ -51,7 +51,7 @@ class Float64:
         ) -> np.ndarray:
             h = [array.astype(np.float64) for array in state]
             batch, steps = x.shape[:2]
-            y = np.zeros((batch, steps, layer.hidden_size))
+            y = np.zeros((batch, steps, layer.emitted_size))
             with np.errstate(over="ignore", invalid="ignore", under="ignore"):
                 for t in reversed(range(steps)) if reverse else range(steps):
                     *new, _ = step(x[:, t], *h, *weights, σ, φ)

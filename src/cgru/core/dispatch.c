@@ -1,5 +1,6 @@
 /* The instruction sets of this build and of this machine: asked of the processor once, never of /proc or /sys. */
 #include <math.h>
+#include <string.h>
 
 #include "kernels.h"
 
@@ -61,8 +62,13 @@ int cgru_kernels_usable(int index)
     return cgru_kernels_at(index) != NULL; /* generic always; NEON is part of AArch64 */
 }
 
-const int cgru_cell_phases[CGRU_CELLS] = {[CGRU_GRU_RESET_AFTER] = 1, [CGRU_GRU_RESET_BEFORE] = 2};
-const int cgru_cell_states[CGRU_CELLS] = {[CGRU_GRU_RESET_AFTER] = 1, [CGRU_GRU_RESET_BEFORE] = 1};
+const cgru_cell *cgru_cell_named(const cgru_kernels *kernels, const char *name)
+{
+    for (int i = 0; i < kernels->cell_count; i++) {
+        if (strcmp(kernels->cells[i].name, name) == 0) return &kernels->cells[i];
+    }
+    return NULL;
+}
 
 float cgru_activate_scalar(int activation, float x)
 {

@@ -26,12 +26,6 @@ enum cgru_activation { /* the order of cgru.activations.ACTIVATIONS */
     CGRU_SOFTMAX
 };
 
-enum cgru_cell { /* the codes of cgru.cells.CELLS */
-    CGRU_GRU_RESET_AFTER,
-    CGRU_GRU_RESET_BEFORE,
-    CGRU_CELLS
-};
-
 /* One packed matrix with its bias: units = O or H, inner = I or H. */
 struct cgru_matrix {
     int units, inner, gates, panels;
@@ -39,13 +33,17 @@ struct cgru_matrix {
     float *bias;   /* [panels][gates][vl] */
 };
 
+typedef struct cgru_cell cgru_cell;
+
 /* One direction of one recurrent layer. */
 struct cgru_scan {
-    int cell, activation, recurrent_activation;
+    const cgru_cell *cell;
+    int activation, recurrent_activation;
     int input, hidden, panels;
-    cgru_matrix x;     /* all gates from the input; its bias is what adds to the input side */
-    cgru_matrix h;     /* the gates that read h: 3 for reset-after (its bias is the candidate's), 2 for reset-before */
-    cgru_matrix reset; /* reset-before: the candidate from r ⊙ h */
+    int out;            /* numbers emitted: hidden, or what a projection makes of them */
+    cgru_matrix x;      /* all gates from the input; its bias is what adds to the input side */
+    cgru_matrix h;      /* the gates that multiply the state in phase 0; its bias holds the cell's vectors */
+    cgru_matrix second; /* what phase 1 multiplies; inner = 0 where it multiplies nothing */
 };
 
 /* Rows of one time step. Either proj (the input side, [panel][gate][vl], projected before) or x is given. */
@@ -55,9 +53,25 @@ typedef struct {
     const float *const *proj;
     const float *const *x;
     const float *const *h; /* h of the step before */
-    float *const *out;     /* h' */
-    float *const *scratch; /* reset-before: z and then r ⊙ h, each panels·vl floats */
+    float *const *out;     /* h', or what the cell emits instead */
+    float *const *own;     /* the state arrays after the first, one after the other: a unit's are changed in place */
+    float *const *scratch; /* what phase 0 leaves for phase 1: two arrays of panels·vl floats */
 } cgru_rows;
+
+/* A cell: all that the packer and the runner know of it. The gates are stacked in w_ih and w_hh in this order:
+ * those that multiply the state in phase 0, then those that multiply in phase 1 what phase 0 left in scratch. */
+struct cgru_cell {
+    const char *name; /* as cgru.cells has it */
+    int gates;        /* that read the input */
+    int recurrent;    /* of those, the ones of phase 0 that multiply the state */
+    int phases;       /* 1 or 2 */
+    int projects;     /* phase 1 multiplies by w_hr rather than by the gates left */
+    int apart;        /* the last gate's recurrent bias stays apart: a vector */
+    int vectors;      /* per unit, beside the matrices */
+    int states;       /* arrays a row carries: the one emitted, then the units' own */
+    /* one step of panels [p0, p1) in phase 0 or 1; phases need a barrier between them */
+    void (*step)(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1);
+};
 
 struct cgru_kernels {
     const char *name;
@@ -66,18 +80,18 @@ struct cgru_kernels {
     void (*linear)(const cgru_matrix *m, int activation, int n, const float *const *v, float *const *out, int p0, int p1);
     /* out[r] = W v[r] + b in the panel order the steps read */
     void (*project)(const cgru_matrix *m, int n, const float *const *v, float *const *out, int p0, int p1);
-    /* one step of panels [p0, p1) in phase 0, 1, … of cgru_cell_phases; phases need a barrier between them */
-    void (*step[CGRU_CELLS])(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1);
+    const cgru_cell *cells;
+    int cell_count;
     /* an activation over n numbers, in place */
     void (*activate)(int activation, float *values, ptrdiff_t n);
 };
 
-extern const int cgru_cell_phases[CGRU_CELLS];
-extern const int cgru_cell_states[CGRU_CELLS];
-
 /* The instruction sets of this build, best last, and whether this machine has each. */
 const cgru_kernels *cgru_kernels_at(int index);
 int cgru_kernels_usable(int index);
+
+/* The cell of that name, or NULL. */
+const cgru_cell *cgru_cell_named(const cgru_kernels *kernels, const char *name);
 
 float cgru_activate_scalar(int activation, float x);
 

@@ -50,7 +50,7 @@ typedef struct {
     float *hand[2]; /* features of a chunk for the next stage, by turns */
     float *projected, *ring, *between;
     const float **pointer_in, **pointer_h, **current;
-    float **pointer_out, **pointer_projected, **pointer_scratch;
+    float **pointer_out, **pointer_own, **pointer_projected, **pointer_scratch;
     const float **step_projected, **step_x;
     unsigned char *emitted;
     int *active;
@@ -161,6 +161,7 @@ static void lay_out(block *b, arena *a, int member)
             l->pointer_h = take(a, rows * sizeof(float *));
             l->current = take(a, rows * sizeof(float *));
             l->pointer_scratch = take(a, rows * sizeof(float *));
+            l->pointer_own = take(a, rows * sizeof(float *));
             l->step_projected = take(a, rows * sizeof(float *));
             l->step_x = take(a, rows * sizeof(float *));
             l->emitted = take(a, rows);
@@ -248,9 +249,11 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
 {
     const cgru_net *net = b->net;
     const cgru_scan *scan = dir->scan;
-    const int n = b->rows, hidden = scan->hidden, phases = cgru_cell_phases[scan->cell], projected = steps > 1;
-    int p0, p1;
-    cgru_share(scan->panels, member, &p0, &p1);
+    const cgru_cell *cell = scan->cell;
+    const int n = b->rows, emits = scan->out, projected = steps > 1;
+    int share[2][2]; /* of the panels of each phase */
+    cgru_share(scan->panels, member, &share[0][0], &share[0][1]);
+    cgru_share(scan->second.panels, member, &share[1][0], &share[1][1]);
     if (projected) project(b, l, scan, in, t0, steps, member);
     for (int r = 0; r < n; r++) {
         float *state = state_row(b, r);
@@ -270,8 +273,8 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
             }
             if (!counts(b, r, t)) {
                 if (out != NULL && member.rank == 0) {
-                    if (node->repeat && l->emitted[r]) copy(to, l->current[r], hidden);
-                    else memset(to, 0, (size_t)hidden * sizeof(float));
+                    if (node->repeat && l->emitted[r]) copy(to, l->current[r], emits);
+                    else memset(to, 0, (size_t)emits * sizeof(float));
                 }
                 continue;
             }
@@ -280,12 +283,13 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
             l->pointer_h[active] = l->current[r];
             l->pointer_out[active] = to;
             l->pointer_scratch[active] = l->between + (ptrdiff_t)r * 2 * net->hidden;
+            if (cell->states > 1) l->pointer_own[active] = state_row(b, r) + dir->state + emits;
             l->active[active++] = r;
         }
         cgru_rows rows = {active, (int)(t & 1), projected ? l->step_projected : NULL, l->step_x, l->pointer_h,
-                          l->pointer_out, l->pointer_scratch};
-        for (int phase = 0; phase < phases && active; phase++) {
-            net->kernels->step[scan->cell](scan, &rows, phase, p0, p1);
+                          l->pointer_out, l->pointer_own, l->pointer_scratch};
+        for (int phase = 0; phase < cell->phases && active; phase++) {
+            cell->step(scan, &rows, phase, share[phase][0], share[phase][1]);
             cgru_team_wait(member);
         }
         for (int i = 0; i < active; i++) {
@@ -297,7 +301,7 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
     if (member.rank == 0) {
         for (int r = 0; r < n; r++) {
             float *state = state_row(b, r);
-            copy(state + dir->state, l->current[r], hidden);
+            copy(state + dir->state, l->current[r], emits);
             state[dir->emitted] = l->emitted[r];
         }
     }
@@ -312,14 +316,14 @@ static void last_output(const block *b, const cgru_node *node, sequence out)
         const float *state = state_row(b, r);
         int64_t length = b->call->lengths ? b->call->lengths[b->first + r] : b->steps;
         float *y = out.data + r * out.row;
-        const int hidden = node->direction[0].scan->hidden;
+        const int emits = node->direction[0].scan->out;
         for (int d = 0; d < node->directions; d++) {
             const cgru_direction *dir = &node->direction[d];
             int shown = node->repeat || length == 0 || counts(b, r, dir->reverse ? 0 : length - 1);
             shown = shown && state[dir->emitted] != 0;
-            for (int i = 0; i < hidden; i++) {
+            for (int i = 0; i < emits; i++) {
                 float h = shown ? state[dir->state + i] : 0.0f;
-                if (d == 0 || node->merge == CGRU_CONCAT) y[d * hidden + i] = h;
+                if (d == 0 || node->merge == CGRU_CONCAT) y[d * emits + i] = h;
                 else if (node->merge == CGRU_MUL) y[i] *= h;
                 else y[i] = node->merge == CGRU_AVE ? (y[i] + h) * 0.5f : y[i] + h;
             }
@@ -348,7 +352,7 @@ static void run_whole(block *b, const cgru_node *node, sequence in, sequence out
 {
     sequence outs[2] = {out, out};
     if (node->directions > 1) {
-        if (node->merge == CGRU_CONCAT) outs[1].data += node->direction[0].scan->hidden;
+        if (node->merge == CGRU_CONCAT) outs[1].data += node->direction[0].scan->out;
         else outs[1] = (sequence){b->pair, (ptrdiff_t)b->steps * node->out, node->out};
     }
     /* The directions are independent: side by side where the team splits evenly, else one after the other. */
@@ -689,7 +693,8 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
             int units = scan->panels * kernels->vl, gates = units * scan->x.gates;
             if (gates > net->projection) net->projection = gates;
             if (units > net->hidden) net->hidden = units;
-            int64_t step = (int64_t)scan->x.gates * scan->hidden * scan->hidden;
+            int64_t step = (int64_t)scan->h.gates * scan->hidden * scan->out;
+            step += (int64_t)scan->second.units * scan->second.inner;
             if (step > net->widest_step) net->widest_step = step;
             net->work += step + (int64_t)scan->x.gates * scan->hidden * scan->input;
         }

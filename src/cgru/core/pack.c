@@ -89,63 +89,71 @@ void cgru_matrix_free(cgru_matrix *m)
 
 /* ---- one direction of a recurrent layer -------------------------------------------------------------------------- */
 
-static cgru_scan scan_shape(int vl, int cell, int input, int hidden)
+static cgru_scan scan_shape(int vl, const cgru_cell *cell, const cgru_weights *given)
 {
-    int before = cell == CGRU_GRU_RESET_BEFORE;
+    const int hidden = given->hidden, multiplies = cell->projects || cell->recurrent < cell->gates;
     return (cgru_scan){
         .cell = cell,
-        .input = input,
+        .input = given->input,
         .hidden = hidden,
         .panels = (hidden + vl - 1) / vl,
-        .x = shape(vl, hidden, input, 3),
-        .h = shape(vl, hidden, hidden, before ? 2 : 3),
-        .reset = shape(vl, hidden, before ? hidden : 0, 1),
+        .out = given->out,
+        .x = shape(vl, hidden, given->input, cell->gates),
+        .h = shape(vl, hidden, given->out, cell->recurrent),
+        .second = shape(vl, given->out, cell->phases > 1 && multiplies ? hidden : 0, 1),
     };
 }
 
 size_t cgru_scan_bytes(const cgru_kernels *kernels, const cgru_scan *scan)
 {
     int vl = kernels->vl;
-    size_t floats = weight_floats(vl, &scan->x) + weight_floats(vl, &scan->h) + weight_floats(vl, &scan->reset);
-    return line(sizeof *scan) + (floats + (size_t)scan->panels * 4 * vl) * sizeof(float);
+    size_t floats = weight_floats(vl, &scan->x) + weight_floats(vl, &scan->h) + weight_floats(vl, &scan->second);
+    return line(sizeof *scan) + (floats + (size_t)scan->panels * (scan->x.gates + scan->cell->vectors) * vl) * sizeof(float);
 }
 
-cgru_scan *cgru_scan_new(const cgru_kernels *kernels, int cell, int activation, int recurrent_activation, int input,
-                         int hidden, const float *w_ih, const float *w_hh, const float *b_ih, const float *b_hh)
+/* The matrices ↔ the arrays they came from. */
+static void rearrange_scan(int vl, const cgru_scan *scan, float *w_ih, float *w_hh, float *w_hr, int pack)
 {
-    int vl = kernels->vl;
-    cgru_scan scan = scan_shape(vl, cell, input, hidden);
+    rearrange(vl, &scan->x, 0, w_ih, pack);
+    if (scan->h.gates > 0) rearrange(vl, &scan->h, 0, w_hh, pack);
+    if (scan->second.inner == 0) return;
+    if (scan->cell->projects) rearrange(vl, &scan->second, 0, w_hr, pack);
+    else rearrange(vl, &scan->second, scan->cell->recurrent, w_hh, pack);
+}
+
+cgru_scan *cgru_scan_new(const cgru_kernels *kernels, const cgru_cell *cell, int activation, int recurrent_activation,
+                         const cgru_weights *given)
+{
+    const int vl = kernels->vl, hidden = given->hidden, gates = cell->gates, vectors = cell->vectors;
+    cgru_scan scan = scan_shape(vl, cell, given);
     char *memory = zeroed(cgru_scan_bytes(kernels, &scan));
     if (memory == NULL) return NULL;
     scan.activation = activation;
     scan.recurrent_activation = recurrent_activation;
     scan.h.weight = (float *)(memory + line(sizeof scan));
-    scan.reset.weight = scan.h.weight + weight_floats(vl, &scan.h);
-    scan.x.weight = scan.reset.weight + weight_floats(vl, &scan.reset);
+    scan.second.weight = scan.h.weight + weight_floats(vl, &scan.h);
+    scan.x.weight = scan.second.weight + weight_floats(vl, &scan.second);
     scan.x.bias = scan.x.weight + weight_floats(vl, &scan.x);
-    rearrange(vl, &scan.x, 0, (float *)w_ih, 1);
-    rearrange(vl, &scan.h, 0, (float *)w_hh, 1);
-    pack_bias(vl, &scan.x, 0, b_ih, b_hh);
-    if (cell == CGRU_GRU_RESET_BEFORE) {
-        rearrange(vl, &scan.reset, 2, (float *)w_hh, 1);
-    } else {
-        /* The candidate's two biases stay apart: the recurrent one is under the reset gate. */
-        scan.h.bias = scan.x.bias + (size_t)scan.panels * 3 * vl;
-        for (int unit = 0; unit < hidden; unit++) {
-            size_t at = (size_t)2 * hidden + unit;
-            scan.x.bias[((size_t)(unit / vl) * 3 + 2) * vl + unit % vl] = b_ih[at];
-            scan.h.bias[unit] = b_hh[at];
-        }
+    scan.h.bias = scan.x.bias + (size_t)scan.panels * gates * vl;
+    rearrange_scan(vl, &scan, (float *)given->w_ih, (float *)given->w_hh, (float *)given->w_hr, 1);
+    pack_bias(vl, &scan.x, 0, given->b_ih, given->b_hh);
+    const float *from = given->w_ph;
+    if (cell->apart) {
+        const size_t last = (size_t)(gates - 1) * hidden;
+        from = given->b_hh ? given->b_hh + last : NULL;
+        for (int unit = 0; unit < hidden; unit++)
+            scan.x.bias[((size_t)(unit / vl) * gates + gates - 1) * vl + unit % vl] =
+                given->b_ih ? given->b_ih[last + unit] : 0.0f;
     }
+    cgru_matrix per_unit = {hidden, 0, vectors, scan.panels, NULL, scan.h.bias};
+    pack_bias(vl, &per_unit, 0, from, NULL);
     *(cgru_scan *)memory = scan;
     return (cgru_scan *)memory;
 }
 
-void cgru_scan_weights(const cgru_kernels *kernels, const cgru_scan *scan, float *w_ih, float *w_hh)
+void cgru_scan_weights(const cgru_kernels *kernels, const cgru_scan *scan, float *w_ih, float *w_hh, float *w_hr)
 {
-    rearrange(kernels->vl, &scan->x, 0, w_ih, 0);
-    rearrange(kernels->vl, &scan->h, 0, w_hh, 0);
-    if (scan->cell == CGRU_GRU_RESET_BEFORE) rearrange(kernels->vl, &scan->reset, 2, w_hh, 0);
+    rearrange_scan(kernels->vl, scan, w_ih, w_hh, w_hr, 0);
 }
 
 void cgru_scan_free(cgru_scan *scan)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..activations import COMPLEMENTARY
 from ..arrays import float32
-from ..cells import GRU_RESET_AFTER, GRU_RESET_BEFORE
+from ..cells import CELLS
 from ..errors import CgruError, ShapeError, UnsupportedError
 from .recurrent import Recurrent, plain, torch_stack
 
@@ -27,7 +27,6 @@ class GRU(Recurrent):
     """
 
     kind = "gru"
-    GATE_COUNT = 3
     OPTIONS = tuple(sorted((*Recurrent.OPTIONS, "reset")))
 
     def __init__(self, arrays: Mapping[str, Any], *, reset: str = "after", **options: Any) -> None:
@@ -35,7 +34,7 @@ class GRU(Recurrent):
             where = options.get("name") or self.kind
             raise UnsupportedError(f"{where}: reset={reset!r} is neither 'after' nor 'before'")
         self.reset = reset
-        self.cell = GRU_RESET_AFTER if reset == "after" else GRU_RESET_BEFORE
+        self.cell = CELLS[f"gru_reset_{reset}"]
         super().__init__(arrays, **options)
 
     @classmethod

@@ -55,7 +55,6 @@ class Recurrent(Layer):
     ``zero_output_for_mask`` makes masked steps emit zeros instead of repeating the last output.
     """
 
-    GATE_COUNT: ClassVar[int]
     OPTIONS: ClassVar[tuple[str, ...]] = (
         "activation",
         "bidirectional",
@@ -114,44 +113,39 @@ class Recurrent(Layer):
         for k in range(self.num_layers):
             for d in range(self.directions):
                 yield Scan(k, bool(d), size)
-            size = self.directions * self.hidden_size
+            size = self.directions * self.emitted_size
 
     def scan_arrays(self, scan: Scan, arrays: Mapping[str, Float32] | None = None) -> dict[str, Float32]:
-        """One direction's weights under plain names: w_ih, w_hh, and b_ih, b_hh (zeros where there are none)."""
+        """One direction's arrays under the names of ``cell.arrays``; biases that are absent are zeros."""
         held = self.arrays() if arrays is None else arrays
-        rows = self.GATE_COUNT * self.hidden_size
-        none = np.zeros(rows, np.float32)
         return {
-            "w_ih": held["weight_ih" + scan.suffix],
-            "w_hh": held["weight_hh" + scan.suffix],
-            "b_ih": held.get("bias_ih" + scan.suffix, none),
-            "b_hh": held.get("bias_hh" + scan.suffix, none),
+            stem: held[stem + scan.suffix] if stem + scan.suffix in held else np.zeros(shape, np.float32)
+            for stem, shape in self._shapes(scan.input_size).items()
         }
+
+    def _shapes(self, input_size: int) -> dict[str, tuple[int, ...]]:
+        """The shape of every array of one direction of a layer with so many inputs, in the cell's order."""
+        rows = len(self.cell.gates) * self.hidden_size
+        shapes = {
+            "weight_ih": (rows, input_size),
+            "weight_hh": (rows, self.emitted_size),
+            "weight_hr": (self.emitted_size, self.hidden_size),
+            "weight_ph": (3 * self.hidden_size,),
+            "bias_ih": (rows,),
+            "bias_hh": (rows,),
+        }
+        return {stem: shapes[stem] for stem in self.cell.arrays}
 
     def _check(self, arrays: Mapping[str, Any], where: str) -> dict[str, Float32]:
         """The arrays as float32 of this layer's own, every shape checked, in canonical order."""
-        first = float32(pick_shape(arrays, where, "weight_hh_l0"), f"{where}: weight_hh_l0", 2)
-        hidden = first.shape[1]
-        if hidden < 1 or first.shape[0] != self.GATE_COUNT * hidden:
-            raise ShapeError(
-                f"{where}: weight_hh_l0 has shape {first.shape}; a {type(self).__name__} of H units needs "
-                f"({self.GATE_COUNT}·H, H)"
-            )
-        width = float32(pick_shape(arrays, where, "weight_ih_l0"), f"{where}: weight_ih_l0", 2).shape[1]
-        if width < 1:
+        self.hidden_size, self.emitted_size = self._sizes(arrays, where)
+        self.input_size = float32(pick_shape(arrays, where, "weight_ih_l0"), f"{where}: weight_ih_l0", 2).shape[1]
+        if self.input_size < 1:
             raise ShapeError(f"{where}: weight_ih_l0 has no input features")
-        self.hidden_size, self.input_size = hidden, width
-        self.output_size = hidden * (self.directions if self.merge_mode in ("concat", None) else 1)
-        rows = self.GATE_COUNT * hidden
+        self.output_size = self.emitted_size * (self.directions if self.merge_mode in ("concat", None) else 1)
         checked: dict[str, Float32] = {}
         for scan in self.scans():
-            shapes = {
-                "weight_ih": (rows, scan.input_size),
-                "weight_hh": (rows, hidden),
-                "bias_ih": (rows,),
-                "bias_hh": (rows,),
-            }
-            for stem, shape in shapes.items():
+            for stem, shape in self._shapes(scan.input_size).items():
                 key = stem + scan.suffix
                 if key not in arrays:
                     if stem.startswith("bias"):
@@ -165,6 +159,25 @@ class Recurrent(Layer):
         if left:
             raise FormatError(f"{where}: nothing uses the tensor{'s' * (len(left) > 1)} {', '.join(left)}")
         return checked
+
+    def _sizes(self, arrays: Mapping[str, Any], where: str) -> tuple[int, int]:
+        """Units, and numbers emitted: the same but where the cell projects."""
+        gates = len(self.cell.gates)
+        key = next(stem for stem in ("weight_hr", "weight_hh", "weight_ih") if stem in self.cell.arrays) + "_l0"
+        shape = float32(pick_shape(arrays, where, key), f"{where}: {key}", 2).shape
+        if key == "weight_hr_l0":
+            emitted, hidden = shape
+            fits = min(shape) > 0
+        else:
+            hidden = shape[0] // gates
+            emitted = hidden
+            fits = hidden > 0 and shape[0] == gates * hidden and (key == "weight_ih_l0" or shape[1] == hidden)
+        if not fits:
+            wanted = "any size" if key == "weight_hr_l0" else f"({gates}·H, {'I' if key == 'weight_ih_l0' else 'H'})"
+            raise ShapeError(
+                f"{where}: {key} has shape {shape}; a {type(self).__name__} of H units needs {wanted.replace('1·', '')}"
+            )
+        return hidden, emitted
 
     def options(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in self.OPTIONS}
@@ -184,7 +197,7 @@ class Recurrent(Layer):
         return cls(arrays, name=name, **known)
 
     def state_blocks(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
-        sizes = (self.hidden_size,) * len(self.cell.state)
+        sizes = (self.emitted_size, *[self.hidden_size] * (len(self.cell.state) - 1))
         return [(self.cell.state, sizes) for _ in self.scans()]
 
     def __call__(
@@ -207,12 +220,12 @@ class Recurrent(Layer):
         if self._alone is None:
             self._alone = Model([self])
         model = self._alone
-        keys = [f"{self.name}.{array}" for array in self.cell.state]
+        keys = [f"{self.name}.{array}" for array in self.cell.carried]
         given: dict[str, Any] | None = None
         if h0 is not None:
             parts = (h0,) if len(keys) == 1 else h0
             if not isinstance(parts, tuple) or len(parts) != len(keys):
-                raise CgruError(f"h0: expected a tuple of {len(keys)} arrays ({', '.join(self.cell.state)})")
+                raise CgruError(f"h0: expected a tuple of {len(keys)} arrays ({', '.join(self.cell.carried)})")
             given = dict(zip(keys, map(plain, parts), strict=True))
         out, state = model.run(plain(x), given, lengths, mask, threads=threads, backend=backend)
         final = state.arrays()
