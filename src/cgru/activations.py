@@ -7,13 +7,13 @@ ONNX by default: ``clip(0.2 x + 0.5, 0, 1)``, here ``hard_sigmoid_keras2``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import UnsupportedError
 
-Array = NDArray[np.floating]
+Array = np.ndarray[tuple[Any, ...], np.dtype[np.floating]]
 
 
 def sigmoid(x: Array) -> Array:

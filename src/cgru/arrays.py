@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import CgruError, ShapeError
 
-Float32 = NDArray[np.float32]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# NDArray[np.float32], without the milliseconds that importing numpy.typing takes
+Float32 = np.ndarray[tuple[Any, ...], np.dtype[np.float32]]
 
 
 def _plain(value: Any, where: str, what: str) -> NDArray[Any]:

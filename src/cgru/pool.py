@@ -7,7 +7,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import arrays
 from .arrays import Float32
@@ -16,6 +15,8 @@ from .layers import Embedding
 from .stream import Claim, advance, check_out, check_streamable
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from .model import Model
 
 

@@ -17,13 +17,14 @@ import numpy as np
 
 from ..errors import CgruError, FormatError, UnsupportedError
 from ..model import Model
-from . import native, safetensors, torch_zip
+from . import native, safetensors
 from .file_bytes import Source, open_bytes
 from .file_bytes import shown as shown_name
 from .naming import errors_name
 from .tensorfile import TensorFile
-from .torch_layers import layers_from
-from .zip_members import zip_kind
+
+# The modules of the other formats are imported where a file needs them: a process that loads a native network
+# and ends soon would spend more time on them than on its network.
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +65,8 @@ class Format:
 
     def layers(self, source: Source, layers: str | Sequence[Any] | None, prefix: str | None) -> list[Layer]:
         if not self.builder:
+            from .torch_layers import layers_from
+
             return layers_from(self.read(source), layers, prefix)
         if layers is not None or prefix is not None:
             raise CgruError(f"a {self.title} file says its own layers; leave layers= and prefix= away")
@@ -72,6 +75,12 @@ class Format:
 
 def _is_native(probe: Probe) -> bool:
     return safetensors.looks_like(probe.head) and native.is_native(safetensors.read(probe.source).metadata)
+
+
+def _is_pickle(probe: Probe) -> bool:
+    from .torch_zip import looks_like
+
+    return not probe.zip_kind and looks_like(probe.head)
 
 
 def _is_onnx(probe: Probe) -> bool:
@@ -90,7 +99,7 @@ FORMATS = (
     Format("HDF5", (".h5", ".hdf5"), lambda p: p.head.startswith(_HDF5), ".keras_files", ".keras_files"),
     # The reader of PyTorch files itself says what to do about its other containers.
     Format("TorchScript", (".pt",), lambda p: p.zip_kind in ("torchscript", "pt2"), ".torch_zip"),
-    Format("pickle", (".pt",), lambda p: not p.zip_kind and torch_zip.looks_like(p.head), ".torch_zip"),
+    Format("pickle", (".pt",), _is_pickle, ".torch_zip"),
     Format("JSON", (".json",), lambda p: p.head.lstrip()[:1] in (b"{", b"["), instead=(
         "a JSON file, such as RTNeural's, which this version of cgru does not read; "
         "save the network's own state_dict or .keras file"
@@ -184,7 +193,12 @@ def _format(source: Source) -> Format:
         raise FormatError("is empty; expected the weights of a network")
     head = bytes(data[:_HEAD])
     is_zip = head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
-    probe = Probe(source, head.ljust(_HEAD, b"\0"), zip_kind(source) if is_zip else "")
+    kind = ""
+    if is_zip:
+        from .zip_members import zip_kind
+
+        kind = zip_kind(source)
+    probe = Probe(source, head.ljust(_HEAD, b"\0"), kind)
     for entry in FORMATS:
         if entry.sniff(probe):
             if entry.instead:
