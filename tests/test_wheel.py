@@ -178,7 +178,8 @@ def shelf(tmp_path: Path) -> Any:
 
 
 def test_opens_nothing_to_write_and_nothing_of_the_system(shelf: Path) -> None:
-    assert python(WATCHED, "net.safetensors", cwd=shelf, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}) == "[] True\n"
+    variables = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    assert python(WATCHED, "net.safetensors", cwd=shelf, env=variables) == "[] True\n"
 
 
 def test_without_a_home_or_an_environment(shelf: Path) -> None:

