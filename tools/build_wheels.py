@@ -130,10 +130,11 @@ def build(source: Path, tools: Path, python: Python, arch: str, limited: bool, o
         run(bin_ / "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-cache-dir", "-w", raw, tree,
             env=os.environ | settings)
         wheel = next(raw.glob("*.whl"))
-        platform = f"manylinux_{GLIBC.replace('.', '_')}_{arch}"
-        run(tools / "auditwheel", "repair", "--plat", platform, "-w", Path(scratch, "repaired"), wheel,
+        run(tools / "auditwheel", "repair", "-w", Path(scratch, "repaired"), wheel,
             env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"})
         wheel = next(Path(scratch, "repaired").glob("*.whl"))
+        if f"manylinux_{GLIBC.replace('.', '_')}_{arch}" not in wheel.name:
+            raise SystemExit(f"{wheel.name}: auditwheel finds that it needs more than glibc {GLIBC}")
         return Path(shutil.move(wheel, out / wheel.name))
 
 
