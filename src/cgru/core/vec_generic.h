@@ -2,7 +2,6 @@
  * machine, and the meaning of the others.
  *
  * A multiply-add rounds twice here and once on instruction sets with FMA; everything else agrees to the bit. */
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -11,48 +10,44 @@
 #define ACCUMULATORS 12 /* of a tile: what the registers hold beside weights and one input */
 
 typedef float vec __attribute__((vector_size(4 * VL)));
+typedef int32_t ivec __attribute__((vector_size(4 * VL)));
 
-#define EACH(expression)                                                                                               \
-    vec out;                                                                                                           \
-    for (int i = 0; i < VL; i++) out[i] = (expression);                                                                \
-    return out
-
-static inline vec v_set(float a) { EACH(a); }
+static inline vec v_set(float a) { return (vec){a, a, a, a}; }
 static inline vec v_load(const float *p)
 {
     vec out;
     memcpy(&out, p, sizeof out);
     return out;
 }
-static inline vec v_load_part(const float *p, int n) { EACH(i < n ? p[i] : 0.0f); }
-static inline void v_store(float *p, vec a) { memcpy(p, &a, sizeof a); }
-static inline void v_store_part(float *p, vec a, int n)
+static inline vec v_load_part(const float *p, int n)
 {
-    for (int i = 0; i < n; i++) p[i] = a[i];
+    float lanes[VL] = {0};
+    memcpy(lanes, p, (size_t)n * sizeof(float));
+    return v_load(lanes);
 }
+static inline void v_store(float *p, vec a) { memcpy(p, &a, sizeof a); }
+static inline void v_store_part(float *p, vec a, int n) { memcpy(p, &a, (size_t)n * sizeof(float)); }
 static inline vec v_add(vec a, vec b) { return a + b; }
 static inline vec v_sub(vec a, vec b) { return a - b; }
 static inline vec v_mul(vec a, vec b) { return a * b; }
 static inline vec v_div(vec a, vec b) { return a / b; }
 static inline vec v_fma(vec a, vec b, vec c) { return a * b + c; }
+static inline vec v_select(ivec where, vec a, vec b) { return (vec)((where & (ivec)a) | (~where & (ivec)b)); }
 /* The smaller or larger of the two; b where either is NaN, so that a NaN in b passes through. */
-static inline vec v_min(vec a, vec b) { EACH(a[i] < b[i] ? a[i] : b[i]); }
-static inline vec v_max(vec a, vec b) { EACH(a[i] > b[i] ? a[i] : b[i]); }
-static inline vec v_abs(vec a) { EACH(fabsf(a[i])); }
-static inline vec v_copysign(vec a, vec sign) { EACH(copysignf(a[i], sign[i])); }
-static inline vec v_round(vec a) { EACH(nearbyintf(a[i])); }
-
+static inline vec v_min(vec a, vec b) { return v_select(a < b, a, b); }
+static inline vec v_max(vec a, vec b) { return v_select(a > b, a, b); }
+static inline vec v_abs(vec a) { return (vec)((ivec)a & 0x7fffffff); }
+static inline vec v_copysign(vec a, vec sign)
+{
+    const ivec bit = (ivec)v_set(-0.0f);
+    return (vec)(((ivec)a & ~bit) | ((ivec)sign & bit));
+}
+/* To the nearest whole number, ties to even, for |a| < 2^22: adding 1.5·2^23 leaves no room for a fraction. */
+static inline vec v_round(vec a) { return (a + v_set(12582912.0f)) - v_set(12582912.0f); }
 /* 2^k for whole k in [-126, 127]; anything for a NaN. */
 static inline vec v_exp2i(vec k)
 {
-    vec out;
-    for (int i = 0; i < VL; i++) {
-        int32_t exponent = k[i] >= -126.0f && k[i] <= 127.0f ? (int32_t)k[i] : 0;
-        int32_t bits = (exponent + 127) << 23;
-        float power;
-        memcpy(&power, &bits, sizeof power);
-        out[i] = power;
-    }
-    return out;
+    ivec within = (k >= v_set(-126.0f)) & (k <= v_set(127.0f));
+    ivec exponent = __builtin_convertvector(v_select(within, k, v_set(0.0f)), ivec);
+    return (vec)((exponent + 127) << 23);
 }
-#undef EACH
