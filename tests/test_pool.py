@@ -5,7 +5,9 @@ The packed backend is held to bits, the others to their tolerance (agreement.py)
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,9 @@ import cgru
 from cgru import CgruError, ShapeError
 from cgru.pool import Pool
 from cgru.stream import Stream
+
+sys.path.insert(0, str(Path(__file__).parent / "soak"))
+import pool_traffic
 
 CAPACITY = 6
 KIND = Kind(3, 5, layers=2, head=4)
@@ -143,6 +148,15 @@ TestBlasTraffic = BlasTraffic.TestCase
 TestReferenceTraffic = ReferenceTraffic.TestCase
 TestTraffic.settings = settings(max_examples=100, stateful_step_count=40)
 TestBlasTraffic.settings = TestReferenceTraffic.settings = settings(max_examples=15, stateful_step_count=30)
+
+
+@pytest.mark.parametrize("seed", range(len(pool_traffic.KINDS)))
+def test_a_short_soak(seed: int) -> None:
+    """The traffic of tests/soak/pool_traffic.py, which is meant to run for minutes, a short while without faults."""
+    count = pool_traffic.run(turns=1200, seed=seed, faults=False)
+    assert count["turns"] == 1200
+    for name in ("stream steps", "ids that are not open", "ids twice", "wrong numbers of rows", "wrong types"):
+        assert count[name] > 20, name
 
 
 def pooled(backend: str, capacity: int = 4, kind: Kind = KIND) -> tuple[Pool, list[int]]:
