@@ -199,7 +199,7 @@ def test_the_gil_is_released() -> None:
     """
     rng = np.random.default_rng(11)
     w, bias = rng.uniform(-0.1, 0.1, (384, 128)).astype(np.float32), np.zeros(384, np.float32)
-    kernel = _blas.ScanKernel(0, w, w, bias, bias[:128], CODES["sigmoid"], CODES["tanh"])
+    kernel = _blas.ScanKernel("gru_reset_after", w, w, None, bias, bias[:128], CODES["sigmoid"], CODES["tanh"])
     x, h = rng.standard_normal((8, 100, 128)).astype(np.float32), np.zeros((8, 128), np.float32)
     started, stop = threading.Event(), threading.Event()
     scans: list[bool] = []
@@ -317,5 +317,5 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, module: str, s
 
 def test_a_cell_without_a_kernel_is_refused() -> None:
     one = np.ones((3, 1), np.float32)
-    with pytest.raises(ValueError, match="no cell of code 99"):
-        _blas.ScanKernel(99, one, one, one[:, 0], one[:1, 0], 1, 2)
+    with pytest.raises(ValueError, match="no cell named 'none'"):
+        _blas.ScanKernel("none", one, one, None, one[:, 0], one[:1, 0], 1, 2)

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import CgruError, FormatError, ShapeError, UnsupportedError
-from .layers import GRU, Activation, Dense, Embedding, Masking
+from .layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Masking, MinGRU, ThreeGate
 from .model import Model
 from .state import State
 
@@ -19,15 +19,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GRU",
+    "LSTM",
+    "RNN",
     "Activation",
     "CgruError",
     "Dense",
     "Embedding",
     "FormatError",
     "Masking",
+    "MinGRU",
     "Model",
     "ShapeError",
     "State",
+    "ThreeGate",
     "UnsupportedError",
     "from_keras",
     "from_torch",

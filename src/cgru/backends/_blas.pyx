@@ -92,6 +92,8 @@ cdef void multiply(const float *w, int outputs, int inputs, const float *x, int 
     """y = x wᵀ: w (outputs, inputs), x (rows, inputs), y (rows, outputs) with ``stride`` between its rows."""
     cdef float one = 1.0, zero = 0.0
     cdef int step = 1, i, j, high, wide, most
+    if rows == 0:
+        return
     if by == BY_ROW:
         for i in range(rows):
             sgemv(b"T", &inputs, &outputs, &one, <float *>w, &inputs, <float *>x + <Py_ssize_t>i * inputs, &step,
@@ -184,6 +186,8 @@ cdef class ScanKernel:
     def __init__(self, str cell, const float[:, ::1] w_ih, const float[:, ::1] w_hh, const float[:, ::1] w_hr,
                  const float[::1] bias, const float[::1] vectors, int gate, int candidate):
         """``w_hh``, ``w_hr`` and ``vectors`` are None where the cell has none."""
+        if cell not in cells():
+            raise ValueError(f"the BLAS backend has no cell named {cell!r}")
         self.cell = &CGRU_CELLS[cells().index(cell)]
         self.w_ih, self.w_hh, self.w_hr, self.bias, self.vectors = w_ih, w_hh, w_hr, bias, vectors
         self.features, self.H = w_ih.shape[1], w_ih.shape[0] // self.cell.gates

@@ -12,6 +12,15 @@
 #define UNROLL _Pragma("GCC unroll 32")
 #define MAX_PANELS 4 /* of a tile: more streams of weights than this do not run faster */
 
+/* Sums of a tile at most, for G to a unit. */
+#ifdef ACCUMULATORS_OF_FOUR
+#define SUMS_OF(G) ((G) == 4 ? ACCUMULATORS_OF_FOUR : ACCUMULATORS)
+#define MOST_SUMS ACCUMULATORS_OF_FOUR
+#else
+#define SUMS_OF(G) ACCUMULATORS
+#define MOST_SUMS ACCUMULATORS
+#endif
+
 /* total[r][p][g] += sum over k of w[p][k][g] · v[r][k], g counted from `first` in groups of `stride`, in order of k.
  *
  * One chain of multiply-adds over all k, going on from what total holds, would carry every rounding of a long sum. Each
@@ -23,7 +32,7 @@ INLINE void multiply(const int R, const int P, const int G, vec *total, const fl
                      const int first, const float *const *v, int inner)
 {
     const float *row[TILE_ROWS], *weight[MAX_PANELS];
-    vec acc[ACCUMULATORS];
+    vec acc[MOST_SUMS];
     UNROLL for (int r = 0; r < R; r++) row[r] = v[r];
     UNROLL for (int p = 0; p < P; p++) weight[p] = w + p * panel + first * VL;
     for (int k = 0; k < inner;) {
@@ -86,12 +95,12 @@ INLINE void put_down(const int count, const vec *acc, float *sums)
 
 /* ---- cutting rows and panels into tiles ------------------------------------------------------------------------ */
 
-#define ROWS_OF(G) ((TILE_ROWS) * (G) <= ACCUMULATORS ? (TILE_ROWS) : ACCUMULATORS / (G))
-#define PANELS_OF(R, G) ((R) * (G) * MAX_PANELS <= ACCUMULATORS ? MAX_PANELS : ACCUMULATORS / ((R) * (G)))
+#define ROWS_OF(G) ((TILE_ROWS) * (G) <= SUMS_OF(G) ? (TILE_ROWS) : SUMS_OF(G) / (G))
+#define PANELS_OF(R, G) ((R) * (G) * MAX_PANELS <= SUMS_OF(G) ? MAX_PANELS : SUMS_OF(G) / ((R) * (G)))
 
 #define TILE_CASE(R, P, G, CALL)                                                                                       \
     case ((R) * 8 + (P)):                                                                                              \
-        if ((R) * (P) * (G) <= ACCUMULATORS && (R) <= TILE_ROWS) { CALL(R, P); }                                       \
+        if ((R) * (P) * (G) <= SUMS_OF(G) && (R) <= TILE_ROWS) { CALL(R, P); }                                       \
         break;
 #define TILE_CASES(R, G, CALL)                                                                                         \
     TILE_CASE(R, 1, G, CALL)                                                                                           \
@@ -192,7 +201,7 @@ INLINE void project_tile(const int G, const cgru_matrix *m, const linear_rows *r
     const ptrdiff_t panel = (ptrdiff_t)m->inner * G * VL;
 #define PROJECT(R, P)                                                                                                  \
     {                                                                                                                  \
-        vec acc[ACCUMULATORS];                                                                                         \
+        vec acc[MOST_SUMS];                                                                                         \
         start(R, P, G, acc, m->bias + p0 * G * VL, G, 0);                                                              \
         multiply(R, P, G, acc, m->weight + p0 * panel, panel, G, 0, rows->v + r0, m->inner);                           \
         UNROLL for (int r = 0; r < (R); r++)                                                                           \
@@ -262,7 +271,7 @@ INLINE void complete(const int G, const int gates, const int first, float *sums,
 {
 #define SUMS(R, P)                                                                                                     \
     {                                                                                                                  \
-        vec acc[ACCUMULATORS];                                                                                         \
+        vec acc[MOST_SUMS];                                                                                         \
         input_side(R, P, G, gates, first, acc, &scan->x, rows, r0, p0);                                                \
         if (m) {                                                                                                       \
             const ptrdiff_t panel = (ptrdiff_t)m->inner * G * VL;                                                      \
@@ -343,7 +352,7 @@ static void gru_before_gates_tile(const void *what, const void *given, int r0, i
 {
     const cgru_scan *scan = what;
     const cgru_rows *rows = given;
-    float sums[ACCUMULATORS * VL];
+    float sums[MOST_SUMS * VL];
     complete(2, 3, 0, sums, scan, &scan->h, rows->h + r0, rows, r0, n, p0, panels);
     const int gate = scan->recurrent_activation;
     EACH_PLACE(2)
@@ -358,7 +367,7 @@ static void gru_before_gates_tile(const void *what, const void *given, int r0, i
 INLINE void candidate_tile(const int gates, const cgru_scan *scan, const cgru_rows *rows, int r0, int n, int p0, int panels)
 {
     const float *v[TILE_ROWS];
-    float sums[ACCUMULATORS * VL];
+    float sums[MOST_SUMS * VL];
     for (int r = 0; r < n; r++) v[r] = operand(scan, rows, r0 + r);
     complete(1, gates, gates - 1, sums, scan, &scan->second, v, rows, r0, n, p0, panels);
     EACH_PLACE(1)
@@ -379,7 +388,7 @@ static void rnn_tile(const void *what, const void *given, int r0, int n, int p0,
 {
     const cgru_scan *scan = what;
     const cgru_rows *rows = given;
-    float sums[ACCUMULATORS * VL];
+    float sums[MOST_SUMS * VL];
     complete(1, 1, 0, sums, scan, &scan->h, rows->h + r0, rows, r0, n, p0, panels);
     EACH_PLACE(1) store_units(rows->out[row], unit, scan->hidden, v_activate(scan->activation, v_load(sum)));
 }
@@ -414,7 +423,7 @@ INLINE void lstm_epilogue(const int peepholes, const int projects, const cgru_sc
     {                                                                                                                  \
         const cgru_scan *scan = what;                                                                                  \
         const cgru_rows *rows = given;                                                                                 \
-        float sums[ACCUMULATORS * VL];                                                                                 \
+        float sums[MOST_SUMS * VL];                                                                                 \
         complete(4, 4, 0, sums, scan, &scan->h, rows->h + r0, rows, r0, n, p0, panels);                                \
         lstm_epilogue(PEEPHOLES, PROJECTS, scan, rows, sums, r0, n, p0, panels);                                       \
     }
@@ -430,7 +439,7 @@ static void projection_tile(const void *what, const void *given, int r0, int n, 
     const cgru_matrix *m = &scan->second;
     const ptrdiff_t panel = (ptrdiff_t)m->inner * VL;
     const float *v[TILE_ROWS];
-    float sums[ACCUMULATORS * VL];
+    float sums[MOST_SUMS * VL];
     for (int r = 0; r < n; r++) v[r] = operand(scan, rows, r0 + r);
 #define STEP(R, P)                                                                                                     \
     {                                                                                                                  \
@@ -451,7 +460,7 @@ INLINE void three_gate(const int output_gate, const cgru_scan *scan, const cgru_
 {
     const float *const *from = output_gate ? (const float *const *)rows->own : rows->h;
     const int gate = scan->recurrent_activation, hidden = scan->hidden;
-    float sums[ACCUMULATORS * VL];
+    float sums[MOST_SUMS * VL];
     complete(4, 4, 0, sums, scan, &scan->h, from + r0, rows, r0, n, p0, panels);
     EACH_PLACE(4)
     {
@@ -491,7 +500,7 @@ static void min_gru_tile(const void *what, const void *given, int r0, int n, int
 {
     const cgru_scan *scan = what;
     const cgru_rows *rows = given;
-    float sums[ACCUMULATORS * VL];
+    float sums[MOST_SUMS * VL];
     complete(2, 2, 0, sums, scan, NULL, NULL, rows, r0, n, p0, panels);
     EACH_PLACE(2)
     {

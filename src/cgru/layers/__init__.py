@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from .base import Layer
 from .gru import GRU
+from .lstm import LSTM
 from .pointwise import Activation, Dense, Embedding, Masking
 from .recurrent import Recurrent, Scan
+from .rnn import RNN
+from .variants import MinGRU, ThreeGate
 
 #: Every layer the native form can hold, by the kind it writes.
-LAYERS: dict[str, type[Layer]] = {layer.kind: layer for layer in (GRU, Dense, Embedding, Activation, Masking)}
+LAYERS: dict[str, type[Layer]] = {
+    layer.kind: layer for layer in (GRU, LSTM, RNN, ThreeGate, MinGRU, Dense, Embedding, Activation, Masking)
+}
 
-__all__ = ["GRU", "LAYERS", "Activation", "Dense", "Embedding", "Layer", "Masking", "Recurrent", "Scan"]
+__all__ = [
+    "GRU",
+    "LAYERS",
+    "LSTM",
+    "RNN",
+    "Activation",
+    "Dense",
+    "Embedding",
+    "Layer",
+    "Masking",
+    "MinGRU",
+    "Recurrent",
+    "Scan",
+    "ThreeGate",
+]

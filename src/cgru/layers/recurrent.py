@@ -19,6 +19,7 @@ from ..arrays import Float32, float32, own
 from ..cells import Cell
 from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
 from .base import Layer, only, take
+from .build import plain, reorder, split_concat, stacked
 from .pointwise import pick
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class Recurrent(Layer):
         "return_sequences",
         "zero_output_for_mask",
     )
+    #: The gates in canonical order, and what the letters that files and texts use stand for.
+    GATES: ClassVar[tuple[str, ...]]
+    LETTERS: ClassVar[Mapping[str, str]]
     cell: Cell
 
     def __init__(
@@ -97,6 +101,89 @@ class Recurrent(Layer):
         checked = self._check(arrays, where)
         super().__init__(name, checked)
         self._alone: Model | None = None
+
+    @classmethod
+    def from_torch(
+        cls, tensors: Mapping[str, Any], prefix: str = "", *, name: str | None = None, **options: Any
+    ) -> Self:
+        """From the ``state_dict()`` of a torch module of this kind, its cell, or a module that holds it at ``prefix``.
+
+        Raises :class:`FormatError` where a tensor below the prefix is missing or is nothing of such a module's.
+        """
+        where = name or (prefix.rstrip(".") or cls.kind)
+        arrays, layers, both = torch_stack(tensors, prefix, where)
+        return cls(arrays, num_layers=layers, bidirectional=both, name=name, **options)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        w_ih: Any,
+        w_hh: Any = None,
+        b_ih: Any = None,
+        b_hh: Any = None,
+        *,
+        gates: str = "canonical",
+        update: str = "keep",
+        bidirectional: bool = False,
+        **options: Any,
+    ) -> Self:
+        """From arrays in any of the field's conventions.
+
+        ``w_ih`` (G·H, I), ``w_hh`` (G·H, H), ``b_ih`` and ``b_hh`` (G·H,) or None; for a stack, a list of each in
+        the order layer·D + direction. ``gates`` is the order of the blocks of rows by their letters. For a
+        cell with an update gate z, ``update="keep"`` means h' = z·h + (1−z)·n, ``"write"`` the opposite,
+        h' = (1−z)·h + z·n; a write gate is turned into a keep gate here, by negating its weights and biases, since
+        σ(−a) = 1 − σ(a).
+        """
+        where = options.get("name") or cls.kind
+        cls._check_update(update, options.get("recurrent_activation", "sigmoid"), where)
+        given = {"weight_ih": (w_ih, 2), "weight_hh": (w_hh, 2), "bias_ih": (b_ih, 1), "bias_hh": (b_hh, 1)}
+        arrays, layers = stacked(given, 2 if bidirectional else 1, where)
+        arrays = cls._in_order(arrays, gates, where)
+        if update == "write":
+            for key, rows in arrays.items():
+                blocks = dict(zip(cls.GATES, np.split(rows, len(cls.GATES)), strict=True))
+                arrays[key] = np.concatenate(list((blocks | {"z": -blocks["z"]}).values()))
+        return cls(arrays, num_layers=layers, bidirectional=bidirectional, **options)
+
+    @classmethod
+    def from_concat(
+        cls,
+        matrices: Mapping[str, Any],
+        biases: Mapping[str, Any] | None = None,
+        *,
+        order: str = "hx",
+        **options: Any,
+    ) -> Self:
+        """From the textbook form: for each gate by its letter one matrix (H, H + I) on the concatenation [h, x].
+
+        ``biases`` (H,) by the same letters, or None; ``order="xh"`` where the matrices multiply [x, h]. A candidate on
+        [r ⊙ h, x] is reset="before", for GRU. ``options`` as for :meth:`from_arrays`: texts differ in ``update=`` too.
+        """
+        where = options.get("name") or cls.kind
+        if not all(isinstance(gate, str) and len(gate) == 1 for gate in matrices):
+            letters = ", ".join(cls.GATES)
+            raise CgruError(f"{where}: expected a mapping from a gate's letter to its matrix; gates are {letters}")
+        w_ih, w_hh, bias = split_concat(matrices, biases, order, where)
+        return cls.from_arrays(w_ih, w_hh, bias, gates="".join(matrices), **options)
+
+    @classmethod
+    def _in_order(cls, arrays: Mapping[str, np.ndarray], gates: str, where: str) -> dict[str, np.ndarray]:
+        """Every array with its blocks of rows in canonical order."""
+        if gates == "canonical":
+            return dict(arrays)
+        return {key: reorder(rows, gates, cls.GATES, cls.LETTERS, f"{where}: {key}") for key, rows in arrays.items()}
+
+    @classmethod
+    def _check_update(cls, update: str, rate: str, where: str) -> None:
+        if update not in ("keep", "write"):
+            raise UnsupportedError(f"{where}: update={update!r} is neither 'keep' nor 'write'")
+        if update == "write" and "z" not in cls.GATES:
+            raise UnsupportedError(f"{where}: a {cls.__name__} has no update gate; leave update= away")
+        if update == "write" and rate not in activations.COMPLEMENTARY:
+            raise UnsupportedError(
+                f"{where}: update='write' needs a gate activation with f(−a) = 1 − f(a), and {rate!r} is none"
+            )
 
     @property
     def directions(self) -> int:
@@ -252,16 +339,6 @@ def pick_shape(arrays: Mapping[str, Any], where: str, key: str) -> Any:
         found = ", ".join(sorted(map(str, arrays))[:8]) or "nothing"
         raise FormatError(f"{where}: the tensor {key} is missing; found {found}")
     return pick(arrays, where, key)
-
-
-def plain(value: Any) -> Any:
-    """A torch tensor as a numpy array (without importing torch), anything else as it is."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
-            value = value.float()
-        return value.numpy()
-    return value
 
 
 def torch_stack(tensors: Mapping[str, Any], prefix: str, where: str) -> tuple[dict[str, Any], int, bool]:

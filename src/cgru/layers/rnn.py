@@ -1,0 +1,53 @@
+"""The simple recurrent network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from ..cells import CELLS
+from ..errors import CgruError
+from .build import keras_arrays
+from .recurrent import Recurrent
+
+
+class RNN(Recurrent):
+    """The simple recurrent network, stacked and bidirectional as torch.nn.RNN is: h' = φ(W x + b + R h + d).
+
+    The equation is :func:`cgru.reference.rnn`; φ is the ``nonlinearity``, "tanh", "relu" or another activation.
+    Calling it has torch's meaning: ``out, h_n = rnn(x, h0)``.
+    """
+
+    kind = "rnn"
+    GATES = ("h",)
+    LETTERS: ClassVar[dict[str, str]] = {"h": "h"}
+    OPTIONS = tuple(key for key in Recurrent.OPTIONS if key != "recurrent_activation")
+
+    def __init__(self, arrays: Mapping[str, Any], *, nonlinearity: str | None = None, **options: Any) -> None:
+        if nonlinearity is not None and options.setdefault("activation", nonlinearity) != nonlinearity:
+            where = options.get("name") or self.kind
+            raise CgruError(f"{where}: nonlinearity={nonlinearity!r} and activation={options['activation']!r} differ")
+        self.cell = CELLS["rnn"]
+        super().__init__(arrays, **options)
+
+    @property
+    def nonlinearity(self) -> str:
+        return self.activation
+
+    @classmethod
+    def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        renamed = {"activation" if key == "nonlinearity" else key: value for key, value in options.items()}
+        return super().from_parts(name, renamed, arrays)
+
+    @classmethod
+    def from_keras(
+        cls, weights: Sequence[Any], *, backward: Sequence[Any] | None = None, name: str | None = None, **options: Any
+    ) -> Self:
+        """From Keras' SimpleRNN: ``[kernel (I, H), recurrent_kernel (H, H), bias (H,)]``, as for :class:`GRU`."""
+        arrays = keras_arrays(weights, backward, 1, name or cls.kind)
+        return cls(arrays, bidirectional=backward is not None, name=name, **options)
+
+    def describe(self) -> str:
+        return super().describe().removesuffix(" / sigmoid") + (", tanh" if self.activation == "tanh" else "")

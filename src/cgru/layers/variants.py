@@ -1,0 +1,47 @@
+"""Variants of the GRU that texts teach beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ..cells import CELLS
+from .recurrent import Recurrent
+
+_UPDATE = {"z": "z", "u": "z", "f": "z", "n": "n", "h": "n", "c": "n", "a": "n"}
+
+
+class ThreeGate(Recurrent):
+    """The unit with forget, input and output gates and one state: :func:`cgru.reference.three_gate`.
+
+    Stacked f, i, o, c. With ``output_gate=True`` it emits o ⊙ h' (:func:`cgru.reference.three_gate_output`), else h'.
+    """
+
+    kind = "three_gate"
+    GATES = ("f", "i", "o", "c")
+    LETTERS: ClassVar[dict[str, str]] = {"f": "f", "i": "i", "o": "o", "c": "c", "g": "c", "n": "c"}
+    OPTIONS = tuple(sorted((*Recurrent.OPTIONS, "output_gate")))
+
+    def __init__(self, arrays: Mapping[str, Any], *, output_gate: bool = False, **options: Any) -> None:
+        self.output_gate = bool(output_gate)
+        self.cell = CELLS["three_gate_output" if self.output_gate else "three_gate"]
+        super().__init__(arrays, **options)
+
+    def describe(self) -> str:
+        return super().describe() + (", output gate" if self.output_gate else "")
+
+
+class MinGRU(Recurrent):
+    """minGRU (Feng et al. 2024): :func:`cgru.reference.min_gru`, whose gates read the input alone.
+
+    Stacked z, n, with weight_ih (2H, I) and bias_ih (2H,) only; z is the fraction kept, so the paper's weights come in
+    by ``from_arrays(w, b_ih=b, update="write")``. The candidate is linear, as in the paper, but for ``activation``.
+    """
+
+    kind = "min_gru"
+    GATES = ("z", "n")
+    LETTERS: ClassVar[dict[str, str]] = _UPDATE
+
+    def __init__(self, arrays: Mapping[str, Any], *, activation: str = "linear", **options: Any) -> None:
+        self.cell = CELLS["min_gru"]
+        super().__init__(arrays, activation=activation, **options)
