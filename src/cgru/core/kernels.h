@@ -3,8 +3,8 @@
  *
  * Packed matrices are cut into panels of vl output units (vl = floats in a vector), the last padded with zeros:
  * [panel][k][gate][vl], all gates of a unit side by side, so that the pointwise part runs on the accumulators.
- * Every output is one chain of multiply-adds in the order bias, input features, hidden units; its bits therefore do
- * not depend on the batch, the chunk, the tile or the thread that computed it. */
+ * Every output is summed in one order, the bias, the input features, the hidden units, whatever computes it; its bits
+ * therefore do not depend on the batch, the chunk, the tile or the thread. */
 #ifndef CGRU_KERNELS_H
 #define CGRU_KERNELS_H
 
