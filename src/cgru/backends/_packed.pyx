@@ -6,10 +6,14 @@ import os
 import numpy as np
 
 cimport numpy as cnp
+from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from ..errors import CgruError, ShapeError, UnsupportedError
+from ..threads import resolve
 
 cnp.import_array()
 
@@ -372,6 +376,21 @@ cdef class Stepper:
         self.call.y = <float *>cnp.PyArray_DATA(y)
         return run_call(self.net, &self.call, self.work)
 
+    cdef cnp.ndarray _receive(self, object out, Py_ssize_t batch, bint single, cnp.ndarray x):
+        """out if it can take the result without touching x."""
+        cdef char *start
+        cdef char *data
+        if plain(out, cnp.NPY_FLOAT32, 1 if single else 2) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and (
+            cnp.PyArray_DIM(out, 0) == self.outputs
+            if single
+            else cnp.PyArray_DIM(out, 0) == batch and cnp.PyArray_DIM(out, 1) == self.outputs
+        ):
+            start, data = <char *>cnp.PyArray_DATA(<cnp.ndarray>out), <char *>cnp.PyArray_DATA(x)
+            if start + cnp.PyArray_NBYTES(<cnp.ndarray>out) <= data or data + cnp.PyArray_NBYTES(x) <= start:
+                return out
+            raise ShapeError("out: it overlaps x; give a separate array")
+        raise ShapeError(f"out: expected a float32 array of shape {(batch, self.outputs)[single:]} in C order that can be written to")
+
 
 cdef class BatchStepper(Stepper):
     """One step of every row at once."""
@@ -402,7 +421,7 @@ cdef class BatchStepper(Stepper):
             y = cnp.PyArray_SimpleNew(1, &shape[1], cnp.NPY_FLOAT32) if single else (
                 cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32))
         else:
-            y = self._receive(out, single, x)
+            y = self._receive(out, batch, single, x)
         if self.busy:
             self._enter()
         self.busy = True
@@ -412,32 +431,94 @@ cdef class BatchStepper(Stepper):
             raise MemoryError("scratch for a step")
         return y
 
-    cdef cnp.ndarray _receive(self, object out, bint single, cnp.ndarray x):
-        """out if it can take the result without touching x."""
-        cdef Py_ssize_t batch = self.call.rows
-        cdef char *start
-        cdef char *data
-        if plain(out, cnp.NPY_FLOAT32, 1 if single else 2) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and (
-            cnp.PyArray_DIM(out, 0) == self.outputs
-            if single
-            else cnp.PyArray_DIM(out, 0) == batch and cnp.PyArray_DIM(out, 1) == self.outputs
-        ):
-            start, data = <char *>cnp.PyArray_DATA(<cnp.ndarray>out), <char *>cnp.PyArray_DATA(x)
-            if start + cnp.PyArray_NBYTES(<cnp.ndarray>out) <= data or data + cnp.PyArray_NBYTES(x) <= start:
-                return out
-            raise ShapeError("out: it overlaps x; give a separate array")
-        raise ShapeError(f"out: expected a float32 array of shape {(batch, self.outputs)[single:]} in C order that can be written to")
-
 
 cdef class ChoiceStepper(Stepper):
-    """One step of some rows, named by their place."""
+    """One step of some rows, each named by its id: a serial number times a power of two, plus the row.
 
-    def _step_rows(self, cnp.ndarray rows not None, cnp.ndarray x not None, cnp.ndarray y not None, int threads):
-        """rows (n,) int64, x (n, I) or ids (n,), y (n, O), all C order and already checked, after :meth:`_enter`."""
-        self.call.rows, self.call.threads = rows.shape[0], threads
-        self.call.index = <const int64_t *>cnp.PyArray_DATA(rows)
-        if self._run(x, y) != CGRU_OK:
-            raise MemoryError("scratch for a step")
+    Subclasses say with :meth:`_rows` and :meth:`_input` what to make of ids and input that are not as they should be.
+    """
+
+    cdef object names
+    cdef const int64_t *owner
+    cdef int64_t *place
+    cdef int64_t capacity, low
+
+    def _name(self, cnp.ndarray owner not None, cnp.ndarray place not None, int64_t most):
+        """owner: the id of each row; place: scratch for as many; both int64. Ids modulo most are rows."""
+        self.names = (owner, place)
+        self.owner, self.place = <const int64_t *>cnp.PyArray_DATA(owner), <int64_t *>cnp.PyArray_DATA(place)
+        self.capacity, self.low = owner.shape[0], most - 1
+
+    cdef object _find(self, object sids):
+        """The rows of ids that come as a list of ints or an array of int64, each open and named once; else None."""
+        cdef const int64_t *given = NULL
+        cdef cnp.npy_intp n
+        cdef Py_ssize_t i
+        cdef int64_t sid, row
+        cdef int64_t *rows
+        cdef int overflow = 0
+        cdef PyObject *item
+        cdef cnp.ndarray found
+        if PyList_CheckExact(sids):
+            n = PyList_GET_SIZE(sids)
+        elif plain(sids, cnp.NPY_INT64, 1):
+            n, given = cnp.PyArray_DIM(sids, 0), <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>sids)
+        else:
+            return None
+        found = cnp.PyArray_SimpleNew(1, &n, cnp.NPY_INT64)
+        rows = <int64_t *>cnp.PyArray_DATA(found)
+        for i in range(n):
+            if given != NULL:
+                sid = given[i]
+            else:
+                item = PyList_GET_ITEM(sids, i)
+                if not PyLong_CheckExact(<object>item):
+                    return None
+                sid = PyLong_AsLongLongAndOverflow(<object>item, &overflow)
+            row = sid & self.low
+            if overflow or sid < 0 or row >= self.capacity or self.owner[row] != sid:
+                return None
+            rows[i] = row
+            self.place[row] = i
+        for i in range(n):
+            if self.place[rows[i]] != i:
+                return None
+        return found
+
+    def step(self, sids, x, out=None, *, threads=None):
+        """One step of the streams named: ``x`` (n, I), or ids (n,), row i for the i-th of them → (n, O).
+
+        ``out`` receives the result if given: float32 (n, O) in C order. Raises :class:`CgruError` for an id that is
+        not open or stands twice, and :class:`ShapeError` for input that does not fit.
+        """
+        cdef cnp.npy_intp shape[2]
+        cdef cnp.ndarray y
+        cdef int team = min(resolve(threads), 1 << 20)
+        if self.busy:
+            self._enter()
+        self.busy = True
+        try:
+            rows = self._find(sids)
+            if rows is None:
+                rows = self._rows(sids)
+            shape[0], shape[1] = cnp.PyArray_DIM(rows, 0), self.outputs
+            if self.ids or not (
+                plain(x, cnp.NPY_FLOAT32, 2)
+                and cnp.PyArray_DIM(x, 0) == shape[0]
+                and cnp.PyArray_DIM(x, 1) == self.inputs
+            ):
+                x = self._input(x, shape[0])
+            if out is None:
+                y = cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32)
+            else:
+                y = self._receive(out, shape[0], False, x)
+            self.call.rows, self.call.threads = shape[0], team
+            self.call.index = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows)
+            if shape[0] and self._run(x, y) != CGRU_OK:
+                raise MemoryError("scratch for a step")
+        finally:
+            self.busy = False
+        return y
 
 
 KINDS = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays import Float32
-from ..pool import Pool
+from ..pool import MOST, Pool
 from ..stream import Stream, admit_step
 from ._packed import BatchStepper, ChoiceStepper
 from .flow import Flow
@@ -37,8 +37,6 @@ class PackedPool(ChoiceStepper, Pool):
 
     def __init__(self, net: Model, capacity: int) -> None:
         Pool.__init__(self, net, capacity)
+        self._name(self._owner, self._place, MOST)
         stage: Any = net._stages(None)[0]
         self._bind(stage.net, self._data, net.input_size, net.output_size, net.takes_ids)
-
-    def _advance(self, rows: np.ndarray, x: np.ndarray, out: Float32, threads: int) -> None:
-        self._step_rows(rows, x, out, threads)
