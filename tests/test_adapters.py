@@ -159,8 +159,7 @@ class Own(nn.Module):
 @pytest.mark.parametrize(
     ("module", "says"),
     [
-        (nn.LSTM(3, 4), "torch.nn.LSTM"),
-        (nn.RNN(3, 4), "torch.nn.RNN"),
+        (nn.Transformer(4, 1), "torch.nn.Transformer"),
         (nn.Sequential(nn.GRU(3, 4), nn.LayerNorm(4)), "1: cgru does not run a torch.nn.LayerNorm"),
         (nn.Sequential(nn.GRU(3, 4), Own()), "Own"),
         (nn.Sequential(nn.GRU(3, 4), nn.ELU(alpha=0.5)), "alpha=0.5"),

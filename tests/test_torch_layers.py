@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cgru import GRU, Activation, Dense, Embedding, Model
+from cgru import GRU, LSTM, RNN, Activation, Dense, Embedding, Model
 from cgru.errors import CgruError, FormatError, ShapeError, UnsupportedError
 from cgru.formats import load
 from cgru.formats.tensorfile import TensorFile
@@ -225,11 +225,25 @@ def test_the_suggestion_can_be_pasted(case: str) -> None:
     assert sum(layer.parameters for layer in layers) == sum(array.size for array in tensors.values())
 
 
-@pytest.mark.parametrize(("gates", "what"), [(4, "nn.LSTM"), (1, "nn.RNN")])
-def test_another_cell_is_named(gates: int, what: str) -> None:
-    message = refusal(gru(3, 4, gates=gates), error=UnsupportedError)
-    assert what in message
-    assert f"({gates * 4}, 4)" in message
+def test_other_cells_follow_from_the_rows() -> None:
+    assert names(build(gru(3, 4, gates=4) | linear(4, 2))) == [(LSTM, "rnn"), (Dense, "fc")]
+    tensors = gru(3, 4, gates=4, both=True)
+    for suffix in ("_l0", "_l0_reverse"):
+        tensors[f"rnn.weight_hr{suffix}"] = np.ones((2, 4), "f4")
+        tensors[f"rnn.weight_hh{suffix}"] = np.ones((16, 2), "f4")
+    (projected, head) = build(tensors | linear(4, 5))
+    assert (projected.hidden_size, projected.output_size, projected.bidirectional) == (4, 4, True)
+    assert type(head) is Dense
+
+
+def test_the_nonlinearity_of_an_rnn_must_be_said() -> None:
+    tensors = gru(3, 4, gates=1) | linear(4, 2)
+    message = refusal(tensors, error=UnsupportedError)
+    assert "tanh or relu" in message
+    assert [type(layer) for layer in build(tensors, suggested(message))] == [RNN, Dense]
+    said = [{"rnn": "rnn", "nonlinearity": "relu"}, "fc"]
+    assert build(tensors, said)[0].nonlinearity == "relu"
+    assert "nonlinearity" in refusal(gru(3, 4), [{"gru": "rnn", "nonlinearity": "relu"}])
 
 
 def test_sizes_order_a_bounded_number_of_modules() -> None:
@@ -237,12 +251,6 @@ def test_sizes_order_a_bounded_number_of_modules() -> None:
     chain = {name: array for part in parts[:32] for name, array in part.items()}
     assert [layer.name for layer in build(chain)] == [f"cells.{i}" for i in range(32)]
     assert "33 modules are too many" in refusal(chain | parts[32], error=UnsupportedError)
-
-
-def test_a_projected_lstm_is_named() -> None:
-    tensors = gru(3, 4, gates=4) | {"rnn.weight_hr_l0": np.ones((2, 4), "f4")}
-    tensors["rnn.weight_hh_l0"] = np.ones((16, 2), "f4")
-    assert "nn.LSTM" in refusal(tensors, error=UnsupportedError)
 
 
 def test_rows_that_are_no_multiple_of_the_units_are_refused() -> None:

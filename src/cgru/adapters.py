@@ -11,8 +11,8 @@ from .errors import CgruError, UnsupportedError
 from .formats.naming import errors_name
 from .formats.tensorfile import TensorFile
 from .formats.torch_layers import layers_from
-from .layers import GRU, Activation, Dense, Embedding, Layer
-from .layers.recurrent import plain
+from .layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer
+from .layers.build import plain
 from .model import Model
 
 #: torch modules that do nothing once training is over.
@@ -52,8 +52,8 @@ def from_torch(
 ) -> Model:
     """A network from a live torch module, or from the mapping that ``module.state_dict()`` gives.
 
-    An nn.GRU, GRUCell, Linear, Embedding, activation, or an nn.Sequential of these (Dropout and Identity go)
-    says itself what it is. In a Sequential a recurrent module passes on its outputs, not its state. A module
+    An nn.GRU, LSTM, RNN, one of their cells, a Linear, Embedding, activation, or an nn.Sequential of these
+    (Dropout and Identity go) says itself what it is. In a Sequential a recurrent module passes on its outputs, not its state. A module
     class of one's own does not say in which order its parts run: its layers are inferred from its tensors, or
     said by ``layers`` and ``prefix``, all as for :func:`cgru.load`. The weights are copied.
 
@@ -78,7 +78,7 @@ def from_torch(
         if layers is None:
             _check_hidden_steps(module)
         file = _tensor_file(module.state_dict(), shown)
-        return Model(layers_from(file, layers, prefix, _table_kinds(module)), backend=backend)
+        return Model(layers_from(file, layers, prefix, _table_kinds(module), _nonlinearities(module)), backend=backend)
 
 
 def from_keras(model: Any, *, backend: str | None = None) -> Model:
@@ -126,15 +126,23 @@ def _layer(module: Any, kind: str, name: str | None) -> Layer:
         raise UnsupportedError(f"cgru does not run a {what}; it runs {known} and Sequential")
     if getattr(module, "max_norm", None) is not None:
         raise UnsupportedError("an Embedding with max_norm changes its weights as it runs; set it to None")
-    return _BUILDERS[kind](_tensors(module.state_dict()), name)
+    return _BUILDERS[kind](module, _tensors(module.state_dict()), name)
 
 
-#: torch's layer classes → the layer from its state_dict.
-_BUILDERS: dict[str, Callable[[dict[str, np.ndarray], str | None], Layer]] = {
-    "GRU": lambda tensors, name: GRU.from_torch(tensors, name=name),
-    "GRUCell": lambda tensors, name: GRU.from_torch(tensors, name=name),
-    "Linear": lambda tensors, name: Dense(tensors["weight"], tensors.get("bias"), name=name),
-    "Embedding": lambda tensors, name: Embedding(tensors["weight"], name=name),
+def _rnn(module: Any, tensors: dict[str, np.ndarray], name: str | None) -> Layer:
+    return RNN.from_torch(tensors, nonlinearity=module.nonlinearity, name=name)
+
+
+#: torch's layer classes → the layer from a module and its state_dict.
+_BUILDERS: dict[str, Callable[[Any, dict[str, np.ndarray], str | None], Layer]] = {
+    "GRU": lambda _, tensors, name: GRU.from_torch(tensors, name=name),
+    "GRUCell": lambda _, tensors, name: GRU.from_torch(tensors, name=name),
+    "LSTM": lambda _, tensors, name: LSTM.from_torch(tensors, name=name),
+    "LSTMCell": lambda _, tensors, name: LSTM.from_torch(tensors, name=name),
+    "RNN": _rnn,
+    "RNNCell": _rnn,
+    "Linear": lambda _, tensors, name: Dense(tensors["weight"], tensors.get("bias"), name=name),
+    "Embedding": lambda _, tensors, name: Embedding(tensors["weight"], name=name),
 }
 
 
@@ -173,6 +181,11 @@ def _table_kinds(module: Any) -> dict[str, str]:
     """Which lone weights are tables and which matrices, as only the live object can tell."""
     kinds = {"Embedding": "embedding", "Linear": "dense"}
     return {path: kinds[_kind(part)] for path, part in module.named_modules() if _kind(part) in kinds}
+
+
+def _nonlinearities(module: Any) -> dict[str, str]:
+    """What each nn.RNN applies, which its tensors do not tell."""
+    return {path: part.nonlinearity for path, part in module.named_modules() if _kind(part) in ("RNN", "RNNCell")}
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, np.ndarray]:

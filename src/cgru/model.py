@@ -128,6 +128,30 @@ class Model:
             y = out
         return y, advanced
 
+    def gates(
+        self, x: Any, lengths: Any = None, mask: Any = None, state: State | Mapping[str, Any] | None = None
+    ) -> dict[str, dict[str, Float32]]:
+        """What every gate of every recurrent layer did: ``"gru.l0"``, ``"gru.l0.reverse"``, … → gate → (B, T, H).
+
+        The gates are the cell's own (a GRU has r, z and n), with the new state ``h`` and, for every cell, ``z``, the
+        fraction of the old state that was kept. Stacks are numbered by layer. Without a batch axis in ``x`` there is none
+        in the result. At a step that does not count z is 1, the state holds and the other gates are 0.
+
+        A pass of its own in the reference's float64, slow, so that running a network costs nothing for it.
+        """
+        from .backends import reference
+
+        x3, single = self._input(x)
+        batch, steps = x3.shape[:2]
+        flow = Flow(x3, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
+        advanced = self._state(state, batch)
+        record: dict[str, dict[str, Float32]] = {}
+        for stage in reference.compile(self.layers, self._layout, record):
+            flow = stage.run(flow, advanced.data, 1)
+        if single:
+            return {name: {gate: values[0] for gate, values in found.items()} for name, found in record.items()}
+        return record
+
     def state(self, arrays_by_name: Mapping[str, Any] | None = None, *, batch: int = 1) -> State:
         """A state for ``batch`` rows: zero, or from arrays named and shaped as :meth:`State.arrays` gives them."""
         return State.from_arrays(self._layout, arrays_by_name or {}, batch)

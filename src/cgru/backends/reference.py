@@ -23,8 +23,10 @@ def supports(layer: Layer) -> bool:
     return True
 
 
-def compile(layers: Sequence[Layer], layout: StateLayout) -> list[LayerStage]:
-    return compile_layers(layers, layout, Float64())
+def compile(
+    layers: Sequence[Layer], layout: StateLayout, record: dict[str, dict[str, Float32]] | None = None
+) -> list[LayerStage]:
+    return compile_layers(layers, layout, Float64(record))
 
 
 class Float64:
@@ -32,13 +34,17 @@ class Float64:
 
     dtype = np.float64
 
-    def __init__(self, record: dict[str, dict[str, list[np.ndarray]]] | None = None) -> None:
+    def __init__(self, record: dict[str, dict[str, Float32]] | None = None) -> None:
+        """``record`` receives what every gate did, by direction of each layer and gate, as :meth:`Model.gates` gives it."""
         self.record = record
 
     def prepare_scan(self, layer: Recurrent, scan: Scan, arrays: dict[str, Float32]) -> ScanKernel:
         weights = [arrays[key].astype(np.float64) for key in layer.cell.arrays]
         σ, φ = ACTIVATIONS[layer.recurrent_activation], ACTIVATIONS[layer.activation]
         step = layer.cell.step
+        recorded: dict[str, Float32] | None = None
+        if self.record is not None:
+            recorded = self.record.setdefault(f"{layer.name}.{scan.label}", {})
 
         def run(
             x: np.ndarray,
@@ -54,9 +60,15 @@ class Float64:
             y = np.zeros((batch, steps, layer.emitted_size))
             with np.errstate(over="ignore", invalid="ignore", under="ignore"):
                 for t in reversed(range(steps)) if reverse else range(steps):
-                    *new, _ = step(x[:, t], *h, *weights, σ, φ)
+                    *new, gates = step(x[:, t], *h, *weights, σ, φ)
                     ok = np.ones(batch, bool) if valid is None else valid[:, t]
                     h = [np.where(ok[:, None], a, b) for a, b in zip(new, h, strict=True)]
+                    if recorded is not None:
+                        held = dict(zip(layer.cell.state, h, strict=True)) | {"z": 1.0}
+                        for name, value in gates.items():
+                            if name not in recorded:
+                                recorded[name] = np.zeros((batch, steps, value.shape[-1]), np.float32)
+                            recorded[name][:, t] = np.where(ok[:, None], value, held.get(name, 0.0))
                     emitted[ok] = 1
                     shown = emitted != 0 if repeat else ok
                     y[:, t] = np.where(shown[:, None], h[0], 0)

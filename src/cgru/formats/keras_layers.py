@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError, UnsupportedError
-from ..layers import GRU, Activation, Dense, Embedding, Layer, Masking, Recurrent
+from ..layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer, Masking, Recurrent
 from .keras_graph import Entry, chain, entries, entry, is_mask_node
 from .keras_weights import GroupedWeights, Weights
 
@@ -277,54 +277,67 @@ def _check_shape(array: np.ndarray, shape: tuple[int | None, ...], where: str) -
 
 @dataclass(frozen=True)
 class _Cell:
-    """One recurrent cell's settings, as :meth:`GRU.from_keras` takes them, and the arrays it has."""
+    """One recurrent cell's settings, as the layer's ``from_keras`` takes them, and the arrays it has."""
 
+    layer: type[Recurrent]
     options: dict[str, Any]
     slots: tuple[str, ...]
     units: int
-    is_cudnn: bool
+    is_cudnn: bool = False
 
     def take(self, weights: Weights, where: str) -> list[np.ndarray]:
         arrays = weights.take(self.slots, where)
-        shapes: list[tuple[int | None, ...]] = [(None, 3 * self.units), (self.units, 3 * self.units)]
+        columns = len(self.layer.GATES) * self.units
+        shapes: list[tuple[int | None, ...]] = [(None, columns), (self.units, columns)]
         if len(arrays) == 3:
-            rows: tuple[int | None, ...] = (3 * self.units,)
+            rows: tuple[int | None, ...] = (columns,)
             if self.is_cudnn:
-                rows = (6 * self.units,)
-            elif self.options["reset_after"]:
-                rows = (2, 3 * self.units)
+                rows = (2 * columns,)
+            elif self.options.get("reset_after"):
+                rows = (2, columns)
             shapes.append(rows)
         for array, shape, slot in zip(arrays, shapes, self.slots, strict=True):
             _check_shape(array, shape, f"{where}: {slot}")
-        return _from_cudnn(arrays) if self.is_cudnn else arrays
+        return _from_cudnn(arrays, len(self.layer.GATES)) if self.is_cudnn else arrays
 
 
-def _gru_cell(settings: Settings, build: Build, class_name: str) -> _Cell:
+def _cell(settings: Settings, build: Build, class_name: str) -> _Cell:
+    """What a recurrent layer's or a cell's configuration says of its cell."""
+    layer = _CELLS[class_name]
     units = settings.count("units")
-    if class_name == "CuDNNGRU":
-        options: dict[str, Any] = {"reset_after": True, "activation": "tanh", "recurrent_activation": "sigmoid"}
-        return _Cell(options, ("kernel", "recurrent_kernel", "bias"), units, True)
-    if "recurrent_activation" not in settings.config and build.number < (2, 3) and build.version.endswith("-tf"):
-        raise FormatError(f"{settings.where}: recurrent_activation is missing, and {build.version} had two defaults")
-    rate = "hard_sigmoid" if build.number < (2, 3) else "sigmoid"
-    options = {
-        "reset_after": settings.flag("reset_after", False),
-        "activation": build.activation(settings, "activation", "tanh"),
-        "recurrent_activation": build.activation(settings, "recurrent_activation", rate),
-    }
     slots = ("kernel", "recurrent_kernel", "bias")
-    return _Cell(options, slots if settings.flag("use_bias", True) else slots[:2], units, False)
+    options: dict[str, Any] = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    if class_name.startswith("CuDNN"):
+        if layer is GRU:
+            options["reset_after"] = True
+        return _Cell(layer, options, slots, units, is_cudnn=True)
+    if layer is RNN:
+        del options["recurrent_activation"]
+    else:
+        if "recurrent_activation" not in settings.config and build.number < (2, 3) and build.version.endswith("-tf"):
+            had = f"{build.version} had two defaults"
+            raise FormatError(f"{settings.where}: recurrent_activation is missing, and {had}")
+        rate = "hard_sigmoid" if build.number < (2, 3) else "sigmoid"
+        options["recurrent_activation"] = build.activation(settings, "recurrent_activation", rate)
+    options["activation"] = build.activation(settings, "activation", "tanh")
+    if layer is GRU:
+        options["reset_after"] = settings.flag("reset_after", False)
+    if layer is LSTM:
+        settings.flag("unit_forget_bias", True)  # how the bias began
+    return _Cell(layer, options, slots if settings.flag("use_bias", True) else slots[:2], units)
 
 
-def _from_cudnn(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """CuDNNGRU's arrays as GRU's: each gate's block of a kernel holds its transpose, the biases lie end to end.
+def _from_cudnn(arrays: Sequence[np.ndarray], gates: int) -> list[np.ndarray]:
+    """The arrays of CuDNNGRU or CuDNNLSTM as GRU's or LSTM's: each gate's block of a kernel holds its transpose.
 
-    An input block of shape (I, H) holds the numbers of an (H, I) matrix in C order.
+    An input block of shape (I, H) holds the numbers of an (H, I) matrix in C order. The biases lie end to end; an LSTM
+    only adds them.
     """
     kernel, recurrent, bias = arrays
-    inputs = [np.ascontiguousarray(block).reshape(block.shape[::-1]).T for block in np.split(kernel, 3, axis=1)]
-    states = [block.T for block in np.split(recurrent, 3, axis=1)]
-    return [np.concatenate(inputs, axis=1), np.concatenate(states, axis=1), bias.reshape(2, -1)]
+    inputs = [np.ascontiguousarray(block).reshape(block.shape[::-1]).T for block in np.split(kernel, gates, axis=1)]
+    states = [block.T for block in np.split(recurrent, gates, axis=1)]
+    both = bias.reshape(2, -1)
+    return [np.concatenate(inputs, axis=1), np.concatenate(states, axis=1), both if gates == 3 else both.sum(axis=0)]
 
 
 @dataclass(frozen=True)
@@ -349,15 +362,15 @@ def _recurrence(settings: Settings) -> _Recurrence:
     )
 
 
-def _gru(item: Entry, weights: Weights, build: Build) -> list[Layer]:
-    cell, run = _gru_settings(item, build)
+def _recurrent(item: Entry, weights: Weights, build: Build) -> list[Layer]:
+    cell, run = _recurrent_settings(item, build)
     arrays = cell.take(weights.part("cell"), item.where)
-    return [GRU.from_keras(arrays, **cell.options, **vars(run), name=item.name)]
+    return [cell.layer.from_keras(arrays, **cell.options, **vars(run), name=item.name)]
 
 
-def _gru_settings(item: Entry, build: Build) -> tuple[_Cell, _Recurrence]:
+def _recurrent_settings(item: Entry, build: Build) -> tuple[_Cell, _Recurrence]:
     settings = Settings(item)
-    cell, run = _gru_cell(settings, build, item.class_name), _recurrence(settings)
+    cell, run = _cell(settings, build, item.class_name), _recurrence(settings)
     settings.finish()
     return cell, run
 
@@ -371,9 +384,10 @@ def _bidirectional(item: Entry, weights: Weights, build: Build) -> list[Layer]:
         backward = entry(settings.value("backward_layer"), item.where)
     settings.finish()
     for inner in (forward, backward):
-        if inner.class_name not in _GRU_CLASSES:
-            raise UnsupportedError(f"{item.where}: wraps a {inner.class_name}; run are {', '.join(_GRU_CLASSES)}")
-    (cell, run), (cell_back, run_back) = _gru_settings(forward, build), _gru_settings(backward, build)
+        if inner.class_name not in _RECURRENT_CLASSES:
+            known = ", ".join(_RECURRENT_CLASSES)
+            raise UnsupportedError(f"{item.where}: wraps a {inner.class_name}; run are {known}")
+    (cell, run), (cell_back, run_back) = _recurrent_settings(forward, build), _recurrent_settings(backward, build)
     # An old file has no backward_layer: Keras derives it by turning the forward one round.
     if run.go_backwards or (backward is not forward and not run_back.go_backwards):
         raise UnsupportedError(f"{item.where}: expected a forward layer and one with go_backwards=True, in this order")
@@ -386,7 +400,7 @@ def _bidirectional(item: Entry, weights: Weights, build: Build) -> list[Layer]:
     parts = [weights.part(path, name) for path, name in zip(("forward_layer", "backward_layer"), names, strict=True)]
     arrays, arrays_back = (cell.take(part.part("cell"), item.where) for part in parts)
     return [
-        GRU.from_keras(
+        cell.layer.from_keras(
             arrays,
             backward=arrays_back,
             merge_mode=merge_mode,
@@ -400,7 +414,7 @@ def _bidirectional(item: Entry, weights: Weights, build: Build) -> list[Layer]:
 
 
 def _rnn(item: Entry, weights: Weights, build: Build) -> list[Layer]:
-    """RNN over GRUCell, or over several: as many GRU layers, all but the last with return_sequences."""
+    """RNN over a cell, or over several: as many layers, all but the last with return_sequences."""
     settings = Settings(item)
     inner = entry(settings.value("cell"), item.where)
     run = _recurrence(settings)
@@ -415,31 +429,42 @@ def _rnn(item: Entry, weights: Weights, build: Build) -> list[Layer]:
         cells = [entry(value, inner.where) for value in listed]
         if run.go_backwards and len(cells) > 1:
             raise UnsupportedError(f"{item.where}: go_backwards over several cells is not run")
-        parts: list[Weights] = [
-            part.part(f"cells/gru_cell_{index}" if index else "cells/gru_cell", cell.name)
-            for index, cell in enumerate(cells)
-        ]
+        counts: dict[str, int] = {}
+        parts: list[Weights] = []
+        for cell in cells:
+            stem = snake_case(cell.class_name)
+            number = counts[stem] = counts.get(stem, -1) + 1
+            parts.append(part.part(f"cells/{stem}_{number}" if number else f"cells/{stem}", cell.name))
     else:
         cells, parts = [inner], [part]
     layers: list[Layer] = []
     for index, (one, held) in enumerate(zip(cells, parts, strict=True)):
-        if one.class_name != "GRUCell":
-            raise UnsupportedError(f"{item.where}: its cell is a {one.class_name}; run are GRUCell and stacks of them")
+        if one.class_name not in _CELL_CLASSES:
+            known = ", ".join(_CELL_CLASSES)
+            raise UnsupportedError(f"{item.where}: its cell is a {one.class_name}; run are {known} and stacks of them")
         own = Settings(one)
-        cell = _gru_cell(own, build, one.class_name)
+        kept = _cell(own, build, one.class_name)
         own.finish()
         is_last = index == len(cells) - 1
         options = vars(run) if is_last else {"return_sequences": True}
         name = item.name if len(cells) == 1 else f"{item.name}_cell_{index}"
-        layers.append(GRU.from_keras(cell.take(held, one.where), **cell.options, **options, name=name))
+        layers.append(kept.layer.from_keras(kept.take(held, one.where), **kept.options, **options, name=name))
     return layers
 
 
-def _not_yet(item: Entry, weights: Weights, build: Build) -> list[Layer]:
-    raise UnsupportedError(f"{item.where}: {item.class_name} is not run yet; of the recurrent layers GRU is")
-
-
-_GRU_CLASSES = ("GRU", "CuDNNGRU")
+#: Keras' recurrent layers and cells → cgru's.
+_CELLS: dict[str, type[Recurrent]] = {
+    "GRU": GRU,
+    "CuDNNGRU": GRU,
+    "LSTM": LSTM,
+    "CuDNNLSTM": LSTM,
+    "SimpleRNN": RNN,
+    "GRUCell": GRU,
+    "LSTMCell": LSTM,
+    "SimpleRNNCell": RNN,
+}
+_CELL_CLASSES = tuple(name for name in _CELLS if name.endswith("Cell"))
+_RECURRENT_CLASSES = tuple(name for name in _CELLS if name not in _CELL_CLASSES)
 _EVERY_STEP = ("Dense", "Activation", "ReLU", "Dropout", "GaussianNoise", "GaussianDropout")
 
 #: Every class that is read, and what makes cgru's layers of it.
@@ -447,22 +472,23 @@ BUILDERS: dict[str, Builder] = {
     "Activation": _activation,
     "ActivityRegularization": _ignored,
     "Bidirectional": _bidirectional,
-    "CuDNNGRU": _gru,
+    "CuDNNGRU": _recurrent,
+    "CuDNNLSTM": _recurrent,
     "Dense": _dense,
     "Dropout": _ignored,
     "Embedding": _embedding,
     "Functional": _model,
-    "GRU": _gru,
+    "GRU": _recurrent,
     "GaussianDropout": _ignored,
     "GaussianNoise": _ignored,
     "InputLayer": _input,
-    "LSTM": _not_yet,
+    "LSTM": _recurrent,
     "Masking": _masking,
     "Model": _model,
     "RNN": _rnn,
     "ReLU": _relu,
     "Sequential": _model,
-    "SimpleRNN": _not_yet,
+    "SimpleRNN": _recurrent,
     "Softmax": _softmax,
     "SpatialDropout1D": _ignored,
     "TimeDistributed": _time_distributed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..activations import ACTIVATIONS
 from ..errors import CgruError, FormatError, UnsupportedError
-from ..layers import GRU, Activation, Dense, Embedding, Layer, Recurrent
+from ..layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer, Recurrent
 from ..layers.recurrent import torch_stack
 from .naming import errors_name
 from .tensorfile import TensorFile
@@ -26,9 +26,8 @@ from .tensorfile import TensorFile
 _CELLS = {1: "rnn", 3: "gru", 4: "lstm"}
 
 #: The layers that a file's modules can become, by the word ``layers=`` knows them by.
-_LAYERS: dict[str, type[Layer]] = {"gru": GRU, "dense": Dense, "embedding": Embedding}
+_LAYERS: dict[str, type[Layer]] = {"gru": GRU, "lstm": LSTM, "rnn": RNN, "dense": Dense, "embedding": Embedding}
 
-_TORCH_WORDS = {"rnn": "an nn.RNN", "gru": "an nn.GRU", "lstm": "an nn.LSTM"}
 _RECURRENT_LEAF = re.compile(r"(?:weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(_l\d{1,3}(?:_reverse)?)?\Z")
 _POINTWISE_LEAVES = ("weight", "bias")
 # The forms inference accepts, in the letters of _Step.letter.
@@ -105,23 +104,28 @@ def layers_from(
     layers: str | Sequence[Any] | None = None,
     prefix: str | None = None,
     kinds: Mapping[str, str] | None = None,
+    nonlinearities: Mapping[str, str] | None = None,
 ) -> list[Layer]:
     """The layers of a file of tensors, in the order data passes them; see :func:`cgru.load`.
 
     ``kinds`` ("embedding" or "dense" by module path) settles what a lone ``weight`` is where a live module
-    has told. Raises :class:`UnsupportedError` where the tensors leave more than one reading or hold what cgru
+    has told, and ``nonlinearities`` what an nn.RNN applies. Raises :class:`UnsupportedError` where the tensors
+    leave more than one reading or hold what cgru
     does not run, and :class:`CgruError` where ``layers`` does not fit the tensors.
     """
     with errors_name(file.shown):
-        return _Reading(file, prefix, kinds or {}).layers(layers)
+        return _Reading(file, prefix, kinds or {}, nonlinearities or {}).layers(layers)
 
 
 class _Reading:
     """One file while its tensors are being turned into layers."""
 
-    def __init__(self, file: TensorFile, prefix: str | None, kinds: Mapping[str, str]) -> None:
+    def __init__(
+        self, file: TensorFile, prefix: str | None, kinds: Mapping[str, str], nonlinearities: Mapping[str, str]
+    ) -> None:
         head = f"{prefix.rstrip('.')}." if prefix else ""
         self.kinds = kinds
+        self.nonlinearities = nonlinearities
         self.in_order = file.kind == "torch"
         self.tensors = {name[len(head) :]: array for name, array in file.tensors.items() if name.startswith(head)}
         #: Name below the prefix → the tensor whose memory it shows.
@@ -139,7 +143,24 @@ class _Reading:
         else:
             steps, ignored = self._said(said)
             self._check_used([step.module for step in steps if step.module is not None], ignored)
-        return [_built(step) for step in steps]
+        return [_built(self._with_nonlinearity(step, steps)) for step in steps]
+
+    def _with_nonlinearity(self, step: _Step, steps: Sequence[_Step]) -> _Step:
+        """An nn.RNN's tensors do not say which nonlinearity it has: a live module does, or the caller."""
+        if step.kind != "rnn" or step.module is None or {"nonlinearity", "activation"} & step.options.keys():
+            return step
+        path = step.module.path
+        if path in self.nonlinearities:
+            return replace(step, options=step.options | {"nonlinearity": self.nonlinearities[path]})
+        advice = [
+            {"rnn": _path(one), "nonlinearity": "tanh"} if one.kind == "rnn" else _entry(one)
+            for one in steps
+            if one.module is not None
+        ]
+        raise UnsupportedError(
+            f"{path or 'the file'} is an nn.RNN, and its tensors do not say whether its nonlinearity is tanh or relu: "
+            f"pass layers={advice!r}, with \"relu\" if it is that"
+        )
 
     # Modules
 
@@ -185,9 +206,6 @@ class _Reading:
     # Inference
 
     def _inferred(self) -> list[_Step]:
-        for module in self.modules.values():
-            if module.kind not in _LAYERS and module.is_recurrent:
-                raise _not_run(module)
         if len(self.modules) > _MAX_MODULES:
             raise self._ambiguous(f"{len(self.modules)} modules are too many to order by their sizes")
         orders = list(self._orders())
@@ -387,20 +405,10 @@ def _built(step: _Step) -> Layer:
         return Activation(step.kind)
     path = step.module.path
     name = path if path and not path.isdigit() else step.kind
-    if step.kind not in _LAYERS:
-        raise _not_run(step.module)
     options, arrays = dict(step.options), dict(step.module.tensors)
     if issubclass(_LAYERS[step.kind], Recurrent):
         arrays, options["num_layers"], options["bidirectional"] = torch_stack(arrays, "", name)
     return _LAYERS[step.kind].from_parts(name, options, arrays)
-
-
-def _not_run(module: _Module) -> UnsupportedError:
-    shape = next(array.shape for leaf, array in module.tensors.items() if leaf.startswith("weight_hh"))
-    return UnsupportedError(
-        f"{module.path or 'the file'} is {_TORCH_WORDS[module.kind]} (weight_hh of shape {shape}), which "
-        f"this version of cgru does not run; it runs {', '.join(_LAYERS)}"
-    )
 
 
 def _is_sound(order: Sequence[_Step]) -> bool:

@@ -8,7 +8,7 @@ direction. Whatever order a file uses is put right by its reader.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -113,6 +113,11 @@ class Recurrent(Layer):
         where = name or (prefix.rstrip(".") or cls.kind)
         arrays, layers, both = torch_stack(tensors, prefix, where)
         return cls(arrays, num_layers=layers, bidirectional=both, name=name, **options)
+
+    @classmethod
+    def from_keras(cls, weights: Sequence[Any], *, backward: Sequence[Any] | None = None, **options: Any) -> Self:
+        """From Keras' arrays of one layer, and those of the second direction of a Bidirectional wrapper."""
+        raise UnsupportedError(f"Keras has no {cls.__name__}; use from_arrays")
 
     @classmethod
     def from_arrays(
