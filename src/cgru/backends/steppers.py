@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import Float32
 from ..pool import MOST, Pool
 from ..stream import Stream, admit_step
 from ._packed import BatchStepper, ChoiceStepper
