@@ -1,0 +1,185 @@
+"""LSTM and RNN against PyTorch and Keras themselves. Runs where the extra ``parity`` is installed."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from cell_oracle import Net, nets
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+import cgru
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed; pip install cgru[parity]")
+if torch.__version__.split("+")[0] != "2.13.0":
+    pytest.skip(f"the comparison is with PyTorch 2.13.0, found {torch.__version__}", allow_module_level=True)
+
+torch.set_num_threads(1)
+
+#: What is promised for weights as they are initialised, normal x and T ≤ 50.
+CLOSE = 2e-6
+TORCH = ("lstm", "lstm_projected", "rnn", "rnn_relu")
+
+
+def module(case: Net, dtype: Any) -> Any:
+    options: dict[str, Any] = {"batch_first": True, "bias": case.bias, "bidirectional": case.directions == 2}
+    if case.name == "lstm_projected":
+        options["proj_size"] = case.kind.emitted(case.hidden)
+    if case.name.startswith("rnn"):
+        options["nonlinearity"] = case.kind.options.get("nonlinearity", "tanh")
+    kind = torch.nn.RNN if case.name.startswith("rnn") else torch.nn.LSTM
+    net = kind(case.inputs, case.hidden, case.layers, dtype=dtype, **options)
+    net.load_state_dict({key: torch.from_numpy(array) for key, array in case.arrays.items()})
+    return net.eval()
+
+
+def run_torch(case: Net, dtype: Any = torch.float32) -> list[np.ndarray]:
+    """out, h_n and for an LSTM c_n. A row of no steps, which torch refuses, emits nothing and keeps its state."""
+    net, x = module(case, dtype), torch.from_numpy(case.x).to(dtype)
+    begin = tuple(torch.from_numpy(case.begin[name]).to(dtype) for name in case.kind.carried)
+
+    def called(x: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        out, after = net(x, state if len(state) > 1 else state[0])
+        return out, after if isinstance(after, tuple) else (after,)
+
+    with torch.no_grad():
+        if case.lengths is None:
+            out, after = called(x, begin)
+            return [array.numpy() for array in (out, *after)]
+        out = torch.zeros(case.batch, case.steps, case.directions * case.kind.emitted(case.hidden), dtype=dtype)
+        after = tuple(part.clone() for part in begin)
+        rows = [b for b, n in enumerate(case.lengths) if n]
+        if rows:
+            packed = torch.nn.utils.rnn.pack_padded_sequence(
+                x[rows], [case.lengths[b] for b in rows], batch_first=True, enforce_sorted=False
+            )
+            y, last = called(packed, tuple(part[:, rows].contiguous() for part in begin))
+            out[rows], _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=case.steps)
+            for part, one in zip(after, last, strict=True):
+                part[:, rows] = one
+        return [array.numpy() for array in (out, *after)]
+
+
+def error(got: list[np.ndarray], want: list[np.ndarray]) -> float:
+    return max(float(np.abs(a - b).max(initial=0)) for a, b in zip(got, want, strict=True))
+
+
+# PyTorch cannot project a single unit to itself, and takes P < H alone.
+@settings(max_examples=60)
+@given(case=nets(TORCH, steps=50, least=1, masks=False).filter(lambda n: n.name != "lstm_projected" or n.hidden > 1))
+def test_same_numbers_as_pytorch(backend: str, case: Net) -> None:
+    """As for the GRU: within 2e-6 wherever PyTorch is within 1e-6 of float64, else at most twice as far from it."""
+    theirs, exact = run_torch(case), run_torch(case, torch.float64)
+    out, after = case.layer()(case.x, case.given(), case.lengths, backend=backend)
+    ours = [out, *(after if isinstance(after, tuple) else (after,))]
+    assert [a.shape for a in ours] == [a.shape for a in theirs]
+    if error(theirs, exact) <= CLOSE / 2:
+        assert error(ours, theirs) <= CLOSE
+    else:
+        event("PyTorch is more than 1e-6 from float64")
+        assert error(ours, exact) <= 2 * error(theirs, exact) + 1e-7
+
+
+@pytest.mark.parametrize("name", ["lstm", "rnn", "rnn_relu"])
+def test_cells_and_live_modules(backend: str, name: str) -> None:
+    case = Net(name, 3, 5, 1, 1, True, 4, 6, seed=4)
+    live = module(case, torch.float32)
+    want = run_torch(case)[0]
+    got, _ = cgru.from_torch(live, backend=backend).run(
+        case.x, {f"{live._get_name().lower()}.{key}": array for key, array in case.begin.items()}
+    )
+    assert np.abs(got - want).max() <= CLOSE
+    options = {"nonlinearity": live.nonlinearity} if name.startswith("rnn") else {}
+    kind = torch.nn.LSTMCell if name == "lstm" else torch.nn.RNNCell
+    cell = kind(3, 5, **options)
+    cell.load_state_dict({key.removesuffix("_l0"): torch.from_numpy(a) for key, a in case.arrays.items()})
+    layer = cgru.from_torch(cell).layers[0]
+    assert np.abs(layer(case.x, case.given(), backend=backend)[0] - want).max() <= CLOSE  # type: ignore[operator]
+
+
+def test_an_rnn_inside_a_class_of_ones_own() -> None:
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = torch.nn.RNN(3, 5, nonlinearity="relu", batch_first=True)
+            self.head = torch.nn.Linear(5, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.body(x)[0])
+
+    net, x = Own().eval(), torch.randn(2, 7, 3)
+    found = cgru.from_torch(net)
+    assert found.layers[0].nonlinearity == "relu"  # type: ignore[attr-defined]
+    assert np.abs(found(x.numpy()) - net(x).detach().numpy()).max() <= CLOSE
+
+
+# Keras ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def keras() -> Any:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    return pytest.importorskip("keras", reason="Keras is not installed; pip install cgru[parity]")
+
+
+def filled(model: Any, seed: int) -> Any:
+    """Random weights everywhere, biases too."""
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.uniform(-0.4, 0.4, array.shape).astype(np.float32) for array in model.get_weights()])
+    return model
+
+
+@settings(max_examples=25)
+@given(
+    kind=st.sampled_from(["LSTM", "SimpleRNN"]), units=st.sampled_from([1, 3, 8, 17]), depth=st.integers(1, 2),
+    both=st.sampled_from([None, "concat", "sum", "mul", "ave"]), last=st.booleans(), masked=st.booleans(),
+    bias=st.booleans(), backwards=st.booleans(), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_same_numbers_as_keras(keras, backend, kind, units, depth, both, last, masked, bias, backwards, seed) -> None:
+    L = keras.layers
+    layers = [keras.Input((None, 3))] + ([L.Masking()] if masked else [])
+    for k in range(depth):
+        top = k == depth - 1
+        one = getattr(L, kind)(
+            units, use_bias=bias, return_sequences=not (top and last), go_backwards=backwards and top and both is None
+        )
+        layers.append(one if both is None else L.Bidirectional(one, merge_mode=both))
+    model = filled(keras.Sequential(layers), seed)
+    rng = np.random.default_rng((seed, 1))
+    x = rng.standard_normal((4, 9, 3)).astype(np.float32)
+    if masked:
+        x[rng.random((4, 9)) < 0.3] = 0
+    want = np.asarray(model(x).detach())
+    assert np.abs(cgru.from_keras(model, backend=backend)(x) - want).max() <= CLOSE
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "SimpleRNN"])
+def test_keras_states_and_cells(keras: Any, backend: str, kind: str) -> None:
+    L = keras.layers
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((3, 6, 4)).astype(np.float32)
+    layer = getattr(L, kind)(5, return_sequences=True, return_state=True)
+    begin = [rng.standard_normal((3, 5)).astype(np.float32) for _ in range(2 if kind == "LSTM" else 1)]
+    layer.build((None, None, 4))
+    layer.set_weights([rng.uniform(-0.4, 0.4, array.shape).astype(np.float32) for array in layer.get_weights()])
+    out, *after = (np.asarray(part.detach()) for part in layer(x, initial_state=begin))
+    ours = getattr(cgru, {"LSTM": "LSTM", "SimpleRNN": "RNN"}[kind]).from_keras(layer.get_weights())
+    got, state = ours(x, tuple(h[None] for h in begin) if len(begin) > 1 else begin[0][None], backend=backend)
+    assert np.abs(got - out).max() <= CLOSE
+    for a, b in zip(state if isinstance(state, tuple) else (state,), after, strict=True):
+        assert np.abs(a[0] - b).max() <= CLOSE
+    cell = getattr(L, kind + "Cell")
+    model = filled(keras.Sequential([keras.Input((None, 4)), L.RNN([cell(3), cell(6)], return_sequences=True)]), 6)
+    assert np.abs(cgru.from_keras(model, backend=backend)(x) - np.asarray(model(x).detach())).max() <= CLOSE
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "SimpleRNN"])
+def test_keras_activations(keras: Any, kind: str) -> None:
+    gates = {"recurrent_activation": "hard_sigmoid"} if kind == "LSTM" else {}
+    layer = getattr(keras.layers, kind)(6, activation="softsign", return_sequences=True, **gates)
+    model = filled(keras.Sequential([keras.Input((None, 3)), layer]), 8)
+    x = np.random.default_rng(9).standard_normal((2, 7, 3)).astype(np.float32)
+    assert np.abs(cgru.from_keras(model)(x) - np.asarray(model(x).detach())).max() <= CLOSE
