@@ -65,7 +65,9 @@ KINDS: dict[str, Kind] = {
     "rnn": Kind(cgru.RNN, "h"),
     "rnn_relu": Kind(cgru.RNN, "h", {"nonlinearity": "relu"}),
     "lstm": Kind(cgru.LSTM, "ifgo", **LSTM_STATE),
-    "lstm_hard": Kind(cgru.LSTM, "ifgo", {"activation": "softsign", "recurrent_activation": "hard_sigmoid"}, **LSTM_STATE),
+    "lstm_hard": Kind(
+        cgru.LSTM, "ifgo", {"activation": "softsign", "recurrent_activation": "hard_sigmoid"}, **LSTM_STATE
+    ),
     "lstm_peephole": Kind(cgru.LSTM, "ifgo", peepholes=True, **LSTM_STATE),
     "lstm_projected": Kind(cgru.LSTM, "ifgo", projected=True, **LSTM_STATE),
     "three_gate": Kind(cgru.ThreeGate, "fioc"),
@@ -75,7 +77,7 @@ KINDS: dict[str, Kind] = {
 
 
 def step(name: str, kind: Kind, part: dict[str, Array], x: Array, s: State) -> tuple[State, dict[str, Array]]:
-    """One row, one step: the new state, and the gates. ``part`` holds W, R, b, d stacked, and Q and p where there are."""
+    """One row, one step: the new state and the gates. ``part`` holds W, R, b, d stacked, and Q or p where there is one."""
     σ = FUNCTIONS[kind.options.get("recurrent_activation", "sigmoid")]
     usual = "linear" if name == "min_gru" else kind.options.get("nonlinearity", "tanh")
     φ = FUNCTIONS[kind.options.get("activation", usual)]
