@@ -1,0 +1,368 @@
+/* Runs a chain of nodes over rows and time.
+ *
+ * Rows are taken in blocks and time in chunks, so that what lies between two nodes stays in cache and scratch does not
+ * grow with the length of the sequence. A node that needs the whole sequence (two directions, backwards) ends such a
+ * pipeline of chunks: the chain is cut there into segments, and only between segments is a whole sequence kept.
+ *
+ * Every member of a team runs all of this on the same workspace and takes its share of panels or rows; where one
+ * member reads what another wrote there is a wait. */
+#include "block.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- pieces of a step ------------------------------------------------------------------------------------------- */
+
+static float *state_row(const block *b, int row)
+{
+    int64_t i = b->first + row;
+    const cgru_call *call = b->call;
+    return call->state + (call->index ? call->index[i] : i) * call->state_row;
+}
+
+static int counts(const block *b, int row, int64_t t)
+{
+    return b->valid == NULL || b->valid[row * b->steps + t];
+}
+
+static void softmax(float *v, int n)
+{
+    float top = v[0], sum = 0;
+    for (int i = 1; i < n; i++) top = v[i] > top || v[i] != v[i] ? v[i] : top;
+    for (int i = 0; i < n; i++) sum += v[i] = expf(v[i] - top);
+    for (int i = 0; i < n; i++) v[i] /= sum;
+}
+
+static void copy(float *to, const float *from, int n)
+{
+    if (to != from) memcpy(to, from, (size_t)n * sizeof(float));
+}
+
+/* ---- one direction of a recurrent node over a chunk ---------------------------------------------------------------- */
+
+/* The input side of all steps of the chunk that count, in one multiplication. */
+static void project(block *b, lane *l, const cgru_scan *scan, sequence in, int64_t t0, int steps, cgru_member member)
+{
+    const int width = b->net->projection;
+    int many = 0, p0, p1;
+    for (int s = 0; s < steps; s++) {
+        for (int r = 0; r < b->rows; r++) {
+            if (!counts(b, r, t0 + s)) continue;
+            l->pointer_in[many] = in.data + r * in.row + s * in.step;
+            l->pointer_projected[many++] = l->projected + ((ptrdiff_t)s * b->rows + r) * width;
+        }
+    }
+    cgru_share(scan->panels, member, &p0, &p1);
+    b->net->kernels->project(&scan->x, many, l->pointer_in, l->pointer_projected, p0, p1);
+}
+
+/* Steps [t0, t0 + steps). in is based at t0; out at time 0, or NULL where no output is wanted. */
+static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direction *dir, sequence in,
+                       const sequence *out, int64_t t0, int steps, cgru_member member)
+{
+    const cgru_net *net = b->net;
+    const cgru_scan *scan = dir->scan;
+    const cgru_cell *cell = scan->cell;
+    const int n = b->rows, emits = scan->out, projected = steps > 1;
+    int share[2][2]; /* of the panels of each phase */
+    cgru_share(scan->panels, member, &share[0][0], &share[0][1]);
+    cgru_share(scan->second.panels, member, &share[1][0], &share[1][1]);
+    if (projected) project(b, l, scan, in, t0, steps, member);
+    for (int r = 0; r < n; r++) {
+        float *state = state_row(b, r);
+        l->current[r] = state + dir->state;
+        l->emitted[r] = state[dir->emitted] != 0;
+        l->pointer_scratch[r] = l->between + (ptrdiff_t)r * 2 * net->hidden;
+    }
+    for (int s = 0; s < steps; s++) {
+        int step = dir->reverse ? steps - 1 - s : s, active = 0;
+        int64_t t = t0 + step;
+        for (int r = 0; r < n; r++) {
+            float *ring = l->ring + (ptrdiff_t)r * 2 * net->hidden, *to = ring + (l->current[r] == ring ? net->hidden : 0);
+            if (out != NULL) {
+                int64_t length = b->call->lengths ? b->call->lengths[b->first + r] : b->steps;
+                int64_t place = node->flipped && t < length ? length - 1 - t : t;
+                to = out->data + r * out->row + place * out->step;
+            }
+            if (!counts(b, r, t)) {
+                if (out != NULL && member.rank == 0) {
+                    if (node->repeat && l->emitted[r]) copy(to, l->current[r], emits);
+                    else memset(to, 0, (size_t)emits * sizeof(float));
+                }
+                continue;
+            }
+            l->step_projected[active] = l->projected + ((ptrdiff_t)step * n + r) * net->projection;
+            l->step_x[active] = in.data + r * in.row + step * in.step;
+            l->pointer_h[active] = l->current[r];
+            l->pointer_out[active] = to;
+            l->pointer_scratch[active] = l->between + (ptrdiff_t)r * 2 * net->hidden;
+            if (cell->states > 1) l->pointer_own[active] = state_row(b, r) + dir->state + emits;
+            l->active[active++] = r;
+        }
+        cgru_rows rows = {active, (int)(t & 1), projected ? l->step_projected : NULL, l->step_x, l->pointer_h,
+                          l->pointer_out, l->pointer_own, l->pointer_scratch};
+        for (int phase = 0; phase < cell->phases && active; phase++) {
+            cell->step(scan, &rows, phase, share[phase][0], share[phase][1]);
+            cgru_team_wait(member);
+        }
+        for (int i = 0; i < active; i++) {
+            l->current[l->active[i]] = l->pointer_out[i];
+            l->emitted[l->active[i]] = 1;
+        }
+    }
+    cgru_team_wait(member);
+    if (member.rank == 0) {
+        for (int r = 0; r < n; r++) {
+            float *state = state_row(b, r);
+            copy(state + dir->state, l->current[r], emits);
+            state[dir->emitted] = l->emitted[r];
+        }
+    }
+    cgru_team_wait(member);
+}
+
+/* The last outputs of a node: its states, or zero where a row has not had a step, and where the last step did not count
+ * if such a step gives zero. */
+static void last_output(const block *b, const cgru_node *node, sequence out)
+{
+    for (int r = 0; r < b->rows; r++) {
+        const float *state = state_row(b, r);
+        int64_t length = b->call->lengths ? b->call->lengths[b->first + r] : b->steps;
+        float *y = out.data + r * out.row;
+        const int emits = node->direction[0].scan->out;
+        for (int d = 0; d < node->directions; d++) {
+            const cgru_direction *dir = &node->direction[d];
+            int shown = node->repeat || length == 0 || counts(b, r, dir->reverse ? 0 : length - 1);
+            shown = shown && state[dir->emitted] != 0;
+            for (int i = 0; i < emits; i++) {
+                float h = shown ? state[dir->state + i] : 0.0f;
+                if (d == 0 || node->merge == CGRU_CONCAT) y[d * emits + i] = h;
+                else if (node->merge == CGRU_MUL) y[i] *= h;
+                else y[i] = node->merge == CGRU_AVE ? (y[i] + h) * 0.5f : y[i] + h;
+            }
+        }
+    }
+}
+
+static void merge(const block *b, const cgru_node *node, sequence out, sequence second, cgru_member member)
+{
+    int low, high;
+    cgru_share(b->rows, member, &low, &high);
+    for (int r = low; r < high; r++) {
+        for (int64_t t = 0; t < b->steps; t++) {
+            float *y = out.data + r * out.row + t * out.step;
+            const float *other = second.data + r * second.row + t * second.step;
+            for (int i = 0; i < node->out; i++) {
+                if (node->merge == CGRU_MUL) y[i] *= other[i];
+                else y[i] = node->merge == CGRU_AVE ? (y[i] + other[i]) * 0.5f : y[i] + other[i];
+            }
+        }
+    }
+}
+
+/* A node that needs the whole sequence. in and out are based at time 0. */
+static void run_whole(block *b, const cgru_node *node, sequence in, sequence out)
+{
+    sequence outs[2] = {out, out};
+    if (node->directions > 1) {
+        if (node->merge == CGRU_CONCAT) outs[1].data += node->direction[0].scan->out;
+        else outs[1] = (sequence){b->pair, (ptrdiff_t)b->steps * node->out, node->out};
+    }
+    /* The directions are independent: side by side where the team splits evenly, else one after the other. */
+    cgru_member member = b->member;
+    int mine = -1;
+    if (node->directions == 2 && member.size % 2 == 0) member = cgru_team_split(member, 2, &mine);
+    for (int d = 0; d < node->directions; d++) {
+        const cgru_direction *dir = &node->direction[d];
+        if (mine >= 0 && d != mine) continue;
+        for (int64_t done = 0; done < b->steps; done += b->chunk) {
+            int steps = (int)(b->steps - done < b->chunk ? b->steps - done : b->chunk);
+            int64_t t0 = dir->reverse ? b->steps - done - steps : done;
+            sequence from = {in.data + t0 * in.step, in.row, in.step};
+            scan_chunk(b, &b->lanes[d], node, dir, from, node->sequences ? &outs[d] : NULL, t0, steps, member);
+        }
+    }
+    cgru_team_wait(b->member);
+    if (node->sequences && node->directions > 1 && node->merge != CGRU_CONCAT) {
+        merge(b, node, out, outs[1], b->member);
+        cgru_team_wait(b->member);
+    }
+}
+
+/* ---- nodes that look at one step at a time ----------------------------------------------------------------------- */
+
+static void run_dense(block *b, lane *l, const cgru_node *node, sequence in, sequence out, int steps, cgru_member member)
+{
+    int many = 0, p0, p1, softly = node->activation == CGRU_SOFTMAX;
+    for (int s = 0; s < steps; s++) {
+        for (int r = 0; r < b->rows; r++) {
+            l->pointer_in[many] = in.data + r * in.row + s * in.step;
+            l->pointer_out[many++] = out.data + r * out.row + s * out.step;
+        }
+    }
+    cgru_share(node->matrix->panels, member, &p0, &p1);
+    b->net->kernels->linear(node->matrix, softly ? CGRU_LINEAR : node->activation, many, l->pointer_in, l->pointer_out,
+                            p0, p1);
+    if (softly) {
+        cgru_team_wait(member);
+        if (member.rank == 0) {
+            for (int i = 0; i < many; i++) softmax(l->pointer_out[i], node->out);
+        }
+    }
+}
+
+/* Embedding, masking and activation, row by row; t0 is the chunk's first step. */
+static void run_rowwise(block *b, const cgru_node *node, sequence in, sequence out, int64_t t0, int steps)
+{
+    const cgru_call *call = b->call;
+    for (int r = 0; r < b->rows; r++) {
+        for (int s = 0; s < steps; s++) {
+            float *y = out.data + r * out.row + s * out.step;
+            const float *x = in.data ? in.data + r * in.row + s * in.step : NULL;
+            uint8_t *valid = b->valid ? b->valid + r * b->steps + t0 + s : NULL;
+            if (node->kind == CGRU_EMBEDDING) {
+                int64_t id = ((const int64_t *)call->x)[(b->first + r) * call->x_row + (t0 + s) * call->x_step];
+                copy(y, node->table + id * node->out, node->out);
+                if (node->mask_zero) *valid &= id != 0;
+            } else if (node->kind == CGRU_MASKING) {
+                int counts_here = 0;
+                for (int i = 0; i < node->in; i++) counts_here |= x[i] != node->mask_value;
+                if (counts_here) copy(y, x, node->in);
+                else memset(y, 0, (size_t)node->in * sizeof(float));
+                *valid &= (uint8_t)counts_here;
+            } else {
+                copy(y, x, node->in);
+                if (node->activation == CGRU_SOFTMAX) softmax(y, node->in);
+                else b->net->kernels->activate(node->activation, y, node->in);
+            }
+        }
+    }
+}
+
+/* ---- segments --------------------------------------------------------------------------------------------------- */
+
+static sequence later(sequence s, int64_t t)
+{
+    return (sequence){s.data ? s.data + t * s.step : NULL, s.row, s.step};
+}
+
+/* Nodes [i, end) over one chunk; from and to are based at its first step t0. */
+static void run_chunk(block *b, lane *l, int i, int end, sequence from, sequence to, int64_t t0, int steps,
+                      cgru_member member)
+{
+    for (int k = i; k < end; k++) {
+        const cgru_node *node = &b->net->nodes[k];
+        sequence next = k == end - 1 ? to : (sequence){l->hop[k & 1], (ptrdiff_t)node->out * b->chunk, node->out};
+        if (node->kind == CGRU_RECURRENT) {
+            sequence based = later(next, -t0);
+            scan_chunk(b, l, node, &node->direction[0], from, node->sequences ? &based : NULL, t0, steps, member);
+        } else {
+            if (node->kind == CGRU_DENSE) run_dense(b, l, node, from, next, steps, member);
+            else if (member.rank == 0) run_rowwise(b, node, from, next, t0, steps);
+            cgru_team_wait(member);
+        }
+        from = next;
+    }
+}
+
+/* Cuts nodes [i, end) into stages of as equally many recurrent nodes as can be; first[s] is where stage s begins. */
+static int cut_stages(const cgru_net *net, int i, int end, int most, int *first)
+{
+    int recurrent = 0, seen = 0, stages = 0;
+    for (int k = i; k < end; k++) recurrent += net->nodes[k].kind == CGRU_RECURRENT;
+    if (most > recurrent) most = recurrent;
+    first[stages++] = i;
+    for (int k = i; k < end; k++) {
+        if (net->nodes[k].kind != CGRU_RECURRENT) continue;
+        if (seen++ * most >= stages * recurrent) first[stages++] = k;
+    }
+    first[stages] = end;
+    return stages;
+}
+
+/* Nodes [i, end) over chunks of time; in and out are based at time 0. With several members and several recurrent nodes
+ * the layers run as a wavefront: a stage works on one chunk while the next works on the chunk before. */
+static void run_chunks(block *b, int i, int end, sequence in, sequence out)
+{
+    int first[MAX_STAGES + 1], mine = 0, chunk = b->chunk;
+    const int most = b->member.size < b->stages ? b->member.size : b->stages;
+    const int stages = cut_stages(b->net, i, end, most, first);
+    cgru_member member = b->member;
+    if (stages > 1) {
+        member = cgru_team_split(member, stages, &mine);
+        int64_t fine = b->steps / (8 * stages);
+        if (fine < WAVE_STEPS) fine = WAVE_STEPS;
+        if (fine < chunk) chunk = (int)fine;
+    }
+    const int64_t chunks = (b->steps + chunk - 1) / chunk;
+    lane *l = &b->lanes[mine];
+    for (int64_t tick = 0; tick < chunks + stages - 1; tick++) {
+        int64_t c = tick - mine, t0 = c * chunk;
+        if (c >= 0 && c < chunks) {
+            int steps = (int)(b->steps - t0 < chunk ? b->steps - t0 : chunk);
+            sequence from = later(in, t0), to = later(out, t0);
+            if (mine > 0) {
+                int width = b->net->nodes[first[mine] - 1].out;
+                from = (sequence){b->lanes[mine - 1].hand[c & 1], (ptrdiff_t)width * b->chunk, width};
+            }
+            if (mine < stages - 1) {
+                int width = b->net->nodes[first[mine + 1] - 1].out;
+                to = (sequence){l->hand[c & 1], (ptrdiff_t)width * b->chunk, width};
+            }
+            run_chunk(b, l, first[mine], first[mine + 1], from, to, t0, steps, member);
+        }
+        if (stages > 1) cgru_team_wait(b->member);
+    }
+}
+
+static void start_mask(block *b)
+{
+    for (int r = 0; r < b->rows; r++) {
+        int64_t row = b->first + r, length = b->call->lengths ? b->call->lengths[row] : b->steps;
+        uint8_t *valid = b->valid + r * b->steps;
+        if (b->call->mask) memcpy(valid, b->call->mask + row * b->steps, (size_t)b->steps);
+        else memset(valid, 1, (size_t)b->steps);
+        memset(valid + length, 0, (size_t)(b->steps - length));
+    }
+}
+
+void cgru_run_block(block *b)
+{
+    const cgru_net *net = b->net;
+    const cgru_call *call = b->call;
+    sequence in = {NULL, call->x_row, call->x_step};
+    if (net->nodes[0].kind != CGRU_EMBEDDING) in.data = (float *)call->x + b->first * call->x_row;
+    if (b->valid && b->member.rank == 0) start_mask(b);
+    cgru_team_wait(b->member);
+    int over = 0; /* the time axis is gone */
+    for (int i = 0, end, flip = 0; i < net->count; i = end, flip ^= 1) {
+        end = cgru_segment_end(net, i);
+        const cgru_node *node = &net->nodes[end - 1];
+        int collapses = node->kind == CGRU_RECURRENT && !node->sequences;
+        sequence out = {b->whole[flip], (ptrdiff_t)b->steps * node->out, node->out};
+        if (over || collapses) out.row = node->out;
+        if (end == net->count) out = (sequence){call->y + b->first * call->y_row, call->y_row, call->y_step};
+        if (cgru_needs_whole(node)) run_whole(b, node, in, out);
+        else run_chunks(b, i, end, in, out);
+        if (collapses) {
+            if (b->member.rank == 0) last_output(b, node, out);
+            b->steps = b->chunk = 1;
+            b->valid = NULL;
+            over = 1;
+        }
+        cgru_team_wait(b->member);
+        in = out;
+    }
+    if (call->mask_out && !over && b->member.rank == 0) {
+        uint8_t *to = call->mask_out + b->first * b->steps;
+        if (b->valid) memcpy(to, b->valid, (size_t)(b->rows * b->steps));
+        else memset(to, 1, (size_t)(b->rows * b->steps));
+    }
+    if (call->lengths && !over && b->member.rank == 0) {
+        size_t bytes = (size_t)net->nodes[net->count - 1].out * sizeof(float);
+        for (int r = 0; r < b->rows; r++) {
+            for (int64_t t = call->lengths[b->first + r]; t < b->steps; t++)
+                memset(call->y + (b->first + r) * call->y_row + t * call->y_step, 0, bytes);
+        }
+    }
+}

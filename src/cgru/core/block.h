@@ -1,0 +1,67 @@
+/* What running a network is made of: the network as it was built, and one block of rows of one call. */
+#ifndef CGRU_BLOCK_H
+#define CGRU_BLOCK_H
+
+#include "net.h"
+#include "team.h"
+
+#define MAX_STAGES 8  /* of a wavefront of layers */
+#define WAVE_STEPS 16 /* of a chunk of a wavefront at least: a wait costs about a microsecond */
+
+struct cgru_net {
+    const cgru_kernels *kernels;
+    int count;
+    int widest;     /* features between nodes */
+    int projection; /* floats of projected input of a row and step, over all scans */
+    int hidden;     /* floats of a row of the widest hidden state, whole panels */
+    int masks;      /* some node makes a mask */
+    int64_t work;   /* multiply-adds of a row and step */
+    int64_t widest_step; /* of those, in the largest recurrent multiplication */
+    int parallel;   /* independent parts at most: layers of a wavefront, or two directions */
+    cgru_node nodes[];
+};
+
+/* Whether a node needs the whole sequence before it can give anything. */
+int cgru_needs_whole(const cgru_node *node);
+/* The end (exclusive) of the segment that begins at node i: nodes that run over chunks of time one after the other, or
+ * one that needs the whole sequence. */
+int cgru_segment_end(const cgru_net *net, int i);
+
+/* Features of rows over steps. */
+typedef struct {
+    float *data;
+    ptrdiff_t row, step;
+} sequence;
+
+/* Scratch of one direction, or of one stage of a wavefront: what may run at the same time. */
+typedef struct {
+    float *hop[2];  /* features of a chunk between two nodes */
+    float *hand[2]; /* features of a chunk for the next stage, by turns */
+    float *projected, *ring, *between;
+    const float **pointer_in, **pointer_h, **current;
+    float **pointer_out, **pointer_own, **pointer_projected, **pointer_scratch;
+    const float **step_projected, **step_x;
+    unsigned char *emitted;
+    int *active;
+} lane;
+
+/* One block of rows of one call, as one member sees it. */
+typedef struct {
+    const cgru_net *net;
+    const cgru_call *call;
+    int64_t first; /* row */
+    int rows, chunk, whole_chunk;
+    int64_t steps, whole_steps; /* steps become 1 once the time axis is gone */
+    int stages;     /* of a wavefront, at most */
+    uint8_t *valid; /* (rows, steps), or NULL where every step counts */
+    uint8_t *mask;  /* where valid lies until the time axis is gone */
+    float *whole[2];
+    float *pair; /* a second direction's outputs before merging */
+    lane lanes[MAX_STAGES];
+    cgru_member member;
+} block;
+
+/* Runs all nodes over the block. Every member of the block's team calls it on its own copy of the block. */
+void cgru_run_block(block *b);
+
+#endif

@@ -1,0 +1,236 @@
+/* A call: how its rows are cut into blocks, how many threads take part, and the scratch they work in. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "block.h"
+#include "fpmode.h"
+#include "memory.h"
+
+#define BLOCK_ROWS 128         /* rows taken together at most */
+#define CHUNK_ROWS 256         /* rows times steps of a chunk at most, beyond one step */
+#define CHUNK_FLOATS (1 << 18) /* of projected input in a chunk, beyond one step: 1 MiB */
+#define CALL_WORK (1 << 17)    /* multiply-adds worth waking one more thread for: about 4 µs */
+#define STEP_WORK (1 << 14)    /* multiply-adds of a step worth a barrier for each thread: about half a µs */
+
+/* Scratch, and how it was laid out for the last call of a single block and thread: calls that step come again and again
+ * with the same sizes. */
+struct cgru_work {
+    void *memory;
+    size_t bytes;
+    block plan;
+};
+
+/* ---- scratch ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    char *at;
+    size_t used;
+} arena;
+
+static void *take(arena *a, size_t bytes)
+{
+    void *memory = a->at ? a->at + a->used : NULL;
+    a->used += (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
+    return memory;
+}
+
+static int chunk_steps(const cgru_net *net, int rows, int64_t steps)
+{
+    int64_t by_rows = CHUNK_ROWS / rows, by_floats = CHUNK_FLOATS / ((int64_t)rows * (net->projection + 1));
+    int64_t chunk = by_rows < by_floats ? by_rows : by_floats;
+    if (chunk < 8) chunk = 8 < by_rows ? 8 : by_rows;
+    if (chunk < 1) chunk = 1;
+    return (int)(chunk < steps ? chunk : steps > 0 ? steps : 1);
+}
+
+/* Lays the block's scratch out from the arena; with a NULL arena it only counts. Pointers that members fill with the
+ * same values each for itself are per member; all else is shared. */
+static void lay_out(block *b, arena *a, int member)
+{
+    const cgru_net *net = b->net;
+    size_t steps = b->steps > 0 ? (size_t)b->steps : 1, rows = b->rows;
+    /* Rows times steps of a chunk: as many as any block of at most this many rows may take. */
+    size_t many = rows > CHUNK_ROWS ? rows : CHUNK_ROWS;
+    if (many > rows * steps) many = rows * steps;
+    int masked = net->masks || b->call->lengths || b->call->mask, segments = 0, paired = 0;
+    for (int i = 0; i < net->count; i = cgru_segment_end(net, i)) segments++;
+    for (int i = 0; i < net->count; i++) {
+        const cgru_node *node = &net->nodes[i];
+        paired |= node->kind == CGRU_RECURRENT && node->directions > 1 && node->merge != CGRU_CONCAT;
+    }
+    arena shared = *a;
+    b->valid = masked ? take(&shared, rows * steps) : NULL;
+    for (int i = 0; i < 2; i++)
+        b->whole[i] = segments > 1 + i ? take(&shared, rows * steps * net->widest * sizeof(float)) : NULL;
+    b->pair = paired ? take(&shared, rows * steps * net->widest * sizeof(float)) : NULL;
+    const int lanes = b->stages > 2 ? b->stages : 2;
+    for (int i = 0; i < lanes; i++) {
+        lane *l = &b->lanes[i];
+        for (int k = 0; k < 2; k++) {
+            size_t hop = net->count > 1 ? many * net->widest * sizeof(float) : 0;
+            l->hop[k] = take(&shared, hop);
+            l->hand[k] = take(&shared, b->stages > 1 ? hop : 0);
+        }
+        l->projected = take(&shared, many * net->projection * sizeof(float));
+        l->ring = take(&shared, rows * 2 * net->hidden * sizeof(float));
+        l->between = take(&shared, rows * 2 * net->hidden * sizeof(float));
+    }
+    *a = shared;
+    for (int m = 0; m <= member; m++) {
+        for (int i = 0; i < lanes; i++) {
+            lane *l = &b->lanes[i];
+            l->pointer_in = take(a, many * sizeof(float *));
+            l->pointer_projected = take(a, many * sizeof(float *));
+            l->pointer_out = take(a, many * sizeof(float *));
+            l->pointer_h = take(a, rows * sizeof(float *));
+            l->current = take(a, rows * sizeof(float *));
+            l->pointer_scratch = take(a, rows * sizeof(float *));
+            l->pointer_own = take(a, rows * sizeof(float *));
+            l->step_projected = take(a, rows * sizeof(float *));
+            l->step_x = take(a, rows * sizeof(float *));
+            l->emitted = take(a, rows);
+            l->active = take(a, rows * sizeof(int));
+        }
+    }
+}
+
+cgru_work *cgru_work_new(void)
+{
+    return calloc(1, sizeof(cgru_work));
+}
+
+size_t cgru_work_bytes(const cgru_work *work)
+{
+    return work->bytes;
+}
+
+void cgru_work_free(cgru_work *work)
+{
+    if (work != NULL) cgru_release(work->memory);
+    free(work);
+}
+
+static int reserve(cgru_work *work, size_t bytes)
+{
+    work->plan.net = NULL;
+    if (work->bytes >= bytes) return CGRU_OK;
+    cgru_release(work->memory);
+    work->bytes = 0;
+    work->memory = cgru_allocate(bytes);
+    if (work->memory == NULL) return CGRU_NO_MEMORY;
+    work->bytes = bytes;
+    return CGRU_OK;
+}
+
+/* ---- threads and blocks -------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const cgru_net *net;
+    const cgru_call *call;
+    char *memory;
+    size_t share; /* bytes of scratch for each member, where each takes rows of its own; else 0 */
+    int threads;
+} whole_call;
+
+static block block_of(const whole_call *whole, int64_t first, int64_t left, cgru_member member)
+{
+    const cgru_net *net = whole->net;
+    int rows = (int)(left < BLOCK_ROWS ? left : BLOCK_ROWS), chunk = chunk_steps(net, rows, whole->call->steps);
+    return (block){.net = net,
+                   .call = whole->call,
+                   .first = first,
+                   .rows = rows,
+                   .chunk = chunk,
+                   .whole_chunk = chunk,
+                   .steps = whole->call->steps,
+                   .whole_steps = whole->call->steps,
+                   .stages = whole->share || whole->threads == 1 ? 1 : net->parallel,
+                   .member = member};
+}
+
+static void run_call(void *what, cgru_member member)
+{
+    const whole_call *whole = what;
+    cgru_fpmode mode = cgru_flush_subnormals();
+    int64_t first = 0, end = whole->call->rows;
+    char *memory = whole->memory;
+    if (whole->share) {
+        first = end * member.rank / member.size;
+        end = whole->call->rows * (member.rank + 1) / member.size;
+        memory += whole->share * member.rank;
+        member = cgru_alone;
+    }
+    for (; first < end; first += BLOCK_ROWS) {
+        block b = block_of(whole, first, end - first, member);
+        arena a = {memory, 0};
+        lay_out(&b, &a, member.rank);
+        cgru_run_block(&b);
+    }
+    cgru_restore_fpmode(mode);
+}
+
+/* How many of the threads asked for are worth waking, and whether each takes rows of its own (then there is nothing to
+ * wait for) or all work on every row. No result depends on it. */
+static void plan_threads(whole_call *whole, int *by_rows)
+{
+    const cgru_net *net = whole->net;
+    const cgru_call *call = whole->call;
+    int64_t threads = call->threads < CGRU_MAX_TEAM ? call->threads : CGRU_MAX_TEAM;
+    double work = (double)net->work * (double)call->rows * (double)call->steps;
+    if (work / CALL_WORK < (double)threads) threads = (int64_t)(work / CALL_WORK);
+    *by_rows = threads > 1 && call->rows >= 4 * threads;
+    if (!*by_rows) {
+        int64_t rows = call->rows < BLOCK_ROWS ? call->rows : BLOCK_ROWS;
+        int64_t apart = call->steps > 2 * WAVE_STEPS ? net->parallel : 1;
+        int64_t together = apart * (1 + rows * net->widest_step / (2 * STEP_WORK));
+        if (together < threads) threads = together;
+    }
+    whole->threads = threads > 1 ? (int)threads : 1;
+}
+
+/* One block in the caller's thread, whose scratch is kept laid out. */
+static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work)
+{
+    block *plan = &work->plan;
+    const int masked = call->lengths || call->mask || net->masks;
+    if (plan->net != net || plan->rows != call->rows || plan->whole_steps != call->steps || (plan->mask != NULL) != masked) {
+        whole_call whole = {net, call, NULL, 0, 1};
+        block b = block_of(&whole, 0, call->rows, cgru_alone);
+        arena a = {NULL, 0};
+        lay_out(&b, &a, 0);
+        if (reserve(work, a.used) != CGRU_OK) return CGRU_NO_MEMORY;
+        a = (arena){work->memory, 0};
+        lay_out(&b, &a, 0);
+        b.mask = b.valid;
+        *plan = b;
+    }
+    plan->call = call;
+    plan->steps = plan->whole_steps;
+    plan->chunk = plan->whole_chunk;
+    plan->valid = plan->mask;
+    cgru_fpmode mode = cgru_flush_subnormals();
+    cgru_run_block(plan);
+    cgru_restore_fpmode(mode);
+    return CGRU_OK;
+}
+
+int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
+{
+    if (call->rows == 0) return CGRU_OK;
+    whole_call whole = {net, call, NULL, 0, 1};
+    int by_rows = 0;
+    if (call->threads > 1) plan_threads(&whole, &by_rows);
+    if (whole.threads == 1 && call->rows <= BLOCK_ROWS) return run_alone(net, call, work);
+    whole.share = (size_t)by_rows; /* while counting: only whether there are shares */
+    int64_t rows = by_rows ? (call->rows + whole.threads - 1) / whole.threads : call->rows;
+    block b = block_of(&whole, 0, rows, cgru_alone);
+    arena a = {NULL, 0};
+    lay_out(&b, &a, by_rows ? 0 : whole.threads - 1);
+    size_t bytes = a.used;
+    whole.share = by_rows ? bytes : 0;
+    if (reserve(work, by_rows ? bytes * (size_t)whole.threads : bytes) != CGRU_OK) return CGRU_NO_MEMORY;
+    whole.memory = work->memory;
+    if (whole.threads == 1) run_call(&whole, cgru_alone);
+    else cgru_team_run(whole.threads, run_call, &whole);
+    return CGRU_OK;
+}
