@@ -322,6 +322,12 @@ def test_bad_threads(threads: Any) -> None:
         NET(X, threads=threads)
 
 
+@pytest.mark.parametrize("threads", [4097, 10**11, 10**30])
+def test_far_too_many_threads(threads: int) -> None:
+    with refused("threads", "at most 4096", str(threads)):
+        NET(X, threads=threads)
+
+
 @pytest.mark.parametrize("text", ["0", "-3", "lots", "2.0", "1;2"])
 def test_garbage_in_cgru_num_threads(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     with monkeypatch.context() as patch:

@@ -298,6 +298,7 @@ def test_npz_with_unknown_arrays(file: Path, tmp_path: Path, capfd: pytest.Captu
         (["info", "nowhere.pt"], "nowhere.pt"),
         (["run", "NET", "nowhere.npy"], "nowhere.npy: No such file"),
         (["run", "NET", "x.npy", "--threads", "0"], "'0'"),
+        (["run", "NET", "narrow.npy"], "narrow.npy: x: the network takes"),
         (["run", "NET", "x.npy", "-o", "y.dat"], "y.dat"),
         (["run", "NET", "x.npy", "-o", "nowhere/y.npy"], "nowhere/y.npy: No such file"),
         (["convert", "NET", "out.pt"], "out.pt"),
@@ -316,9 +317,10 @@ def test_what_a_user_gets_wrong(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", ONE)
+    np.save("narrow.npy", ONE[..., :1])
     line = complain(capfd, *(str(file) if argument == "NET" else argument for argument in arguments))
     assert expected in line
-    assert sorted(os.listdir()) == ["x.npy"]
+    assert sorted(os.listdir()) == ["narrow.npy", "x.npy"]
 
 
 def test_a_traceback_only_when_asked_for() -> None:

@@ -15,12 +15,13 @@ keras = pytest.importorskip("keras", reason="Keras is not installed: the compari
 if keras.backend.backend() != "torch":
     pytest.skip(f"Keras runs on {keras.backend.backend()}; the comparison is made on torch", allow_module_level=True)
 
-from cgru import Model, UnsupportedError  # noqa: E402
+from cgru import Model, UnsupportedError, backends  # noqa: E402
 from cgru.formats import keras_files  # noqa: E402
 from cgru.formats.keras_layers import from_model  # noqa: E402
 
 L = keras.layers
 TOLERANCE = 2e-6
+BACKENDS = [name for name in backends.BACKENDS if backends.backend(name).unavailable() is None]
 SETTINGS = settings(suppress_health_check=list(HealthCheck), max_examples=int(os.environ.get("CGRU_PARITY", "40")))
 # Keras warns that a nested Sequential drops the mask, and then does not drop it.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -77,7 +78,7 @@ def check(model: Any, x: np.ndarray) -> None:
     """``model`` on every backend there is against Keras itself."""
     expected = to_numpy(model(x))
     net = Model(from_model(model))
-    for backend in ("reference", None):
+    for backend in BACKENDS:
         assert_equal(net(x, backend=backend), expected)
 
 
@@ -210,7 +211,7 @@ def test_initial_state_and_mask(data: Any) -> None:
         go_backwards=options.get("go_backwards", False),
         zero_output_for_mask=not last if both else options["zero_output_for_mask"],
     )
-    for backend in ("reference", None):
+    for backend in BACKENDS:
         y, h = ours(x, h0, mask=mask, backend=backend)
         assert_equal(y, out)
         assert_equal(h, np.stack(states))

@@ -91,11 +91,14 @@ def info(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run a network over the sequences of a file."""
+    from .formats.naming import errors_name
+
     net = _load(options)
     given = cli_files.read_input(options.input, ids=net.takes_ids, features=net.input_size)
     kind = cli_files.output_kind(options.output, given)
     start = time.perf_counter()
-    y = _run_rows(net, given, options.threads)
+    with errors_name("standard input" if options.input == PIPE else options.input):
+        y = _run_rows(net, given, options.threads)
     seconds = time.perf_counter() - start
     if options.output != PIPE or not options.json:
         cli_files.write_output(options.output, y, kind, given.rate)

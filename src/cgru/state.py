@@ -110,7 +110,9 @@ class State:
             if array.ndim == 2 and batch == 1:
                 array = array[:, None]
             if array.shape != shape:
-                raise ShapeError(f"state {key!r}: expected shape {shape} (layers·directions, B, H), found {array.shape}")
+                raise ShapeError(
+                    f"state {key!r}: expected shape {shape} (layers·directions, B, H), found {array.shape}"
+                )
             for row, (start, size) in zip(array, parts, strict=True):
                 data[:, start : start + size] = row
         return cls(layout, data)

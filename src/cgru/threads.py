@@ -8,6 +8,9 @@ import os
 from .arrays import positive
 from .errors import CgruError
 
+#: More than any machine has cores for: a larger number is a mistake.
+MOST = 4096
+
 
 def resolve(threads: int | str | None) -> int:
     """A thread count from ``threads=``: None means ``CGRU_NUM_THREADS`` or 1; "auto" the cores allowed."""
@@ -22,7 +25,10 @@ def resolve(threads: int | str | None) -> int:
         return available()
     if isinstance(threads, str):
         raise CgruError(f"threads={threads!r}: expected a whole number of at least 1, or 'auto'")
-    return positive(threads, "threads")
+    count = positive(threads, "threads")
+    if count > MOST:
+        raise CgruError(f"threads: expected at most {MOST}, found {count}")
+    return count
 
 
 def available() -> int:
