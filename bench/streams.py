@@ -2,7 +2,7 @@
 
 Every table is one run in one process, the ways compared taking turns. Medians; a ratio is one median over another.
 One core, but for two Python threads. `--cpu` takes processor time instead of the clock on the wall, for a machine
-that does something else as well. bench/README.md says more.
+that does something else as well.
 """
 
 from __future__ import annotations
