@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def info(options: argparse.Namespace) -> None:
-    """What a file holds: layers, sizes, parameters, and whether any weight is not a finite number."""
+    """What a file holds: layers, sizes, parameters, weights that are no finite numbers, and what other cells would cost."""
+    from .costs import costs, table
     from .formats import sniff
 
     net = _load(options)
@@ -80,11 +81,15 @@ def info(options: argparse.Namespace) -> None:
                 "nbytes": net.nbytes,
                 "layers": layers,
                 "not_finite": bad,
+                "cells": [vars(cost) for cost in costs(net.layers)],
             }
         )
         return
     print(f"{options.file}: {kind}, {file_bytes:,} bytes")
     print(net)
+    if found := costs(net.layers):
+        print("\nthe recurrent layers of these sizes as another cell:")
+        print(table(found))
     for name, count in bad.items():
         print(f"warning: {name} has {count:,} weights that are NaN or infinite")
 
@@ -125,6 +130,31 @@ def convert(options: argparse.Namespace) -> None:
     net = _load(options)
     net.save(options.output)
     print(f"{options.output}: {os.path.getsize(options.output):,} bytes")
+
+
+def gates(options: argparse.Namespace) -> None:
+    """Draw what the gates of a layer did over one sequence."""
+    from . import plot
+
+    plot.require_matplotlib()
+    net = _load(options)
+    given = cli_files.read_input(options.input, ids=net.takes_ids, features=net.input_size)
+    x, mask = given.x, given.mask
+    if x.ndim == (2 if net.takes_ids else 3):
+        if not 0 <= options.row < len(x):
+            raise CgruError(f"--row {options.row}: {options.input} has rows 0 to {len(x) - 1}")
+        end = x.shape[1] if given.lengths is None else int(given.lengths[options.row])
+        x = x[options.row, :end]
+        mask = None if mask is None else mask[options.row, :end]
+    found = net.gates(x, mask=mask)
+    name = next(iter(found), None) if options.layer is None else options.layer
+    if name not in found:
+        known = ", ".join(found) or "none"
+        raise CgruError(f"--layer {name}: no such recurrent layer and direction; there are {known}")
+    title = f"{os.path.basename(options.file)}: {name} over {os.path.basename(options.input)}"
+    plot.save(plot.gates_figure(found[name], x, title=title), options.output)
+    half = plot.half_life(found[name]["z"])
+    print(f"{options.output}: {name}, {x.shape[0]:,} steps; median half-life of a unit {np.median(half):.3g} steps")
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -270,6 +300,13 @@ def _parser() -> _Parser:
     sub = add("convert", convert)
     add_file(sub)
     sub.add_argument("output", metavar="OUT", help="a .safetensors file in cgru's native form")
+
+    sub = add("gates", gates)
+    add_file(sub)
+    sub.add_argument("input", metavar="INPUT", help=".npy .npz .csv .wav, or - for standard input")
+    sub.add_argument("-o", "--output", metavar="OUT.png", default="gates.png", help="the picture (default: gates.png)")
+    sub.add_argument("--layer", help="which layer and direction, such as gru.l0.reverse (default: the first)")
+    sub.add_argument("--row", type=int, default=0, help="which sequence of a batch (default: 0)")
 
     sub = add("demo", demo)
     sub.add_argument("--plot", metavar="OUT.png", help="draw the forecast too (needs matplotlib)")
