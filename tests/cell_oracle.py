@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {
 
 
 def step(name: str, kind: Kind, part: dict[str, Array], x: Array, s: State) -> tuple[State, dict[str, Array]]:
-    """One row, one step: the new state and the gates. ``part`` holds W, R, b, d stacked, and Q or p where there is one."""
+    """One row, one step: the new state and the gates. ``part`` holds W, R, b, d stacked, and Q or p if there is one."""
     σ = FUNCTIONS[kind.options.get("recurrent_activation", "sigmoid")]
     usual = "linear" if name == "min_gru" else kind.options.get("nonlinearity", "tanh")
     φ = FUNCTIONS[kind.options.get("activation", usual)]

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def info(options: argparse.Namespace) -> None:
-    """What a file holds: layers, sizes, parameters, weights that are no finite numbers, and what other cells would cost."""
+    """What a file holds: layers, sizes, parameters, weights that are not finite, and what other cells would cost."""
     from .costs import costs, table
     from .formats import sniff
 

@@ -43,10 +43,10 @@ def table(found: Sequence[Cost]) -> str:
         for cost in found
     ]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = [
-        "  ".join((row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))))
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        numbers = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join((row[0].ljust(widths[0]), *numbers)))
     return "\n".join(lines)
 
 

@@ -61,7 +61,7 @@ def gates_figure(found: Mapping[str, np.ndarray], x: np.ndarray, *, title: str =
     z = np.asarray(found["z"])
     if z.ndim != 2 or not z.size:
         raise ShapeError(f"gates: expected (T, H) of one sequence with at least one step, found shape {z.shape}")
-    steps, units = z.shape
+    steps = len(z)
     shown = [gate for gate in GATES if gate in found and np.shape(found[gate]) == z.shape]
     if not z.any():  # a simple RNN has no gates: its state is what there is to see
         shown = []
