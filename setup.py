@@ -30,7 +30,7 @@ class Isa(NamedTuple):
 
 
 ISA = {
-    "generic": Isa((*X86, *ARM), [], []),
+    "generic": Isa(("",), [], []),  # every machine
     "avx2": Isa(X86, ["-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"]),
     "avxvnni": Isa(X86, ["-mavxvnni", "-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"]),
     "avx512": Isa(X86, AVX512, ["/arch:AVX512"]),
@@ -98,6 +98,8 @@ class BuildExt(build_ext):
         ext.extra_link_args = [*self.link_args, *link_args]
         isas = {source: isa_of(source) for source in ext.sources}
         ext.sources = [s for s, isa in isas.items() if isa is None or self.plat_name.endswith(isa.machines)]
+        if not self.plat_name.endswith((*X86, *ARM)):
+            ext.define_macros.append(("CGRU_GENERIC_ONLY", "1"))
         ext.define_macros += [("CGRU_HAVE_" + Path(s).stem[4:].upper(), "1") for s in ext.sources if isas[s]]
         compile_all = self.compiler.compile
 

@@ -11,6 +11,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
 /* The loader picks the widest build of each loop that the CPU has. The arithmetic is the same in all of them
  * (no fused multiply-add by itself), so the numbers are too. Sanitizers cannot run before the loader does. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GLIBC__) && defined(__OPTIMIZE__) \
@@ -28,13 +32,18 @@
 #define CGRU_RESTRICT __restrict
 #endif
 
-/* Whether OpenBLAS has kernels for small matrices here that beat its packing ones: its AVX-512 build has. */
+/* Whether OpenBLAS has kernels for small matrices here that beat its packing ones: its AVX-512 build has. By cpuid, as
+ * core/dispatch.c does: __builtin_cpu_supports needs a symbol that zig cc's runtime lacks. */
 static int cgru_has_small_sgemm(void)
 {
 #if defined(__x86_64__) && defined(__GNUC__)
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const unsigned osxsave = 1u << 27, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & osxsave)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    (void)high;
+    if ((low & 0xe6) != 0xe6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    return (b & (f | dq | bw | vl)) == (f | dq | bw | vl);
 #else
     return 0;
 #endif

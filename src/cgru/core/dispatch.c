@@ -6,7 +6,14 @@
 
 extern const cgru_kernels cgru_kernels_generic;
 
-#if defined(__x86_64__) || defined(_M_X64)
+/* A build for several processors at once (macOS' universal2) cannot give each file its flags, and defines this. */
+#if defined(__x86_64__) && !defined(CGRU_GENERIC_ONLY)
+#define X86
+#elif defined(__aarch64__) && !defined(CGRU_GENERIC_ONLY)
+#define ARM
+#endif
+
+#if defined(X86)
 #include <cpuid.h>
 extern const cgru_kernels cgru_kernels_avx2, cgru_kernels_avx512;
 
@@ -33,17 +40,17 @@ static int has(int avx512)
 }
 #endif
 
-#if defined(__aarch64__) || defined(_M_ARM64)
+#if defined(ARM)
 extern const cgru_kernels cgru_kernels_neon;
 #endif
 
 static const cgru_kernels *const built[] = {
     &cgru_kernels_generic,
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(X86)
     &cgru_kernels_avx2,
     &cgru_kernels_avx512,
 #endif
-#if defined(__aarch64__) || defined(_M_ARM64)
+#if defined(ARM)
     &cgru_kernels_neon,
 #endif
 };
@@ -55,7 +62,7 @@ const cgru_kernels *cgru_kernels_at(int index)
 
 int cgru_kernels_usable(int index)
 {
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(X86)
     if (index == 1) return has(0);
     if (index == 2) return has(1);
 #endif
