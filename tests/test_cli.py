@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import wave
@@ -298,6 +299,7 @@ def test_npz_with_unknown_arrays(file: Path, tmp_path: Path, capfd: pytest.Captu
         (["info", "nowhere.pt"], "nowhere.pt"),
         (["run", "NET", "nowhere.npy"], "nowhere.npy: No such file"),
         (["run", "NET", "x.npy", "--threads", "0"], "'0'"),
+        (["run", "NET", "x.npy", "--threads", "99999999999"], "cgru: threads: expected at most"),
         (["run", "NET", "narrow.npy"], "narrow.npy: x: the network takes"),
         (["run", "NET", "x.npy", "-o", "y.dat"], "y.dat"),
         (["run", "NET", "x.npy", "-o", "nowhere/y.npy"], "nowhere/y.npy: No such file"),
@@ -342,6 +344,22 @@ def test_an_error_of_cgru_itself_is_one_line_too(
 
     monkeypatch.setattr(cgru, "load", fall)
     assert "RuntimeError: first line second line" in complain(capfd, "info", file)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the shell of this system closes no streams")
+def test_closed_streams(file: Path, tmp_path: Path) -> None:
+    """A program may be started without standard input or output; only one that wants it must complain."""
+    np.save(tmp_path / "x.npy", ONE)
+
+    def without(redirection: str, *arguments: str) -> tuple[int, str]:
+        command = shlex.join([*CGRU, *arguments]) + redirection
+        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    assert without(" <&-", "run", str(file), "-") == (2, "cgru: standard input is closed; name a file instead of -\n")
+    assert without(" >&-", "run", str(file), "x.npy") == (2, "cgru: standard output is closed; name a file with -o\n")
+    assert without(" <&- >&-", "run", str(file), "x.npy", "-o", "y.npy") == (0, "")
+    assert (tmp_path / "y.npy").exists()
 
 
 def test_an_interrupt(file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

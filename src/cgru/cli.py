@@ -17,6 +17,7 @@ from . import __version__, cli_files
 from .cli_files import PIPE
 from .errors import CgruError, UnsupportedError
 from .model import Model
+from .threads import resolve
 
 #: Rows that one call runs: enough to keep any backend busy, few enough for the bar to move.
 ROWS = 256
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         options.command(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return 0
     except BrokenPipeError:
         # Whoever read the output has had enough; Python must not complain when it closes stdout again.
@@ -98,12 +100,13 @@ def run(options: argparse.Namespace) -> None:
     """Run a network over the sequences of a file."""
     from .formats.naming import errors_name
 
+    threads = resolve(options.threads)
     net = _load(options)
     given = cli_files.read_input(options.input, ids=net.takes_ids, features=net.input_size)
     kind = cli_files.output_kind(options.output, given)
     start = time.perf_counter()
     with errors_name("standard input" if options.input == PIPE else options.input):
-        y = _run_rows(net, given, options.threads)
+        y = _run_rows(net, given, threads)
     seconds = time.perf_counter() - start
     if options.output != PIPE or not options.json:
         cli_files.write_output(options.output, y, kind, given.rate)
@@ -184,7 +187,7 @@ def _load(options: argparse.Namespace) -> Model:
     return load(options.file, layers=options.layers, prefix=options.prefix)
 
 
-def _run_rows(net: Model, given: cli_files.Input, threads: int | str | None) -> Any:
+def _run_rows(net: Model, given: cli_files.Input, threads: int) -> Any:
     """``net(x)``, many rows in parts: a row's result does not depend on the rows beside it."""
     x = given.x
     rows = len(x) if x.ndim == (2 if net.takes_ids else 3) else 1

@@ -58,6 +58,8 @@ def read_input(path: str, *, ids: bool, features: int) -> Input:
 def output_kind(path: str, given: Input) -> str:
     """The format to write: by the name's ending; on standard output csv, or npy where npy or npz came in."""
     if path == PIPE:
+        if sys.stdout is None:
+            raise CgruError("standard output is closed; name a file with -o")
         return "npy" if given.kind in ("npy", "npz") and not sys.stdout.isatty() else "csv"
     kind = os.path.splitext(path)[1].removeprefix(".").lower()
     if kind not in FORMATS:
@@ -95,6 +97,8 @@ def write_output(path: str, y: Any, kind: str, rate: int | None) -> None:
 def _open(path: str) -> BinaryIO:
     """A stream that can seek: the file itself, or everything that a pipe gave."""
     if path == PIPE:
+        if sys.stdin is None:
+            raise CgruError("standard input is closed; name a file instead of -")
         return io.BytesIO(sys.stdin.buffer.read())
     file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
     if file.seekable():
@@ -138,7 +142,7 @@ def _csv(data: bytes, shown: str, ids: bool) -> np.ndarray:
     if numbered and not any(_is_number(cell) for cell in numbered[0][1]):
         del numbered[0]
     if not numbered:
-        raise FormatError(f"{shown}: it holds no numbers")
+        raise FormatError(f"{shown}: it holds no numbers with commas between")
     width = len(numbered[0][1])
     convert = int if ids else float
     values = []
