@@ -303,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cpu", action="store_true", help="processor time instead of the clock on the wall")
     parser.add_argument("--json", type=Path, help="write the seconds here as well")
     args = parser.parse_args(argv)
-    args.rounds = 7 if args.quick else 25
+    args.rounds = 7 if args.quick else 60
     args.clock = time.thread_time if args.cpu else time.perf_counter
     every = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     found: dict[str, Any] = {"cgru": cgru.__version__, "quick": args.quick, "cpu": args.cpu}

@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import struct
+import sys
 from typing import Self
 
 import numpy as np
@@ -71,6 +72,8 @@ class Service:
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client has gone, perhaps in the middle of a step
+        except Exception as error:
+            print(f"client dropped: {error}", file=sys.stderr)
         finally:
             if sid is not None:
                 self.waiting.pop(sid, None)
@@ -99,11 +102,20 @@ class Service:
                 if not batch:
                     continue
                 x = np.stack([x for x, _ in batch.values()])
-                y = await asyncio.to_thread(self.pool.step, list(batch), x)
+                try:
+                    results: list[np.ndarray] | Exception = list(
+                        await asyncio.to_thread(self.pool.step, list(batch), x)
+                    )
+                except Exception as error:  # no memory, say: these clients are let go, the service goes on
+                    results = error
                 self.ticks, self.steps = self.ticks + 1, self.steps + len(batch)
-            for row, (_, future) in zip(y, batch.values(), strict=True):
-                if not future.done():  # its client may have gone meanwhile
-                    future.set_result(row)
+            for i, (_, future) in enumerate(batch.values()):
+                if future.done():  # its client has gone meanwhile
+                    continue
+                if isinstance(results, Exception):
+                    future.set_exception(results)
+                else:
+                    future.set_result(results[i])
 
 
 async def ask(host: str, port: int, xs: np.ndarray) -> np.ndarray:

@@ -7,12 +7,15 @@ import importlib.util
 import subprocess
 import sys
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from networks import Kind, build, noise
+
+from cgru.pool import Pool
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NSNET2 = Path(__file__).resolve().parents[2] / "shared" / "models" / "nsnet2"
@@ -232,6 +235,60 @@ def test_nan_of_one_client_reaches_no_other() -> None:
         assert np.array_equal(found[k], net.stream().feed(xs[k]))
     assert np.array_equal(found[1][:10], net.stream().feed(xs[1][:10]))
     assert np.isnan(found[1][10:]).all()
+
+
+def test_a_client_dropped_while_it_waits_for_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is given back before the tick comes, which must no longer count on it."""
+    net = build(SERVED, 1, "packed")
+    x = noise((4, 6), 0)
+    monkeypatch.setattr(stream_service, "TICK", 0.2)
+
+    async def scenario() -> np.ndarray:
+        async with stream_service.Service(net, capacity=3) as service:
+            _, writer = await asyncio.open_connection(*service.address)
+            await until(lambda: len(service.pool) == 1)
+            async with service.turn:
+                writer.write(x[0].tobytes())
+                await until(lambda: service.waiting)
+                for task in service.clients:
+                    task.cancel()
+                await asyncio.sleep(0.05)
+            other = asyncio.create_task(stream_service.ask(*service.address, x))
+            await until(lambda: len(service.pool) == 1 and len(service.clients) == 1)
+            writer.close()
+            return await asyncio.wait_for(other, 60)
+
+    assert np.array_equal(asyncio.run(scenario()), net.stream().feed(x))
+
+
+def test_a_step_that_fails_lets_its_clients_go_and_nobody_else() -> None:
+    net = build(SERVED, 1, "packed")
+    x = noise((4, 6), 0)
+
+    def fail(*_: object) -> np.ndarray:
+        raise MemoryError("none left")
+
+    async def scenario() -> np.ndarray:
+        async with stream_service.Service(net, capacity=3) as service:
+            works, service.pool = service.pool, Broken(service.pool, fail)
+            with pytest.raises(asyncio.IncompleteReadError):
+                await stream_service.ask(*service.address, x)
+            await until(lambda: len(works) == 0)
+            service.pool = works
+            return await stream_service.ask(*service.address, x)
+
+    assert np.array_equal(asyncio.run(scenario()), net.stream().feed(x))
+
+
+class Broken:
+    """A pool whose steps do something else."""
+
+    def __init__(self, pool: Pool, step: Callable[..., np.ndarray]) -> None:
+        self.open, self.close, self.capacity, self.length = pool.open, pool.close, pool.capacity, pool.__len__
+        self.step = step
+
+    def __len__(self) -> int:
+        return self.length()
 
 
 def test_the_service_ends_with_clients_connected() -> None:
