@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import CgruError, FormatError, ShapeError, UnsupportedError
-from .layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Masking, MinGRU, ThreeGate
+from .layers import GRU, LSTM, RNN, TITLED, Activation, Dense, Embedding, Masking, MinGRU, ThreeGate
 from .model import Model
 from .state import State
 
@@ -51,6 +51,8 @@ _LATE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in TITLED:
+        return TITLED[name]
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_LATE[name], __name__), name)
@@ -59,4 +61,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE})
+    return sorted({*globals(), *_LATE, *TITLED})

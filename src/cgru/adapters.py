@@ -53,9 +53,9 @@ def from_torch(
     """A network from a live torch module, or from the mapping that ``module.state_dict()`` gives.
 
     An nn.GRU, LSTM, RNN, one of their cells, a Linear, Embedding, activation, or an nn.Sequential of these
-    (Dropout and Identity go) says itself what it is. In a Sequential a recurrent module passes on its outputs, not its state. A module
-    class of one's own does not say in which order its parts run: its layers are inferred from its tensors, or
-    said by ``layers`` and ``prefix``, all as for :func:`cgru.load`. The weights are copied.
+    (Dropout and Identity go) says itself what it is. In a Sequential a recurrent module passes on its outputs, not
+    its state. A module class of one's own does not say in which order its parts run: its layers are inferred from its
+    tensors, or said by ``layers`` and ``prefix``, all as for :func:`cgru.load`. The weights are copied.
 
     ``batch_first`` plays no part, since cgru's arrays are always batch first, (B, T, I); nor does the mode,
     since dropout is never applied. Raises :class:`UnsupportedError` naming the module that cgru does not run.

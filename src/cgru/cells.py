@@ -7,8 +7,8 @@ same cells by ``name``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from . import reference
 
@@ -24,7 +24,8 @@ class Cell:
     the arrays of one direction, in the order the equation takes them (biases may be absent: they are zero then);
     ``state`` the arrays a row carries from step to step, the emitted one first; ``carried`` those of them that a
     caller gives and takes. ``step`` is the equation in :mod:`cgru.reference`; ``two_biases`` says whether the
-    candidate's recurrent bias must stay apart.
+    candidate's recurrent bias must stay apart. A cell with a ``title`` is a layer class of that name by itself, and
+    ``letters`` say what else its gates may be called; the others have classes with switches of their own.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Cell:
     state: tuple[str, ...] = ("h",)
     carried: tuple[str, ...] = ("h",)
     two_biases: bool = False
+    title: str = ""
+    letters: Mapping[str, str] = field(default_factory=dict)
 
 
 _RZN = ("r", "z", "n")

@@ -134,8 +134,8 @@ class Model:
         """What every gate of every recurrent layer did: ``"gru.l0"``, ``"gru.l0.reverse"``, … → gate → (B, T, H).
 
         The gates are the cell's own (a GRU has r, z and n), with the new state ``h`` and, for every cell, ``z``, the
-        fraction of the old state that was kept. Stacks are numbered by layer. Without a batch axis in ``x`` there is none
-        in the result. At a step that does not count z is 1, the state holds and the other gates are 0.
+        fraction of the old state that was kept. Stacks are numbered by layer. Without a batch axis in ``x`` there is
+        none in the result. At a step that does not count z is 1, the state holds and the other gates are 0.
 
         A pass of its own in the reference's float64, slow, so that running a network costs nothing for it.
         """

@@ -43,7 +43,8 @@ class ScanKernel(Protocol):
 class Arithmetic(Protocol):
     """What a layerwise backend brings. ``prepare`` calls happen once, when a network is made ready."""
 
-    dtype: type[np.floating]
+    @property
+    def dtype(self) -> type[np.floating]: ...
 
     def prepare_scan(self, layer: Recurrent, scan: Scan, arrays: dict[str, Float32]) -> ScanKernel: ...
 
@@ -89,7 +90,8 @@ class LayerStage:
     def _recur(self, layer: Recurrent, flow: Flow, state: Float32, threads: int) -> Flow:
         valid, within = flow.valid(), flow.within()
         repeat = not layer.zero_output_for_mask
-        x, outputs = flow.x.astype(self.dtype, copy=False), []
+        x = flow.x.astype(self.dtype, copy=False)
+        outputs: list[np.ndarray] = []
         for k in range(layer.num_layers):
             outputs = []
             for scan, block, kernel in zip(self.scans, self.blocks, self.kernels, strict=True):

@@ -35,7 +35,7 @@ class Float64:
     dtype = np.float64
 
     def __init__(self, record: dict[str, dict[str, Float32]] | None = None) -> None:
-        """``record`` receives what every gate did, by direction of each layer and gate, as :meth:`Model.gates` gives it."""
+        """``record`` receives what every gate did, in the form that :meth:`Model.gates` gives."""
         self.record = record
 
     def prepare_scan(self, layer: Recurrent, scan: Scan, arrays: dict[str, Float32]) -> ScanKernel:

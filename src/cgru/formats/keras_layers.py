@@ -279,7 +279,7 @@ def _check_shape(array: np.ndarray, shape: tuple[int | None, ...], where: str) -
 class _Cell:
     """One recurrent cell's settings, as the layer's ``from_keras`` takes them, and the arrays it has."""
 
-    layer: type[Recurrent]
+    layer: type[GRU] | type[LSTM] | type[RNN]
     options: dict[str, Any]
     slots: tuple[str, ...]
     units: int
@@ -453,7 +453,7 @@ def _rnn(item: Entry, weights: Weights, build: Build) -> list[Layer]:
 
 
 #: Keras' recurrent layers and cells → cgru's.
-_CELLS: dict[str, type[Recurrent]] = {
+_CELLS: dict[str, type[GRU] | type[LSTM] | type[RNN]] = {
     "GRU": GRU,
     "CuDNNGRU": GRU,
     "LSTM": LSTM,

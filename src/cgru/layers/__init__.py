@@ -8,18 +8,22 @@ from .lstm import LSTM
 from .pointwise import Activation, Dense, Embedding, Masking
 from .recurrent import Recurrent, Scan
 from .rnn import RNN
-from .variants import MinGRU, ThreeGate
+from .variants import TITLED, MinGRU, ThreeGate
+
+_ALL: tuple[type[Layer], ...] = (
+    *(GRU, LSTM, RNN, ThreeGate, MinGRU, *TITLED.values()),
+    *(Dense, Embedding, Activation, Masking),
+)
 
 #: Every layer the native form can hold, by the kind it writes.
-LAYERS: dict[str, type[Layer]] = {
-    layer.kind: layer for layer in (GRU, LSTM, RNN, ThreeGate, MinGRU, Dense, Embedding, Activation, Masking)
-}
+LAYERS: dict[str, type[Layer]] = {layer.kind: layer for layer in _ALL}
 
 __all__ = [
     "GRU",
     "LAYERS",
     "LSTM",
     "RNN",
+    "TITLED",
     "Activation",
     "Dense",
     "Embedding",

@@ -8,7 +8,7 @@ direction. Whatever order a file uses is put right by its reader.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -115,11 +115,6 @@ class Recurrent(Layer):
         return cls(arrays, num_layers=layers, bidirectional=both, name=name, **options)
 
     @classmethod
-    def from_keras(cls, weights: Sequence[Any], *, backward: Sequence[Any] | None = None, **options: Any) -> Self:
-        """From Keras' arrays of one layer, and those of the second direction of a Bidirectional wrapper."""
-        raise UnsupportedError(f"Keras has no {cls.__name__}; use from_arrays")
-
-    @classmethod
     def from_arrays(
         cls,
         w_ih: Any,
@@ -201,7 +196,7 @@ class Recurrent(Layer):
 
     def scans(self) -> Iterator[Scan]:
         """The stack's directions in torch's order of h_n: layer·D + direction."""
-        size = self.input_size
+        size = self.input_size or 0
         for k in range(self.num_layers):
             for d in range(self.directions):
                 yield Scan(k, bool(d), size)

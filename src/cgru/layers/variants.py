@@ -1,11 +1,11 @@
-"""Variants of the GRU that texts teach beside it."""
+"""Variants of the GRU that texts teach beside it, and the layers that follow from the table of cells alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..cells import CELLS
+from ..cells import CELLS, Cell
 from .recurrent import Recurrent
 
 _UPDATE = {"z": "z", "u": "z", "f": "z", "n": "n", "h": "n", "c": "n", "a": "n"}
@@ -45,3 +45,21 @@ class MinGRU(Recurrent):
     def __init__(self, arrays: Mapping[str, Any], *, activation: str = "linear", **options: Any) -> None:
         self.cell = CELLS["min_gru"]
         super().__init__(arrays, activation=activation, **options)
+
+
+class _Simple(Recurrent):
+    """A layer of a cell that needs no switches."""
+
+    def __init__(self, arrays: Mapping[str, Any], **options: Any) -> None:
+        self.cell = CELLS[self.kind]
+        super().__init__(arrays, **options)
+
+
+def _layer(cell: Cell) -> type[Recurrent]:
+    letters = {gate: gate for gate in cell.gates} | dict(cell.letters)
+    members = {"kind": cell.name, "GATES": cell.gates, "LETTERS": letters, "__doc__": cell.step.__doc__}
+    return type(cell.title, (_Simple,), members | {"__module__": __name__})
+
+
+#: The layers of the cells with a title, by that title.
+TITLED: dict[str, type[Recurrent]] = {cell.title: _layer(cell) for cell in CELLS.values() if cell.title}
