@@ -73,6 +73,7 @@ KINDS: dict[str, Kind] = {
     "three_gate": Kind(cgru.ThreeGate, "fioc"),
     "three_gate_output": Kind(cgru.ThreeGate, "fioc", {"output_gate": True}, state=("y", "h")),
     "min_gru": Kind(cgru.MinGRU, "zn", recurrent=False),
+    "mgu": Kind(cgru.MGU, "zn"),
 }
 
 
@@ -100,6 +101,10 @@ def step(name: str, kind: Kind, part: dict[str, Array], x: Array, s: State) -> t
         f, i, o, c = σ(a["f"]), σ(a["i"]), σ(a["o"]), φ(a["c"])
         h = f * s["h"] + i * c
         return ({"y": o * h, "h": h} if "y" in s else {"h": h}), {"f": f, "i": i, "o": o, "c": c, "z": f}
+    if name == "mgu":
+        f = 1 - σ(a["z"])  # the paper's one gate
+        n = φ(part["W"][size:] @ x + (part["b"] + part["d"])[size:] + part["R"][size:] @ (f * s["h"]))
+        return {"h": (1 - f) * s["h"] + f * n}, {"z": 1 - f, "n": n}
     z, n = σ(a["z"]), φ(a["n"])
     return {"h": z * s["h"] + (1 - z) * n}, {"z": z, "n": n}
 

@@ -69,5 +69,6 @@ CELLS: dict[str, Cell] = {
         Cell("three_gate", _FIOC, reference.three_gate),
         Cell("three_gate_output", _FIOC, reference.three_gate_output, state=("y", "h")),
         Cell("min_gru", ("z", "n"), reference.min_gru, arrays=("weight_ih", "bias_ih")),
+        Cell("mgu", ("z", "n"), reference.mgu, title="MGU", letters={"f": "z", "u": "z", "h": "n", "c": "n"}),
     )
 }

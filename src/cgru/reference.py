@@ -191,6 +191,25 @@ def min_gru(
     return h, {"z": z, "n": n, "h": h}
 
 
+def mgu(
+    x: Array, h: Array, W: Array, R: Array, b: Array, d: Array, σ: Activation = sigmoid, φ: Activation = np.tanh
+) -> tuple[Array, Gates]:
+    """Minimal gated unit (Zhou et al. 2016, arXiv:1603.09420): one gate forgets and resets.
+
+    Gates stacked z, n; z is the fraction kept, so 1 − z is the paper's f::
+
+        z = σ(W_z x + R_z h + b_z + d_z)
+        n = φ(W_n x + R_n ((1 − z) ⊙ h) + b_n + d_n)
+        h' = z ⊙ h + (1 − z) ⊙ n
+    """
+    az, an = np.split(x @ W.T + b + d, 2, axis=-1)
+    Rz, Rn = np.split(R, 2, axis=0)
+    z = σ(az + h @ Rz.T)
+    n = φ(an + ((1 - z) * h) @ Rn.T)
+    h = z * h + (1 - z) * n
+    return h, {"z": z, "n": n, "h": h}
+
+
 def dense(x: Array, W: Array, b: Array | None, φ: Activation) -> Array:
     """φ(W x + b), along the last axis."""
     y = x @ W.T

@@ -324,6 +324,31 @@ CGRU_CLONES static void cgru_min_gru(const cgru_row *q, int from, int to)
     }
 }
 
+/* z = σ(x + s + bias); operand = (1 - z) ⊙ h; z stays in s. */
+CGRU_CLONES static void cgru_mgu_gate(const cgru_row *q, int from, int to)
+{
+    const int n = to - from;
+    float *z = q->s + from;
+    for (int i = 0; i < n; i++) z[i] += q->x[from + i] + q->bias[from + i];
+    cgru_activate(q->gate, z, n);
+    for (int i = 0; i < n; i++) q->operand[from + i] = (1.0f - z[i]) * q->h[from + i];
+}
+
+/* n = φ(x + s + bias), where s is R_n times the operand; h' = z ⊙ h + (1 - z) ⊙ n. */
+CGRU_CLONES static void cgru_mgu_state(const cgru_row *q, int from, int to)
+{
+    float c[CGRU_TILE];
+    const int H = q->H;
+    for (int a = from; a < to; a += CGRU_TILE) {
+        const int n = to - a < CGRU_TILE ? to - a : CGRU_TILE;
+        const float *x = q->x + H + a, *b = q->bias + H + a, *s = q->s + H + a, *z = q->s + a;
+        float *h = q->h + a, *y = q->y + a;
+        for (int i = 0; i < n; i++) c[i] = x[i] + b[i] + s[i];
+        cgru_activate(q->candidate, c, n);
+        for (int i = 0; i < n; i++) y[i] = h[i] = z[i] * h[i] + (1.0f - z[i]) * c[i];
+    }
+}
+
 enum { CGRU_OF_STATE, CGRU_OF_OWN, CGRU_OF_OPERAND, CGRU_PROJECTS };
 
 typedef struct {
@@ -350,6 +375,7 @@ static const cgru_cell CGRU_CELLS[] = {
     {"three_gate", 4, 1, {{0, 4, CGRU_OF_STATE, cgru_three_gate}}},
     {"three_gate_output", 4, 1, {{0, 4, CGRU_OF_OWN, cgru_three_gate_output}}},
     {"min_gru", 2, 1, {{0, 0, CGRU_OF_STATE, cgru_min_gru}}},
+    {"mgu", 2, 2, {{0, 1, CGRU_OF_STATE, cgru_mgu_gate}, {1, 1, CGRU_OF_OPERAND, cgru_mgu_state}}},
 };
 
 enum { CGRU_CELL_COUNT = sizeof CGRU_CELLS / sizeof CGRU_CELLS[0] };

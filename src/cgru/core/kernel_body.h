@@ -383,6 +383,26 @@ static void gru_before_candidate_tile(const void *what, const void *given, int r
     candidate_tile(3, what, given, r0, n, p0, panels);
 }
 
+/* Phase 0 of the minimal gated unit: z = σ(sum); puts down z and (1 − z) ⊙ h. */
+static void mgu_gate_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    float sums[MOST_SUMS * VL];
+    complete(1, 2, 0, sums, scan, &scan->h, rows->h + r0, rows, r0, n, p0, panels);
+    EACH_PLACE(1)
+    {
+        vec z = v_activate(scan->recurrent_activation, v_load(sum)), h = load_units(rows->h[row], unit, scan->hidden);
+        v_store(rows->scratch[row] + unit, z);
+        v_store(operand(scan, rows, row) + unit, v_mul(v_sub(v_set(1.0f), z), h));
+    }
+}
+
+static void mgu_candidate_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    candidate_tile(2, what, given, r0, n, p0, panels);
+}
+
 /* h' = φ(sum) */
 static void rnn_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
 {
@@ -536,6 +556,7 @@ STEPS_OF(lstm_projected, lstm_projected_tile, 4, projection_tile)
 STEP_OF(three_gate, three_gate_tile, 4)
 STEPS_OF(three_gate_output, three_gate_output_tile, 4, keep_own_tile)
 STEP_OF(min_gru, min_gru_tile, 2)
+STEPS_OF(mgu, mgu_gate_tile, 1, mgu_candidate_tile)
 
 /* name, gates, recurrent, phases, projects, apart, vectors, states, step */
 static const cgru_cell NAME(cgru_cells)[] = {
@@ -548,6 +569,7 @@ static const cgru_cell NAME(cgru_cells)[] = {
     {"three_gate", 4, 4, 1, 0, 0, 0, 1, NAME(cgru_three_gate_f32)},
     {"three_gate_output", 4, 4, 2, 0, 0, 0, 2, NAME(cgru_three_gate_output_f32)},
     {"min_gru", 2, 0, 1, 0, 0, 0, 1, NAME(cgru_min_gru_f32)},
+    {"mgu", 2, 1, 2, 0, 0, 0, 1, NAME(cgru_mgu_f32)},
 };
 
 static void NAME(cgru_activate_f32)(int activation, float *values, ptrdiff_t n)
