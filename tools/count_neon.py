@@ -1,6 +1,6 @@
 """Count the instructions of the NEON kernels' inner loops: what they are beside the multiply-adds.
 
-    python tools/count_neon.py [FUNCTION…]        default: the projection and the GRU's own loops
+    python tools/count_neon.py [FUNCTION…]        default: the GRU's input projection and step, and linear layers
 
 Compiles core/isa_neon.c with aarch64-linux-gnu-gcc and the flags of setup.py, and takes from the disassembly every
 loop without another inside it that multiplies and adds: for a tile of R rows by V weight vectors it has R·V FMLA for
@@ -81,14 +81,17 @@ def loops(text: str) -> list[Loop]:
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or ["projection_tile", "project3_tile", "gru_after_tile", "linear_tile"]
-    print("| function | fmla | by element | loads | copies | spills | other | all | per fmla | per multiply-add |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    wanted = sys.argv[1:] or ["project3_tile", "gru_after_tile", "linear_tile"]
+    print("| function | FMLA | loads | spills | copies | other | all | per FMLA | per multiply-add |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    rows = set()
     for loop in loops(disassemble()):
-        if loop.function in wanted:
-            kinds, each = loop.kinds, loop.total / loop.multiplies
-            cells = [loop.multiplies, *(kinds[name] for name in ("by element", "load", "copy", "spill", "other"))]
-            print(f"| {loop.function} | {' | '.join(map(str, cells))} | {loop.total} | {each:.2f} | {each / 4:.3f} |")
+        if loop.function in wanted and loop.kinds["by element"]:  # the others are activations
+            counts = [loop.multiplies, *(loop.kinds[name] for name in ("load", "spill", "copy", "other")), loop.total]
+            rows.add((wanted.index(loop.function), *counts))
+    for place, *counts in sorted(rows):
+        each = counts[-1] / counts[0]
+        print(f"| {wanted[place]} | {' | '.join(map(str, counts))} | {each:.2f} | {each / 4:.3f} |")
 
 
 if __name__ == "__main__":
