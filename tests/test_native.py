@@ -142,6 +142,12 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
         cgru.Model([cgru.Dense(np.ones((2, 3)))]).save(tmp_path / "nowhere" / "net.safetensors")
 
 
+@pytest.mark.parametrize("path", [None, 3, b"net", "", "a\0b"])
+def test_what_is_no_path_to_write_to(path: Any) -> None:
+    with pytest.raises(CgruError, match="path: expected the path of a file to write"):
+        cgru.Model([cgru.Dense(np.ones((2, 3)))]).save(path)
+
+
 def test_every_kind_of_layer_is_in_the_documentation() -> None:
     page = Path(__file__).parent.parent / "docs" / "format.md"
     if not page.exists():

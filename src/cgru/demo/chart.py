@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from cgru.demo import co2
-from cgru.errors import CgruError
+from cgru.plot import require_matplotlib, save
 
 MARKS = ("o", "+", "⊕")
 PLAIN_MARKS = ("o", "+", "@")
@@ -62,16 +62,6 @@ def _years(days: co2.Days) -> str:
     return axis
 
 
-def require_matplotlib() -> None:
-    """Raise :class:`CgruError` where matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise CgruError(
-            'drawing the forecast needs matplotlib, which is not installed: pip install "cgru[plot]"'
-        ) from None
-
-
 def draw(
     path: str | os.PathLike[str],
     days: co2.Days,
@@ -97,7 +87,4 @@ def draw(
         right.plot(range(1, len(by_week) + 1), by_week, label=name)
     right.set(title="error", xlabel="weeks ahead", ylabel="RMSE (ppm)", ylim=(0, None))
     right.legend(frameon=False)
-    try:
-        figure.savefig(path, dpi=150)
-    except ValueError as error:
-        raise CgruError(f"{os.fspath(path)}: {error}; give a name that ends in .png, .svg or .pdf") from None
+    save(figure, path)

@@ -36,13 +36,16 @@ def is_native(metadata: Mapping[str, str]) -> bool:
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write ``model`` to ``path``: complete, or not at all. :func:`load` gives back equal bits."""
+    target = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(target, str) or not target or "\0" in target:
+        raise CgruError(f"path: expected the path of a file to write, found {path!r}")
     spec = {"layers": [{"kind": layer.kind, "name": layer.name, "options": layer.options()} for layer in model.layers]}
     tensors = {f"{layer.name}.{key}": array for layer in model.layers for key, array in layer.arrays().items()}
     metadata = {"format": FORMAT, "version": VERSION, "spec": json.dumps(spec, default=_plain_number)}
     try:
-        safetensors.write(path, tensors, metadata)
+        safetensors.write(target, tensors, metadata)
     except OSError as error:
-        raise CgruError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from error
+        raise CgruError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def load(source: Source) -> list[Layer]:
