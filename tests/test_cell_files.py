@@ -39,7 +39,7 @@ def test_pytorch_files(backend: str, name: str, layers: Any) -> None:
 
 
 def test_an_rnns_nonlinearity_is_asked_for_and_matters() -> None:
-    with pytest.raises(UnsupportedError, match="rnn_relu.pt.*tanh or relu"):
+    with pytest.raises(UnsupportedError, match=r"rnn_relu\.pt.*tanh or relu"):
         cgru.load(FIXTURES / "rnn_relu.pt")
     x, want = GOLDEN["rnn_relu.pt:x"], GOLDEN["rnn_relu.pt:y"]
     tanh = cgru.load(FIXTURES / "rnn_relu.pt", layers=[{"rnn": "rnn", "nonlinearity": "tanh"}, "head"])
