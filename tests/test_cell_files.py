@@ -1,4 +1,4 @@
-"""LSTM and RNN files of PyTorch 2.13.0 and Keras 3 (tests/make_fixtures/cells.py), opened without either."""
+"""LSTM and RNN files of PyTorch 2.13.0 and Keras 3 (tests/make_fixtures/cell_models.py), opened without either."""
 
 from __future__ import annotations
 

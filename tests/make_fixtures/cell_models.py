@@ -1,6 +1,6 @@
 """Makes tests/fixtures/cells: LSTM and RNN networks as PyTorch and Keras files, and what the frameworks make of them.
 
-Run ``KERAS_BACKEND=torch python tests/make_fixtures/cells.py`` with PyTorch 2.13.0 and Keras 3. ``golden.npz``
+Run ``KERAS_BACKEND=torch python tests/make_fixtures/cell_models.py`` with PyTorch 2.13.0 and Keras 3. ``golden.npz``
 holds ``<file>:<name>``: the input x, the initial states h0 and c0 where the file is PyTorch's, and the outputs.
 """
 
