@@ -60,7 +60,7 @@ class Kind:
         return self.emitted(hidden) if name == self.state[0] else hidden
 
 
-LSTM_STATE = {"state": ("h", "c"), "carried": ("h", "c")}
+LSTM_STATE: dict[str, Any] = {"state": ("h", "c"), "carried": ("h", "c")}
 KINDS: dict[str, Kind] = {
     "rnn": Kind(cgru.RNN, "h"),
     "rnn_relu": Kind(cgru.RNN, "h", {"nonlinearity": "relu"}),

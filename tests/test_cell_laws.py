@@ -79,7 +79,8 @@ def test_reset_zero_sees_the_input_alone(backend: str) -> None:
 @settings(max_examples=20)
 def test_a_gru_has_three_quarters_of_an_lstms_parameters(hidden: int, inputs: int, layers: int, both: bool) -> None:
     def size(kind: type[cgru.GRU] | type[cgru.LSTM] | type[cgru.RNN]) -> int:
-        arrays, width, gates = {}, inputs, len(kind.GATES)
+        arrays: dict[str, np.ndarray] = {}
+        width, gates = inputs, len(kind.GATES)
         for layer in range(layers):
             for reverse in ("", "_reverse")[: 1 + both]:
                 suffix = f"_l{layer}{reverse}"

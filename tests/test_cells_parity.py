@@ -101,7 +101,7 @@ def test_cells_and_live_modules(backend: str, name: str) -> None:
 
 
 def test_an_rnn_inside_a_class_of_ones_own() -> None:
-    class Own(torch.nn.Module):
+    class Own(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.body = torch.nn.RNN(3, 5, nonlinearity="relu", batch_first=True)

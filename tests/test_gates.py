@@ -98,7 +98,7 @@ def test_the_figure_carries_what_it_says() -> None:
 
     found, x = known_gates(), np.random.default_rng(0).standard_normal((60, 2))
     figure = plot.gates_figure(found, x, title="a title", names=["one", "two"])
-    axes = [one for one in figure.axes if one.get_label() != "<colorbar>"]
+    axes: list[Any] = [one for one in figure.axes if one.get_label() != "<colorbar>"]
     top, keep, reset, state, lives = axes
     assert top.get_title() == "a title"
     assert [np.array_equal(line.get_ydata(), x[:, k]) for k, line in enumerate(top.lines)] == [True, True]

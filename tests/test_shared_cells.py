@@ -66,7 +66,7 @@ OTHER_INPUTS = {
 def onnx_layer(kind: str, held: dict[str, np.ndarray], name: str) -> Any:
     both = len(held["W"]) == 2
     options: dict[str, Any] = {"bidirectional": both}
-    arrays = {"w_ih": list(held["W"]), "w_hh": list(held["R"])}
+    arrays: dict[str, Any] = {"w_ih": list(held["W"]), "w_hh": list(held["R"])}
     if "B" in held:
         arrays["b_ih"], arrays["b_hh"] = ([np.split(row, 2)[k] for row in held["B"]] for k in range(2))
     if name.endswith("_activations"):
