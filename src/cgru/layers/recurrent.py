@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -27,11 +26,11 @@ if TYPE_CHECKING:
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 
-_TORCH_NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(?:_l(\d{1,3})(_reverse)?)?\Z")
+# Not compiled here: that takes a millisecond of every import, and only reading torch's names needs it.
+_TORCH_NAME = r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(?:_l(\d{1,3})(_reverse)?)?\Z"
 
 
-@dataclass(frozen=True)
-class Scan:
+class Scan(NamedTuple):
     """One direction of one layer of a stack: what a kernel runs over time."""
 
     layer: int
@@ -354,7 +353,7 @@ def torch_stack(tensors: Mapping[str, Any], prefix: str, where: str) -> tuple[di
         if not key.startswith(prefix):
             continue
         rest = key[len(prefix) :]
-        match = _TORCH_NAME.match(rest)
+        match = re.match(_TORCH_NAME, rest)
         if match is None:
             raise FormatError(
                 f"{where}: the tensor {key!r} is no part of a torch recurrent module; "
