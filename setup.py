@@ -66,6 +66,8 @@ class BuildExt(build_ext):
         compile_args = ["-std=gnu11", "-O0" if os.environ.get("CGRU_DEBUG") else "-O3", "-g0"]
         # One product and one sum stay two roundings unless a kernel asks for fma by name.
         compile_args += ["-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
+        # What the stable ABI lacks is then an error here, not at import.
+        compile_args.append("-Werror=implicit-function-declaration")
         link_args = ["-pthread"]
         if sanitizers := os.environ.get("CGRU_SANITIZE"):
             compile_args += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-O1", "-g"]

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 cimport numpy as cnp
-from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.list cimport PyList_CheckExact, PyList_GetItem, PyList_Size  # in the stable ABI, as the macros are not
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
@@ -460,7 +460,7 @@ cdef class ChoiceStepper(Stepper):
         cdef PyObject *item
         cdef cnp.ndarray found
         if PyList_CheckExact(sids):
-            n = PyList_GET_SIZE(sids)
+            n = PyList_Size(sids)
         elif plain(sids, cnp.NPY_INT64, 1):
             n, given = cnp.PyArray_DIM(sids, 0), <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>sids)
         else:
@@ -471,7 +471,7 @@ cdef class ChoiceStepper(Stepper):
             if given != NULL:
                 sid = given[i]
             else:
-                item = PyList_GET_ITEM(sids, i)
+                item = PyList_GetItem(sids, i)
                 if not PyLong_CheckExact(<object>item):
                     return None
                 sid = PyLong_AsLongLongAndOverflow(<object>item, &overflow)
