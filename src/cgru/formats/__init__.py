@@ -134,8 +134,8 @@ def load(
     - ``"last"``: of the recurrent layer before it, only the last output goes on (of a bidirectional one, each
       direction's own last);
     - a dict with options: ``{"gru": "rnn", "reset": "before"}``, ``{"dense": "fc", "activation": "relu"}``,
-      ``{"embedding": "tok", "mask_zero": True}``,
-      ``{"rnn": "rnn", "nonlinearity": "relu"}`` (an nn.RNN's tensors do not say which); the kinds' options are those of the layers' constructors;
+      ``{"embedding": "tok", "mask_zero": True}``, ``{"rnn": "rnn", "nonlinearity": "relu"}`` (an nn.RNN's tensors
+      do not say which); the kinds' options are those of the layers' constructors;
     - ``{"ignore": ["decoder.*"]}``: tensors to leave out. All others must be used.
 
     For example ``layers=["embed", "rnn", "last", "fc1", "relu", "fc2"]``. ``prefix="encoder"`` takes the
