@@ -63,7 +63,9 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
     const cgru_net *net = b->net;
     const cgru_scan *scan = dir->scan;
     const cgru_cell *cell = scan->cell;
-    const int n = b->rows, emits = scan->out, projected = steps > 1;
+    /* A step of a single row reads both matrices once whichever way, so it goes in one pass and saves the detour. With more
+     * rows the two products are faster one after the other (five rows of 256 units: 36 µs, against 43 in one pass). */
+    const int n = b->rows, emits = scan->out, projected = steps > 1 || n > 1;
     int share[2][2]; /* of the panels of each phase */
     cgru_share(scan->panels, member, &share[0][0], &share[0][1]);
     cgru_share(scan->second.panels, member, &share[1][0], &share[1][1]);
@@ -119,6 +121,20 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
         }
     }
     cgru_team_wait(member);
+}
+
+/* One step of one row, where nothing is masked: what scan_chunk would do, without its bookkeeping. */
+static void step_row(block *b, lane *l, const cgru_node *node, const float *x, float *to)
+{
+    const cgru_direction *dir = &node->direction[0];
+    const cgru_scan *scan = dir->scan;
+    float *state = state_row(b, 0), *own = state + dir->state + scan->out;
+    const float *h = state + dir->state;
+    cgru_rows rows = {1, 0, NULL, &x, &h, &to, &own, &l->between};
+    for (int phase = 0; phase < scan->cell->phases; phase++)
+        scan->cell->step(scan, &rows, phase, 0, phase == 0 ? scan->panels : scan->second.panels);
+    copy(state + dir->state, to, scan->out);
+    state[dir->emitted] = 1;
 }
 
 /* The last outputs of a node: its states, or zero where a row has not had a step, and where the last step did not count
@@ -253,7 +269,9 @@ static void run_chunk(block *b, lane *l, int i, int end, sequence from, sequence
     for (int k = i; k < end; k++) {
         const cgru_node *node = &b->net->nodes[k];
         sequence next = k == end - 1 ? to : (sequence){l->hop[k & 1], (ptrdiff_t)node->out * b->chunk, node->out};
-        if (node->kind == CGRU_RECURRENT) {
+        if (node->kind == CGRU_RECURRENT && steps == 1 && b->rows == 1 && !b->valid && node->sequences && member.size == 1) {
+            step_row(b, l, node, from.data, next.data);
+        } else if (node->kind == CGRU_RECURRENT) {
             sequence based = later(next, -t0);
             scan_chunk(b, l, node, &node->direction[0], from, node->sequences ? &based : NULL, t0, steps, member);
         } else {
@@ -332,6 +350,11 @@ void cgru_run_block(block *b)
     const cgru_call *call = b->call;
     sequence in = {NULL, call->x_row, call->x_step};
     if (net->nodes[0].kind != CGRU_EMBEDDING) in.data = (float *)call->x + b->first * call->x_row;
+    if (b->steps == 1 && net->direct && b->valid == NULL && b->member.size == 1) {
+        sequence y = {call->y + b->first * call->y_row, call->y_row, call->y_step};
+        run_chunk(b, &b->lanes[0], 0, net->count, in, y, 0, 1, b->member);
+        return;
+    }
     if (b->valid && b->member.rank == 0) start_mask(b);
     cgru_team_wait(b->member);
     int over = 0; /* the time axis is gone */

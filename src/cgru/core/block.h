@@ -15,6 +15,7 @@ struct cgru_net {
     int projection; /* floats of projected input of a row and step, over all scans */
     int hidden;     /* floats of a row of the widest hidden state, whole panels */
     int masks;      /* some node makes a mask */
+    int direct;     /* a step passes straight through: no mask, no node that needs the whole or gives its last alone */
     int64_t work;   /* multiply-adds of a row and step */
     int64_t widest_step; /* of those, in the largest recurrent multiplication */
     int parallel;   /* independent parts at most: layers of a wavefront, or two directions */

@@ -33,7 +33,7 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
     if (net == NULL) return NULL;
     net->kernels = kernels;
     net->count = count;
-    net->parallel = 1;
+    net->parallel = net->direct = 1;
     memcpy(net->nodes, nodes, (size_t)count * sizeof *nodes);
     for (int i = 0, layers = 0; i < count; i++) {
         const cgru_node *node = &nodes[i];
@@ -43,6 +43,7 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
         if (layers > net->parallel) net->parallel = layers < MAX_STAGES ? layers : MAX_STAGES;
         if (node->kind == CGRU_RECURRENT && node->directions > net->parallel) net->parallel = node->directions;
         net->masks |= node->kind == CGRU_MASKING || (node->kind == CGRU_EMBEDDING && node->mask_zero);
+        if (net->masks || cgru_needs_whole(node) || (node->kind == CGRU_RECURRENT && !node->sequences)) net->direct = 0;
         for (int d = 0; node->kind == CGRU_RECURRENT && d < node->directions; d++) {
             const cgru_scan *scan = node->direction[d].scan;
             int units = scan->panels * kernels->vl, gates = units * scan->x.gates;

@@ -28,6 +28,9 @@ cgru_member cgru_team_split(cgru_member member, int parts, int *part);
 /* [low, high) of n things for this member, as even as they go. */
 static inline void cgru_share(int n, cgru_member member, int *low, int *high)
 {
+    *low = 0;
+    *high = n;
+    if (member.size == 1) return; /* two divisions are a tenth of the smallest step */
     *low = (int)((long long)n * member.rank / member.size);
     *high = (int)((long long)n * (member.rank + 1) / member.size);
 }
