@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, settings
 
 from cgru import backends
 
-# A machine that does something else at the same time makes no test fail: no deadlines. What runs unattended
-# runs the same examples every time; a developer's own run explores.
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("default"), derandomize=True, database=None)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+# A machine that does something else at the same time makes no test fail: no deadlines. The suite runs the same
+# examples every time; CGRU_EXPLORE=1 looks for new ones.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("explore"), derandomize=True, database=None)
+settings.load_profile("explore" if os.environ.get("CGRU_EXPLORE") else "same")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -430,3 +430,59 @@ def test_the_bar_is_for_terminals_and_long_work(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stderr", plain := io.StringIO())
     assert list(cli.progress("abcd")) == ["a", "b", "c", "d"]
     assert plain.getvalue() == ""
+
+
+# ---- streams and speed --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (3, 9, 4)])
+def test_run_as_a_stream_gives_the_same_bits(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    net = network(4, 2)
+    net.save(tmp_path / "net.safetensors")
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).normal(size=shape).astype("f4"))
+    for name, extra in (("whole.npy", ()), ("stream.npy", ("--stream",))):
+        succeed("run", tmp_path / "net.safetensors", tmp_path / "x.npy", "-o", tmp_path / name, *extra)
+    np.testing.assert_array_equal(np.load(tmp_path / "stream.npy"), np.load(tmp_path / "whole.npy"))
+
+
+def test_run_as_a_stream_gives_the_last_output_alone(tmp_path: Path) -> None:
+    gru = network(4, 2).layers[0]
+    last = cgru.GRU(gru.arrays(), return_sequences=False)
+    cgru.Model([last]).save(tmp_path / "net.safetensors")
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).normal(size=(3, 9, 4)).astype("f4"))
+    succeed("run", tmp_path / "net.safetensors", tmp_path / "x.npy", "--stream", "-o", tmp_path / "y.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), last(np.load(tmp_path / "x.npy"))[0])
+
+
+def test_a_network_that_cannot_stream_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    w, r = np.ones((2, 6, 4), "f4"), np.ones((2, 6, 2), "f4")
+    cgru.Model([cgru.GRU.from_arrays(w, r, bidirectional=True)]).save(tmp_path / "net.safetensors")
+    np.save(tmp_path / "x.npy", np.ones((5, 4), "f4"))
+    line = complain(capfd, "run", tmp_path / "net.safetensors", tmp_path / "x.npy", "--stream")
+    assert "gru: it reads its input in both directions" in line
+
+
+def test_bench_tells_the_speed_of_steps_sequences_and_pools(tmp_path: Path) -> None:
+    network(4, 2).save(tmp_path / "net.safetensors")
+    found = json.loads(succeed("bench", tmp_path / "net.safetensors", "--streams", "7", "--json"))
+    lines = {line["what"]: line for line in found["speed"]}
+    assert list(lines) == [
+        "one step of one stream",
+        "1 sequence of 100 steps",
+        "8 sequences of 100 steps",
+        "64 sequences of 100 steps",
+        "a round of a pool of 7",
+        "the same, stream by stream",
+    ]
+    for line in lines.values():
+        assert line["microseconds"] > 0
+        assert line["steps_per_second"] == pytest.approx(line["row_steps"] / line["microseconds"] * 1e6)
+    assert lines["64 sequences of 100 steps"]["row_steps"] == 6400
+    text = succeed("bench").decode()
+    assert text.startswith("co2_gru.pt: 4,890 parameters")
+    assert "one step of one stream" in text
+
+
+@pytest.mark.parametrize("count", ["0", "-3", "many", "1.5", "1000000"])
+def test_bench_wants_a_number_of_streams(count: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "--streams" in complain(capfd, "bench", f"--streams={count}")

@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> None:
     kind = cli_files.output_kind(options.output, given)
     start = time.perf_counter()
     with errors_name("standard input" if options.input == PIPE else options.input):
-        y = _run_rows(net, given, threads)
+        y = _run_stream(net, given) if options.stream else _run_rows(net, given, threads)
     seconds = time.perf_counter() - start
     if options.output != PIPE or not options.json:
         cli_files.write_output(options.output, y, kind, given.rate)
@@ -124,6 +124,23 @@ def run(options: argparse.Namespace) -> None:
         else:
             summary["output"] = options.output
         _print_json(summary)
+
+
+def bench(options: argparse.Namespace) -> None:
+    """How fast a network runs on this machine; without FILE, the demo's forecaster."""
+    from . import load, speed
+
+    threads = resolve(options.threads)
+    if options.file is None:
+        options.file = os.path.join(os.path.dirname(__file__), "demo", "co2_gru.pt")
+    net = load(options.file, layers=options.layers, prefix=options.prefix)
+    found = speed.measure(net, streams=options.streams, threads=threads)
+    if options.json:
+        rows = [{**vars(line), "steps_per_second": line.steps_per_second} for line in found]
+        _print_json({"file": options.file, "backends": net.backends, "threads": threads, "speed": rows})
+        return
+    print(f"{os.path.basename(options.file)}: {net.parameters:,} parameters, {', '.join(sorted(set(net.backends)))}")
+    print(speed.table(found))
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -207,6 +224,22 @@ def _run_rows(net: Model, given: cli_files.Input, threads: int) -> Any:
     return np.concatenate(parts)
 
 
+def _run_stream(net: Model, given: cli_files.Input) -> Any:
+    """The same numbers by way of a stream, a step at a time, as input that arrives would be run."""
+    if given.lengths is not None or given.mask is not None:
+        raise UnsupportedError("--stream: a stream has neither lengths nor a mask; leave --stream away")
+    single = given.x.ndim == (1 if net.takes_ids else 2)
+    x = given.x[None] if single else given.x
+    if x.ndim != (2 if net.takes_ids else 3):
+        return net(given.x)  # which says what is wrong
+    stream = net.stream(batch=max(1, len(x)))
+    outputs = [stream.step(x[:, t]) for t in progress(range(x.shape[1]))] if len(x) else []
+    if not outputs:
+        return net(given.x)
+    y = outputs[-1] if net.gives_last else np.stack(outputs, axis=1)
+    return y[0] if single else y
+
+
 def progress(items: Sequence[Any]) -> Any:
     """Yield ``items``; past two seconds draw a bar on standard error, if that is a terminal."""
     start, drawn = time.monotonic(), False
@@ -260,6 +293,12 @@ def _threads(text: str) -> int | str:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 100000")
+    return int(text)
+
+
 def _layers(text: str) -> str | list[Any]:
     """What ``cgru.load`` takes: names with commas between, or a list written as JSON."""
     if not text.lstrip().startswith("["):
@@ -282,9 +321,10 @@ def _parser() -> _Parser:
         sub.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
         return sub
 
-    def add_file(sub: argparse.ArgumentParser) -> None:
+    def add_file(sub: argparse.ArgumentParser, count: str | None = None) -> None:
         help_layers = "the layers in order, where names and shapes do not tell: rnn,last,fc or a JSON list"
-        sub.add_argument("file", metavar="FILE", help="a trained network: .pt .pth .safetensors .keras .h5 .npz")
+        help_file = "a trained network: .pt .pth .safetensors .keras .h5 .npz"
+        sub.add_argument("file", metavar="FILE", nargs=count, help=help_file)
         sub.add_argument("--layers", type=_layers, help=help_layers)
         sub.add_argument("--prefix", help="use only the tensors whose names begin with this part")
 
@@ -297,6 +337,7 @@ def _parser() -> _Parser:
     sub.add_argument("input", metavar="INPUT", help=".npy .npz .csv .wav, or - for standard input")
     help_output = ".npy .npz .csv .wav (default: standard output)"
     sub.add_argument("-o", "--output", metavar="OUT", default=PIPE, help=help_output)
+    sub.add_argument("--stream", action="store_true", help="go step by step through a stream")
     sub.add_argument("--threads", type=_threads, help="how many threads, or auto (default 1)")
     sub.add_argument("--json", action="store_true", help="print shapes and time as JSON, and y without -o")
 
@@ -310,6 +351,12 @@ def _parser() -> _Parser:
     sub.add_argument("-o", "--output", metavar="OUT.png", default="gates.png", help="the picture (default: gates.png)")
     sub.add_argument("--layer", help="which layer and direction, such as gru.l0.reverse (default: the first)")
     sub.add_argument("--row", type=int, default=0, help="which sequence of a batch (default: 0)")
+
+    sub = add("bench", bench)
+    add_file(sub, "?")
+    sub.add_argument("--streams", type=_count, metavar="N", help="also a pool of N streams, beside them one by one")
+    sub.add_argument("--threads", type=_threads, help="how many threads, or auto (default 1)")
+    sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = add("demo", demo)
     sub.add_argument("--plot", metavar="OUT.png", help="draw the forecast too (needs matplotlib)")

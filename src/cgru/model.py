@@ -58,6 +58,11 @@ class Model:
         return sum(layer.nbytes for layer in self.layers)
 
     @property
+    def gives_last(self) -> bool:
+        """Whether the result is one output a sequence, the last, rather than one a step."""
+        return any(isinstance(layer, Recurrent) and not layer.return_sequences for layer in self.layers)
+
+    @property
     def takes_ids(self) -> bool:
         return self.layers[0].takes_ids
 
@@ -216,9 +221,8 @@ class Model:
         final = self.layers[-1]
         if isinstance(final, Recurrent) and final.bidirectional and final.merge_mode is None:
             raise UnsupportedError("out: the network yields several arrays (merge_mode=None); leave out= away")
-        last = any(isinstance(layer, Recurrent) and not layer.return_sequences for layer in self.layers)
         features = self.output_size or x.shape[-1]
-        shape = (x.shape[0], features) if last else (*x.shape[:2], features)
+        shape = (x.shape[0], features) if self.gives_last else (*x.shape[:2], features)
         shape = shape[1:] if single else shape
         if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
             found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__

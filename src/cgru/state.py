@@ -57,20 +57,20 @@ class StateLayout:
                 self.blocks.setdefault(layer.name, []).append(block)
                 offset = -(-(block.aux + AUX) // _ALIGN) * _ALIGN
         self.width = offset
+        self._keys: dict[str, list[tuple[int, int]]] = {}
+        for found in self.blocks.values():
+            for block in found:
+                start = block.offset
+                for name, size in zip(block.arrays, block.sizes, strict=True):
+                    self._keys.setdefault(f"{block.layer}.{name}", []).append((start, size))
+                    start += size
 
     def zeros(self, batch: int) -> Float32:
         return np.zeros((batch, self.width), dtype=np.float32)
 
     def keys(self) -> dict[str, list[tuple[int, int]]]:
         """``"gru.h"`` → the (offset, size) of each of its L·D rows of blocks, in torch's order."""
-        found: dict[str, list[tuple[int, int]]] = {}
-        for blocks in self.blocks.values():
-            for block in blocks:
-                start = block.offset
-                for name, size in zip(block.arrays, block.sizes, strict=True):
-                    found.setdefault(f"{block.layer}.{name}", []).append((start, size))
-                    start += size
-        return found
+        return self._keys
 
 
 class State:
@@ -91,10 +91,12 @@ class State:
 
     def arrays(self) -> dict[str, Float32]:
         """Copies by name, in torch's shape: ``{"gru.h": (L·D, B, H), …}``."""
-        return {
-            key: np.stack([self.data[:, start : start + size] for start, size in parts])
-            for key, parts in self.layout.keys().items()
-        }
+        found = {}
+        for key, parts in self.layout.keys().items():
+            array = found[key] = np.empty((len(parts), self.batch, parts[0][1]), np.float32)
+            for row, (start, size) in zip(array, parts, strict=True):
+                row[...] = self.data[:, start : start + size]
+        return found
 
     @classmethod
     def from_arrays(cls, layout: StateLayout, arrays: Mapping[str, Any], batch: int) -> State:
