@@ -26,10 +26,10 @@ def require() -> None:
 def available() -> list[str]:
     """The instruction sets this machine can run; empty where the C core is not built."""
     try:
-        from cgru.backends import _packed
+        from cgru.backends._packed import isa_available
     except ImportError:
         return []
-    return list(_packed.isa_available())
+    return list(isa_available())
 
 
 def process(code: str, isa: str | None, **environment: str) -> subprocess.CompletedProcess[str]:

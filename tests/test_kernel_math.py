@@ -12,8 +12,8 @@ isa.require()
 
 ISAS = isa.available()
 
-# Every 1997th float32 of either sign (1997 is prime, so that all bits of the significand take part), and even steps where
-# the functions bend.
+# Every 1997th float32 of either sign (a prime, so that all bits of the significand take part), and even steps where the
+# functions bend.
 EVALUATE = """
 import numpy as np
 import cgru

@@ -11,6 +11,7 @@ import platform
 import struct
 import sys
 import warnings
+from itertools import pairwise
 
 import isa
 import numpy as np
@@ -155,7 +156,7 @@ def test_cuts_in_time_do_not_matter(kind: str, data: st.DataObject, case: Case, 
     state = begin(net, case)
     want, want_state = net.run(x, state, None, case.mask)
     pieces, ends = [], data.draw(cuts(case.steps))
-    for a, b in zip(ends[:-1], ends[1:], strict=True):
+    for a, b in pairwise(ends):
         y, state = net.run(x[:, a:b], state, None, None if case.mask is None else case.mask[:, a:b], threads=threads)
         pieces.append(y)
     bits(np.concatenate(pieces, axis=1), want, f"cut at {ends}")

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,19 +40,17 @@ def measure(net: Model, *, streams: int | None = None, threads: int = 1) -> list
         if streams is not None:
             raise
     else:
-        x = _input(net, 1)
-        found.append(_speed("one step of one stream", lambda: stream.step(x), 1))
+        found.append(_speed("one step of one stream", partial(stream.step, _input(net, 1)), 1))
     for batch in (1, 8, 64):
-        sequences = _input(net, batch, STEPS)
         name = f"{batch} sequence{'s' * (batch > 1)} of {STEPS} steps"
-        found.append(_speed(name, lambda x=sequences: net(x, threads=threads), batch * STEPS))
+        found.append(_speed(name, partial(net, _input(net, batch, STEPS), threads=threads), batch * STEPS))
     if streams is not None:
         pool, each = net.pool(streams), [net.stream() for _ in range(streams)]
         ids, rows = [pool.open() for _ in range(streams)], _input(net, streams)
         singles = [rows[i : i + 1] for i in range(streams)]
         found.append(_speed(f"a round of a pool of {streams}", lambda: pool.step(ids, rows, threads=threads), streams))
-        by_one: Callable[[], Any] = lambda: [s.step(x) for s, x in zip(each, singles, strict=True)]  # noqa: E731
-        found.append(_speed("the same, stream by stream", by_one, streams))
+        pairs = list(zip(each, singles, strict=True))
+        found.append(_speed("the same, stream by stream", lambda: [one.step(x) for one, x in pairs], streams))
     return found
 
 
@@ -73,7 +72,8 @@ def _input(net: Model, batch: int, steps: int | None = None) -> np.ndarray:
 
 def _speed(what: str, call: Callable[[], Any], row_steps: int) -> Speed:
     call()
-    times, end = [], time.perf_counter() + SECONDS
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
     while len(times) < 3 or time.perf_counter() < end:
         start = time.perf_counter()
         call()

@@ -1,0 +1,320 @@
+/* Networks of every kind, built through the C headers and run by several threads at once, each call with a team of its
+ * own: every result must be, to the bit, what one thread alone gives. tools/sanitize.sh builds this together with the
+ * core under ThreadSanitizer, and under AddressSanitizer and UndefinedBehaviorSanitizer; every buffer here is a malloc
+ * of its exact size, so that a step beyond one is seen.
+ *
+ *     race [ISA [ROUNDS]]     (all instruction sets of this machine, 3 rounds) */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "net.h"
+#include "pack.h"
+
+#define CALLERS 3
+
+static const cgru_kernels *isa;
+static int failures;
+
+static uint32_t seed;
+static float draw(void) /* in [-1, 1) */
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (float)(seed >> 8) / (float)(1 << 23) - 1.0f;
+}
+
+static void *must(void *memory)
+{
+    if (memory == NULL) {
+        fprintf(stderr, "race: out of memory\n");
+        exit(2);
+    }
+    return memory;
+}
+
+static float *drawn(size_t n, float scale)
+{
+    float *values = must(malloc(n * sizeof(float) + (n == 0)));
+    for (size_t i = 0; i < n; i++) values[i] = draw() * scale;
+    return values;
+}
+
+/* ---- networks ---------------------------------------------------------------------------------------------------- */
+
+#define MOST 12
+
+typedef struct {
+    cgru_node nodes[MOST];
+    int count, features, state, last; /* last: the time axis is gone */
+    cgru_scan *scans[2 * MOST];
+    int scan_count;
+    cgru_matrix *matrices[MOST];
+    int matrix_count;
+    float *table;
+    int ids;
+} network;
+
+static cgru_node *add(network *n, int kind, int out)
+{
+    cgru_node *node = &n->nodes[n->count++];
+    memset(node, 0, sizeof *node);
+    node->kind = kind;
+    node->in = n->features;
+    node->out = n->features = out;
+    return node;
+}
+
+static void add_recurrent(network *n, const char *cell, int hidden, int directions, int merge, int sequences, int backwards)
+{
+    const int in = n->features;
+    cgru_node *node = add(n, CGRU_RECURRENT, directions == 2 && merge == CGRU_CONCAT ? 2 * hidden : hidden);
+    node->directions = directions;
+    node->merge = merge;
+    node->sequences = sequences;
+    node->repeat = n->count % 2;
+    node->flipped = backwards;
+    for (int d = 0; d < directions; d++) {
+        float *w_ih = drawn((size_t)3 * hidden * in, 0.1f), *w_hh = drawn((size_t)3 * hidden * hidden, 0.1f);
+        float *b_ih = drawn((size_t)3 * hidden, 0.5f), *b_hh = drawn((size_t)3 * hidden, 0.5f);
+        cgru_scan *scan = must(cgru_scan_new(isa, cgru_cell_named(isa, cell), CGRU_TANH, CGRU_SIGMOID,
+            &(cgru_weights){.input = in, .hidden = hidden, .out = hidden, .w_ih = w_ih, .w_hh = w_hh, .b_ih = b_ih, .b_hh = b_hh}));
+        float *again_ih = drawn((size_t)3 * hidden * in, 1), *again_hh = drawn((size_t)3 * hidden * hidden, 1);
+        cgru_scan_weights(isa, scan, again_ih, again_hh, NULL);
+        if (memcmp(w_ih, again_ih, (size_t)3 * hidden * in * sizeof(float)) ||
+            memcmp(w_hh, again_hh, (size_t)3 * hidden * hidden * sizeof(float))) {
+            fprintf(stderr, "%s: weights of %d x %d do not come back\n", isa->name, hidden, in);
+            failures++;
+        }
+        float *all[] = {w_ih, w_hh, b_ih, b_hh, again_ih, again_hh};
+        for (int i = 0; i < 6; i++) free(all[i]);
+        node->direction[d] = (cgru_direction){scan, d == 1 || backwards, n->state, n->state + hidden};
+        n->scans[n->scan_count++] = scan;
+        n->state += (hidden + 2 + 15) / 16 * 16;
+    }
+    if (!sequences) n->last = 1;
+}
+
+static void add_dense(network *n, int out, int activation)
+{
+    const int in = n->features;
+    float *w = drawn((size_t)out * in, 0.1f), *b = drawn((size_t)out, 0.5f);
+    cgru_node *node = add(n, CGRU_DENSE, out);
+    node->matrix = n->matrices[n->matrix_count++] = must(cgru_matrix_new(isa, out, in, w, b));
+    node->activation = activation;
+    free(w);
+    free(b);
+}
+
+/* The kinds of network, by number; 0 where there is no such number. */
+static int build(network *n, int kind)
+{
+    memset(n, 0, sizeof *n);
+    n->features = 37;
+    switch (kind) {
+    case 0: /* units shared out, one layer */
+        add_recurrent(n, "gru_reset_after", 150, 1, CGRU_CONCAT, 1, 0);
+        return 1;
+    case 1: /* a wavefront, with layers that look at one step between them */
+        for (int i = 0; i < 4; i++) {
+            add_recurrent(n, i % 2 ? "gru_reset_before" : "gru_reset_after", 65 + i, 1, CGRU_CONCAT, 1, 0);
+            if (i == 1) add_dense(n, 31, CGRU_RELU);
+        }
+        add_dense(n, 5, CGRU_SOFTMAX);
+        return 1;
+    case 2: /* two directions, twice, every way of merging among the kinds */
+        add_recurrent(n, "gru_reset_after", 70, 2, CGRU_CONCAT, 1, 0);
+        add_recurrent(n, "gru_reset_before", 33, 2, CGRU_SUM, 1, 0);
+        add_dense(n, 17, CGRU_TANH);
+        return 1;
+    case 3: /* masking, backwards, the last output alone */
+        add(n, CGRU_MASKING, n->features)->mask_value = 0.0f;
+        add_recurrent(n, "gru_reset_before", 90, 1, CGRU_CONCAT, 1, 1);
+        add_recurrent(n, "gru_reset_after", 48, 2, CGRU_MUL, 0, 0);
+        add_dense(n, 3, CGRU_SOFTMAX);
+        return 1;
+    case 4: { /* ids in, gaps where they are 0 */
+        n->features = 11;
+        n->ids = 1;
+        cgru_node *node = add(n, CGRU_EMBEDDING, 29);
+        node->table = n->table = drawn(11 * 29, 1.0f);
+        node->mask_zero = 1;
+        add_recurrent(n, "gru_reset_after", 80, 1, CGRU_CONCAT, 1, 0);
+        add_recurrent(n, "gru_reset_after", 80, 1, CGRU_CONCAT, 0, 0);
+        add(n, CGRU_ACTIVATION, n->features)->activation = CGRU_ELU;
+        return 1;
+    }
+    case 5: /* no recurrence */
+        add_dense(n, 40, CGRU_HARD_SIGMOID);
+        add(n, CGRU_ACTIVATION, n->features)->activation = CGRU_SIGMOID;
+        add_dense(n, 9, CGRU_LINEAR);
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+static void tear_down(network *n)
+{
+    for (int i = 0; i < n->scan_count; i++) cgru_scan_free(n->scans[i]);
+    for (int i = 0; i < n->matrix_count; i++) cgru_matrix_free(n->matrices[i]);
+    free(n->table);
+}
+
+/* ---- calls ------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const cgru_net *net;
+    const network *n;
+    int rows, steps, threads;
+    const void *x;
+    const int64_t *lengths, *index;
+    const uint8_t *mask;
+    const float *begin; /* (rows, n->state) */
+    size_t outputs, states;
+    float *y, *state;
+    uint8_t *mask_out;
+} job;
+
+static void run(job *j)
+{
+    size_t many = (size_t)j->rows * j->steps;
+    j->outputs = (j->n->last ? (size_t)j->rows : many) * j->n->features;
+    j->states = (size_t)j->rows * j->n->state;
+    j->y = must(malloc(j->outputs * sizeof(float) + 1));
+    j->state = must(malloc(j->states * sizeof(float) + 1));
+    j->mask_out = must(malloc(many + 1));
+    memset(j->y, 0x55, j->outputs * sizeof(float));
+    memset(j->mask_out, 0, many);
+    memcpy(j->state, j->begin, j->states * sizeof(float));
+    const int in = j->n->ids ? 1 : j->n->nodes[0].in;
+    const cgru_call call = {
+        .rows = j->rows,
+        .steps = j->steps,
+        .x = j->x,
+        .x_row = (int64_t)in * j->steps,
+        .x_step = in,
+        .y = j->y,
+        .y_row = j->n->last ? j->n->features : (int64_t)j->n->features * j->steps,
+        .y_step = j->n->features,
+        .lengths = j->lengths,
+        .mask = j->mask,
+        .mask_out = j->n->last ? NULL : j->mask_out,
+        .state = j->state,
+        .state_row = j->n->state,
+        .index = j->index,
+        .threads = j->threads,
+    };
+    cgru_work *work = must(cgru_work_new());
+    for (int again = 0; again < 2; again++) { /* the second time in scratch that has been used */
+        memcpy(j->state, j->begin, j->states * sizeof(float));
+        if (cgru_net_run(j->net, &call, work) != CGRU_OK) {
+            fprintf(stderr, "race: no memory for a call\n");
+            exit(2);
+        }
+    }
+    cgru_work_free(work);
+}
+
+static void forget(job *j)
+{
+    free(j->y);
+    free(j->state);
+    free(j->mask_out);
+}
+
+static void *caller(void *given)
+{
+    run(given);
+    return NULL;
+}
+
+static int same(const job *a, const job *b)
+{
+    return memcmp(a->y, b->y, a->outputs * sizeof(float)) == 0 &&
+           memcmp(a->state, b->state, a->states * sizeof(float)) == 0 &&
+           memcmp(a->mask_out, b->mask_out, (size_t)a->rows * a->steps) == 0;
+}
+
+static void try(int kind, int rows, int steps, int ragged)
+{
+    network n;
+    build(&n, kind);
+    cgru_net *net = must(cgru_net_new(isa, n.nodes, n.count));
+    size_t many = (size_t)rows * steps;
+    float *x = drawn(many * n.nodes[0].in, 1.0f), *begin = drawn((size_t)rows * n.state, 0.5f);
+    int64_t *ids = must(malloc(many * sizeof *ids + 1));
+    int64_t *lengths = must(malloc(rows * sizeof *lengths)), *index = must(malloc(rows * sizeof *index));
+    uint8_t *mask = must(malloc(many + 1));
+    for (size_t i = 0; i < many; i++) {
+        ids[i] = (int64_t)((draw() + 1.0f) * 5.4f);
+        mask[i] = draw() < 0.5f;
+        if (draw() < -0.6f) memset(x + i * n.nodes[0].in, 0, n.nodes[0].in * sizeof(float));
+    }
+    for (int r = 0; r < rows; r++) {
+        lengths[r] = (int64_t)((draw() + 1.0f) * 0.5f * (float)(steps + 1));
+        index[r] = rows - 1 - r;
+    }
+    job alone = {.net = net, .n = &n, .rows = rows, .steps = steps, .threads = 1, .begin = begin};
+    alone.x = n.ids ? (const void *)ids : x;
+    if (ragged) {
+        alone.lengths = lengths;
+        alone.mask = mask;
+        alone.index = index;
+    }
+    run(&alone);
+    job jobs[CALLERS];
+    pthread_t threads[CALLERS];
+    for (int i = 0; i < CALLERS; i++) {
+        jobs[i] = alone;
+        jobs[i].threads = 2 + (kind + i + rows) % 4;
+        if (pthread_create(&threads[i], NULL, caller, &jobs[i]) != 0) {
+            fprintf(stderr, "race: no thread\n");
+            exit(2);
+        }
+    }
+    for (int i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < CALLERS; i++) {
+        if (!same(&alone, &jobs[i])) {
+            fprintf(stderr, "%s: network %d, %d rows, %d steps, %s: %d threads differ from one\n", isa->name, kind, rows,
+                    steps, ragged ? "ragged" : "full", jobs[i].threads);
+            failures++;
+        }
+        forget(&jobs[i]);
+    }
+    forget(&alone);
+    free(x);
+    free(begin);
+    free(ids);
+    free(lengths);
+    free(index);
+    free(mask);
+    cgru_net_free(net);
+    tear_down(&n);
+}
+
+int main(int argc, char **argv)
+{
+    static const int sizes[][2] = {{1, 70}, {1, 1}, {2, 45}, {5, 33}, {24, 9}, {150, 3}, {1, 0}, {3, 300}};
+    const int rounds = argc > 2 ? atoi(argv[2]) : 3;
+    int found = 0, calls = 0;
+    for (int i = 0; (isa = cgru_kernels_at(i)) != NULL; i++) {
+        if (!cgru_kernels_usable(i) || (argc > 1 && strcmp(argv[1], "all") && strcmp(argv[1], isa->name))) continue;
+        found++;
+        for (int round = 0; round < rounds; round++) {
+            network n;
+            for (int kind = 0; build(&n, kind); kind++) {
+                tear_down(&n);
+                for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+                    seed = (uint32_t)(round * 1000 + kind * 100 + (int)s);
+                    try(kind, sizes[s][0], sizes[s][1], (int)(s + round) % 2);
+                    calls++;
+                }
+            }
+            tear_down(&n);
+        }
+    }
+    if (!found) fprintf(stderr, "race: no such instruction set here\n");
+    else printf("%d instruction sets, %d networks and inputs, %d failures\n", found, calls, failures);
+    return failures || !found;
+}

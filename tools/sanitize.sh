@@ -1,0 +1,86 @@
+#!/bin/sh
+# The C core under sanitizers. Anything they find ends the run with an error; nothing is suppressed.
+#
+#   tools/sanitize.sh core     tests/c/race.c under ThreadSanitizer, then AddressSanitizer and UndefinedBehaviorSanitizer
+#   tools/sanitize.sh python   the extensions under the latter two, with the tests of the packed backend
+#   tools/sanitize.sh          both
+#
+# Needs gcc (or CC) with its sanitizers; "python" also what building the package needs, in $PYTHON (default python3).
+# ROUNDS=3 repeats race.c on other numbers. All is built in .cache/sanitize, beside the ordinary build.
+set -eu
+cd "$(dirname "$0")/.."
+CC=${CC:-gcc}
+PYTHON=${PYTHON:-python3}
+ROUNDS=${ROUNDS:-1}
+CACHE=$PWD/.cache/sanitize
+
+# Flags of setup.py for the instruction set a file is for.
+flags() {
+    case $1 in
+    *isa_avx2.c) echo "-mavx2 -mfma -mf16c" ;;
+    *isa_avx512.c) echo "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c" ;;
+    esac
+}
+
+sources() {
+    case $(uname -m) in
+    x86_64) ls src/cgru/core/*.c | grep -v neon ;;
+    *) ls src/cgru/core/*.c | grep -v avx ;;
+    esac
+    echo tests/c/race.c
+}
+
+race() { # name, sanitizers
+    echo "== race.c under -fsanitize=$2"
+    folder=$CACHE/$1
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    for source in $(sources); do
+        # shellcheck disable=SC2046
+        $CC -std=gnu11 -O1 -g -ffp-contract=off -pthread -fno-omit-frame-pointer -fsanitize="$2" \
+            -fno-sanitize-recover=all $(flags "$source") -Iinclude -Isrc/cgru/core -c "$source" \
+            -o "$folder/$(basename "$source" .c).o"
+    done
+    $CC -pthread -fsanitize="$2" "$folder"/*.o -lm -o "$folder/race"
+    "$folder/race" all "$ROUNDS"
+}
+
+core() {
+    # Leaks are looked for too: here nothing but the core allocates.
+    TSAN_OPTIONS=halt_on_error=1 race thread thread
+    ASAN_OPTIONS=detect_leaks=1 race address address,undefined
+}
+
+python() {
+    echo "== the packed backend's tests under -fsanitize=address,undefined"
+    tree=$CACHE/tree
+    mkdir -p "$tree"
+    rm -rf "$tree/tests"
+    cp -R -p src include tests setup.py pyproject.toml README.md LICENSE "$tree"
+    find "$tree/src" -name '*.so' -delete
+    (
+        cd "$tree"
+        CC=$CC CGRU_SANITIZE=address,undefined "$PYTHON" setup.py -q build_ext --inplace --force
+        # Python itself leaves memory behind at its end, and it is not linked with the sanitizer, so that must be
+        # loaded before it. An empty PYTHONMALLOC would hide the interpreter's small objects in arenas.
+        LD_PRELOAD="$($CC -print-file-name=libasan.so) $($CC -print-file-name=libubsan.so)" \
+            ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:allocator_may_return_null=1 \
+            UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
+            PYTHONPATH=src OMP_NUM_THREADS=1 CI=1 "$PYTHON" -m pytest -q -p no:cacheprovider \
+            tests/test_packed.py tests/test_threads.py tests/test_isa.py tests/test_kernel_math.py tests/test_laws.py \
+            -k "not blas and not reference and not processor_time and not scratch_does_not_grow"
+    )
+}
+
+case ${1:-all} in
+core) core ;;
+python) python ;;
+all)
+    core
+    python
+    ;;
+*)
+    echo "$0: expected core, python or nothing, found $1" >&2
+    exit 2
+    ;;
+esac
