@@ -4,6 +4,9 @@
  * Workers sleep on a condition variable between calls: an idle process uses no processor time. Within a call the members
  * wait for each other at barriers that spin, since a step takes microseconds, and yield when that takes long, since the
  * other may not be running. */
+#if defined(__linux__)
+#define _GNU_SOURCE
+#endif
 #include "team.h"
 
 #if defined(_WIN32)
@@ -34,7 +37,7 @@ cgru_member cgru_team_split(cgru_member member, int parts, int *part)
 #include <stddef.h>
 #include <stdlib.h>
 
-#define SPINS 2000 /* before a waiting member begins to yield: some tens of microseconds */
+#define SPINS 200 /* before a waiting member begins to yield: about five microseconds */
 
 struct cgru_barrier {
     _Alignas(64) atomic_int arrived;
@@ -44,6 +47,7 @@ struct cgru_barrier {
 typedef struct {
     cgru_task *task;
     void *what;
+    int processor; /* the caller's, where that can be told; else -1 */
     _Alignas(64) atomic_int working; /* workers that have not finished */
     cgru_barrier barriers[1 + CGRU_MAX_TEAM];
 } team;
@@ -113,6 +117,36 @@ cgru_member cgru_team_split(cgru_member member, int parts, int *part)
     return (cgru_member){member.rank - first, end - first, member.barrier + 1 + p};
 }
 
+#if defined(__linux__)
+static int processor(void)
+{
+    return sched_getcpu();
+}
+
+/* A kernel that does not know which processors share a cache, as in many virtual machines, wakes a worker on the very
+ * processor its caller keeps busy, and leaves it there for milliseconds. It then asks to be elsewhere, once, and takes
+ * its choice of processors back at once (a call of ten steps every 10 ms: 1410 µs without this, 450 to 650 with it). */
+static void leave(int busy)
+{
+    cpu_set_t allowed, others;
+    if (busy < 0 || processor() != busy || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    others = allowed;
+    CPU_CLR(busy, &others);
+    if (CPU_COUNT(&others) == 0) return;
+    sched_setaffinity(0, sizeof others, &others);
+    sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+static int processor(void)
+{
+    return -1;
+}
+static void leave(int busy)
+{
+    (void)busy;
+}
+#endif
+
 static void *work(void *given)
 {
     worker *self = given;
@@ -123,6 +157,7 @@ static void *work(void *given)
         cgru_member member = self->member;
         self->team = NULL;
         pthread_mutex_unlock(&self->mutex);
+        leave(t->processor);
         t->task(t->what, member);
         /* Back on the list before the caller can return, so that its next call finds this worker again. */
         pthread_mutex_lock(&pool.mutex);
@@ -191,7 +226,7 @@ void cgru_team_run(int size, cgru_task *task, void *what)
         task(what, cgru_alone);
         return;
     }
-    team t = {.task = task, .what = what};
+    team t = {.task = task, .what = what, .processor = processor()};
     atomic_init(&t.working, hired);
     for (int i = 0; i <= CGRU_MAX_TEAM; i++) {
         atomic_init(&t.barriers[i].arrived, 0);
