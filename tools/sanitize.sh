@@ -35,12 +35,15 @@ race() { # name, sanitizers
     folder=$CACHE/$1
     rm -rf "$folder"
     mkdir -p "$folder"
+    jobs=
     for source in $(sources); do
         # shellcheck disable=SC2046
         $CC -std=gnu11 -O1 -g -ffp-contract=off -pthread -fno-omit-frame-pointer -fsanitize="$2" \
             -fno-sanitize-recover=all $(flags "$source") -Iinclude -Isrc/cgru/core -c "$source" \
-            -o "$folder/$(basename "$source" .c).o"
+            -o "$folder/$(basename "$source" .c).o" &
+        jobs="$jobs $!"
     done
+    for job in $jobs; do wait "$job"; done
     $CC -pthread -fsanitize="$2" "$folder"/*.o -lm -o "$folder/race"
     "$folder/race" all "$ROUNDS"
 }
@@ -62,7 +65,7 @@ python() {
         cd "$tree"
         CC=$CC CGRU_SANITIZE=address,undefined "$PYTHON" setup.py -q build_ext --inplace --force
         # Python itself leaves memory behind at its end, and it is not linked with the sanitizer, so that must be
-        # loaded before it. An empty PYTHONMALLOC would hide the interpreter's small objects in arenas.
+        # loaded before it. Its own allocator would hide small objects in arenas.
         LD_PRELOAD="$($CC -print-file-name=libasan.so) $($CC -print-file-name=libubsan.so)" \
             ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:allocator_may_return_null=1 \
             UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \

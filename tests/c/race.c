@@ -65,32 +65,37 @@ static cgru_node *add(network *n, int kind, int out)
     return node;
 }
 
-static void add_recurrent(network *n, const char *cell, int hidden, int directions, int merge, int sequences, int backwards)
+static void add_recurrent(network *n, const char *name, int hidden, int directions, int merge, int sequences, int backwards)
 {
-    const int in = n->features;
-    cgru_node *node = add(n, CGRU_RECURRENT, directions == 2 && merge == CGRU_CONCAT ? 2 * hidden : hidden);
+    const cgru_cell *cell = must((void *)cgru_cell_named(isa, name));
+    const int in = n->features, out = cell->projects ? hidden / 2 + 1 : hidden;
+    const size_t rows = (size_t)cell->gates * hidden, units = rows * out, inputs = rows * in;
+    cgru_node *node = add(n, CGRU_RECURRENT, directions == 2 && merge == CGRU_CONCAT ? 2 * out : out);
     node->directions = directions;
     node->merge = merge;
     node->sequences = sequences;
     node->repeat = n->count % 2;
     node->flipped = backwards;
     for (int d = 0; d < directions; d++) {
-        float *w_ih = drawn((size_t)3 * hidden * in, 0.1f), *w_hh = drawn((size_t)3 * hidden * hidden, 0.1f);
-        float *b_ih = drawn((size_t)3 * hidden, 0.5f), *b_hh = drawn((size_t)3 * hidden, 0.5f);
-        cgru_scan *scan = must(cgru_scan_new(isa, cgru_cell_named(isa, cell), CGRU_TANH, CGRU_SIGMOID,
-            &(cgru_weights){.input = in, .hidden = hidden, .out = hidden, .w_ih = w_ih, .w_hh = w_hh, .b_ih = b_ih, .b_hh = b_hh}));
-        float *again_ih = drawn((size_t)3 * hidden * in, 1), *again_hh = drawn((size_t)3 * hidden * hidden, 1);
-        cgru_scan_weights(isa, scan, again_ih, again_hh, NULL);
-        if (memcmp(w_ih, again_ih, (size_t)3 * hidden * in * sizeof(float)) ||
-            memcmp(w_hh, again_hh, (size_t)3 * hidden * hidden * sizeof(float))) {
-            fprintf(stderr, "%s: weights of %d x %d do not come back\n", isa->name, hidden, in);
+        float *w_ih = drawn(inputs, 0.1f), *w_hh = drawn(units, 0.1f), *w_hr = drawn((size_t)out * hidden, 0.1f);
+        float *b_ih = drawn(rows, 0.5f), *b_hh = drawn(rows, 0.5f), *w_ph = drawn((size_t)cell->vectors * hidden, 0.5f);
+        const cgru_weights weights = {.input = in, .hidden = hidden, .out = out, .w_ih = w_ih, .b_ih = b_ih, .b_hh = b_hh,
+                                      .w_hh = cell->recurrent ? w_hh : NULL, .w_hr = cell->projects ? w_hr : NULL,
+                                      .w_ph = cell->vectors && !cell->apart ? w_ph : NULL};
+        cgru_scan *scan = must(cgru_scan_new(isa, cell, CGRU_TANH, CGRU_SIGMOID, &weights));
+        float *again_ih = drawn(inputs, 1), *again_hh = drawn(units, 1);
+        cgru_scan_weights(isa, scan, again_ih, again_hh, w_hr);
+        if (memcmp(w_ih, again_ih, inputs * sizeof(float)) ||
+            (cell->recurrent && memcmp(w_hh, again_hh, units * sizeof(float)))) {
+            fprintf(stderr, "%s: %s: weights of %d x %d do not come back\n", isa->name, name, hidden, in);
             failures++;
         }
-        float *all[] = {w_ih, w_hh, b_ih, b_hh, again_ih, again_hh};
-        for (int i = 0; i < 6; i++) free(all[i]);
-        node->direction[d] = (cgru_direction){scan, d == 1 || backwards, n->state, n->state + hidden};
+        float *all[] = {w_ih, w_hh, w_hr, b_ih, b_hh, w_ph, again_ih, again_hh};
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+        const int numbers = out + (cell->states - 1) * hidden;
+        node->direction[d] = (cgru_direction){scan, d == 1 || backwards, n->state, n->state + numbers};
         n->scans[n->scan_count++] = scan;
-        n->state += (hidden + 2 + 15) / 16 * 16;
+        n->state += (numbers + 2 + 15) / 16 * 16;
     }
     if (!sequences) n->last = 1;
 }
@@ -106,33 +111,34 @@ static void add_dense(network *n, int out, int activation)
     free(b);
 }
 
-/* The kinds of network, by number; 0 where there is no such number. */
-static int build(network *n, int kind)
+#define KINDS 8
+
+static void build(network *n, int kind)
 {
     memset(n, 0, sizeof *n);
     n->features = 37;
     switch (kind) {
     case 0: /* units shared out, one layer */
         add_recurrent(n, "gru_reset_after", 150, 1, CGRU_CONCAT, 1, 0);
-        return 1;
+        break;
     case 1: /* a wavefront, with layers that look at one step between them */
         for (int i = 0; i < 4; i++) {
             add_recurrent(n, i % 2 ? "gru_reset_before" : "gru_reset_after", 65 + i, 1, CGRU_CONCAT, 1, 0);
             if (i == 1) add_dense(n, 31, CGRU_RELU);
         }
         add_dense(n, 5, CGRU_SOFTMAX);
-        return 1;
+        break;
     case 2: /* two directions, twice, every way of merging among the kinds */
         add_recurrent(n, "gru_reset_after", 70, 2, CGRU_CONCAT, 1, 0);
         add_recurrent(n, "gru_reset_before", 33, 2, CGRU_SUM, 1, 0);
         add_dense(n, 17, CGRU_TANH);
-        return 1;
+        break;
     case 3: /* masking, backwards, the last output alone */
         add(n, CGRU_MASKING, n->features)->mask_value = 0.0f;
         add_recurrent(n, "gru_reset_before", 90, 1, CGRU_CONCAT, 1, 1);
         add_recurrent(n, "gru_reset_after", 48, 2, CGRU_MUL, 0, 0);
         add_dense(n, 3, CGRU_SOFTMAX);
-        return 1;
+        break;
     case 4: { /* ids in, gaps where they are 0 */
         n->features = 11;
         n->ids = 1;
@@ -142,15 +148,25 @@ static int build(network *n, int kind)
         add_recurrent(n, "gru_reset_after", 80, 1, CGRU_CONCAT, 1, 0);
         add_recurrent(n, "gru_reset_after", 80, 1, CGRU_CONCAT, 0, 0);
         add(n, CGRU_ACTIVATION, n->features)->activation = CGRU_ELU;
-        return 1;
+        break;
     }
-    case 5: /* no recurrence */
+    case 5: /* the cells of two phases, in one wavefront */
+        add_recurrent(n, "lstm_projected", 97, 1, CGRU_CONCAT, 1, 0);
+        add_recurrent(n, "three_gate_output", 50, 1, CGRU_CONCAT, 1, 0);
+        add_recurrent(n, "mgu", 71, 1, CGRU_CONCAT, 1, 0);
+        break;
+    case 6: /* those of one */
+        add_recurrent(n, "lstm", 66, 2, CGRU_AVE, 1, 0);
+        add_recurrent(n, "lstm_peephole", 40, 1, CGRU_CONCAT, 1, 0);
+        add_recurrent(n, "rnn", 100, 1, CGRU_CONCAT, 1, 0);
+        add_recurrent(n, "three_gate", 35, 1, CGRU_CONCAT, 1, 0);
+        add_recurrent(n, "min_gru", 90, 1, CGRU_CONCAT, 0, 0);
+        break;
+    case 7: /* no recurrence */
         add_dense(n, 40, CGRU_HARD_SIGMOID);
         add(n, CGRU_ACTIVATION, n->features)->activation = CGRU_SIGMOID;
         add_dense(n, 9, CGRU_LINEAR);
-        return 1;
-    default:
-        return 0;
+        break;
     }
 }
 
@@ -176,7 +192,8 @@ typedef struct {
     uint8_t *mask_out;
 } job;
 
-static void run(job *j)
+/* In scratch of its own where `kept` is NULL. */
+static void run(job *j, cgru_work *kept)
 {
     size_t many = (size_t)j->rows * j->steps;
     j->outputs = (j->n->last ? (size_t)j->rows : many) * j->n->features;
@@ -205,7 +222,7 @@ static void run(job *j)
         .index = j->index,
         .threads = j->threads,
     };
-    cgru_work *work = must(cgru_work_new());
+    cgru_work *work = kept ? kept : must(cgru_work_new());
     for (int again = 0; again < 2; again++) { /* the second time in scratch that has been used */
         memcpy(j->state, j->begin, j->states * sizeof(float));
         if (cgru_net_run(j->net, &call, work) != CGRU_OK) {
@@ -213,7 +230,7 @@ static void run(job *j)
             exit(2);
         }
     }
-    cgru_work_free(work);
+    if (!kept) cgru_work_free(work);
 }
 
 static void forget(job *j)
@@ -225,7 +242,7 @@ static void forget(job *j)
 
 static void *caller(void *given)
 {
-    run(given);
+    run(given, NULL);
     return NULL;
 }
 
@@ -236,7 +253,8 @@ static int same(const job *a, const job *b)
            memcmp(a->mask_out, b->mask_out, (size_t)a->rows * a->steps) == 0;
 }
 
-static void try(int kind, int rows, int steps, int ragged)
+/* kept: scratch that has served other networks, freed since. */
+static void try(int kind, int rows, int steps, int ragged, cgru_work *kept)
 {
     network n;
     build(&n, kind);
@@ -262,7 +280,7 @@ static void try(int kind, int rows, int steps, int ragged)
         alone.mask = mask;
         alone.index = index;
     }
-    run(&alone);
+    run(&alone, kept);
     job jobs[CALLERS];
     pthread_t threads[CALLERS];
     for (int i = 0; i < CALLERS; i++) {
@@ -301,18 +319,17 @@ int main(int argc, char **argv)
     for (int i = 0; (isa = cgru_kernels_at(i)) != NULL; i++) {
         if (!cgru_kernels_usable(i) || (argc > 1 && strcmp(argv[1], "all") && strcmp(argv[1], isa->name))) continue;
         found++;
+        cgru_work *kept = must(cgru_work_new());
         for (int round = 0; round < rounds; round++) {
-            network n;
-            for (int kind = 0; build(&n, kind); kind++) {
-                tear_down(&n);
-                for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-                    seed = (uint32_t)(round * 1000 + kind * 100 + (int)s);
-                    try(kind, sizes[s][0], sizes[s][1], (int)(s + round) % 2);
+            for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+                for (int kind = 0; kind < KINDS; kind++) {
+                    seed = (uint32_t)(round * 1000 + kind * 100 + (int)k);
+                    try(kind, sizes[k][0], sizes[k][1], (int)(k + round) % 2, kept);
                     calls++;
                 }
             }
-            tear_down(&n);
         }
+        cgru_work_free(kept);
     }
     if (!found) fprintf(stderr, "race: no such instruction set here\n");
     else printf("%d instruction sets, %d networks and inputs, %d failures\n", found, calls, failures);

@@ -10,6 +10,7 @@
 
 struct cgru_net {
     const cgru_kernels *kernels;
+    unsigned long long serial; /* no other network has had it: unlike an address, which comes back once freed */
     int count;
     int widest;     /* features between nodes */
     int projection; /* floats of projected input of a row and step, over all scans */

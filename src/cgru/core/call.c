@@ -17,6 +17,7 @@
 struct cgru_work {
     void *memory;
     size_t bytes;
+    unsigned long long planned; /* the serial of the network that plan is for; 0: none */
     block plan;
 };
 
@@ -112,7 +113,7 @@ void cgru_work_free(cgru_work *work)
 
 static int reserve(cgru_work *work, size_t bytes)
 {
-    work->plan.net = NULL;
+    work->planned = 0;
     if (work->bytes >= bytes) return CGRU_OK;
     cgru_release(work->memory);
     work->bytes = 0;
@@ -193,7 +194,7 @@ static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work
 {
     block *plan = &work->plan;
     const int masked = call->lengths || call->mask || net->masks;
-    if (plan->net != net || plan->rows != call->rows || plan->whole_steps != call->steps || (plan->mask != NULL) != masked) {
+    if (work->planned != net->serial || plan->rows != call->rows || plan->whole_steps != call->steps || (plan->mask != NULL) != masked) {
         whole_call whole = {net, call, NULL, 0, 1};
         block b = block_of(&whole, 0, call->rows, cgru_alone);
         arena a = {NULL, 0};
@@ -203,6 +204,7 @@ static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work
         lay_out(&b, &a, 0);
         b.mask = b.valid;
         *plan = b;
+        work->planned = net->serial;
     }
     plan->call = call;
     plan->steps = plan->whole_steps;

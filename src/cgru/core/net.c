@@ -1,5 +1,6 @@
 #include "net.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,9 +30,11 @@ int64_t cgru_net_cost(const cgru_net *net)
 
 cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int count)
 {
+    static atomic_ullong made;
     cgru_net *net = calloc(1, sizeof *net + (size_t)count * sizeof *nodes);
     if (net == NULL) return NULL;
     net->kernels = kernels;
+    net->serial = atomic_fetch_add_explicit(&made, 1, memory_order_relaxed) + 1;
     net->count = count;
     net->parallel = net->direct = 1;
     memcpy(net->nodes, nodes, (size_t)count * sizeof *nodes);
