@@ -47,9 +47,9 @@ def float32(value: Any, where: str, ndim: int | tuple[int, ...]) -> Float32:
 
 
 def own(value: Any, where: str, ndim: int | tuple[int, ...]) -> Float32:
-    """A read-only float32 array that is C-ordered and shares memory with nothing a caller can write."""
+    """A read-only float32 array that is C-ordered, aligned and shares memory with nothing a caller can write."""
     array = float32(value, where, ndim)
-    if _writable(array) or not array.flags.c_contiguous:
+    if _writable(array) or not (array.flags.c_contiguous and array.flags.aligned):
         array = np.array(array, dtype=np.float32, order="C", copy=True)
         array.flags.writeable = False
     return array

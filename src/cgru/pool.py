@@ -144,7 +144,7 @@ class Pool(Claim):
             tokens = arrays.ids(x, "x", first.vocabulary)
             if tokens.shape != (named,):
                 raise ShapeError(f"x: expected {named} ids, one for each stream named, found shape {tokens.shape}")
-            return np.ascontiguousarray(tokens)
+            return np.require(tokens, requirements=["C", "A"])
         array = arrays.float32(x, "x", 2)
         width = self.net.input_size or array.shape[-1]
         if array.shape != (named, width):

@@ -55,7 +55,7 @@ def admit_step(net: Model, x: Any, batch: int) -> tuple[np.ndarray, bool]:
             raise ShapeError(
                 f"x: expected {batch} token id{'s' * (batch > 1)} for one step, found shape {tokens.shape}"
             )
-        return np.ascontiguousarray(tokens), single
+        return np.require(tokens, requirements=["C", "A"]), single
     array = arrays.float32(x, "x", (1, 2))
     single = array.ndim == 1
     width = net.input_size or array.shape[-1]

@@ -177,4 +177,4 @@ def _adjacent(x: np.ndarray) -> np.ndarray:
         features = x.dtype.kind == "f"
         if not any(s % x.itemsize for s in x.strides) and (not features or x.strides[-1] == x.itemsize):
             return x
-    return np.ascontiguousarray(x)
+    return np.array(x, order="C")  # ascontiguousarray would leave unaligned memory as it is
