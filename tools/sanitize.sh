@@ -70,7 +70,8 @@ python() {
             ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:allocator_may_return_null=1 \
             UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
             PYTHONPATH=src OMP_NUM_THREADS=1 CI=1 "$PYTHON" -m pytest -q -p no:cacheprovider \
-            tests/test_packed.py tests/test_threads.py tests/test_isa.py tests/test_kernel_math.py tests/test_laws.py \
+            --capture=sys tests/test_packed.py tests/test_threads.py tests/test_isa.py tests/test_kernel_math.py \
+            tests/test_laws.py tests/test_cell_laws.py tests/test_streams.py tests/test_pool.py \
             -k "not blas and not reference and not processor_time and not scratch_does_not_grow"
     )
 }
