@@ -7,12 +7,13 @@ gate by gate, and only the steps that count are fed to a cell.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from oracle import FUNCTIONS
-from strategies import SIZES
+from strategies import Sized, sizes
 
 import cgru
 
@@ -33,24 +34,18 @@ class Kind:
     peepholes: bool = False
     recurrent: bool = True
 
-    def arrays(self, inputs: int, hidden: int, layers: int, directions: int, bias: bool, seed: int) -> dict[str, Array]:
-        rng = np.random.default_rng(seed)
-        bound, rows, size, found = 1 / np.sqrt(hidden), len(self.gates) * hidden, inputs, {}
-        emitted = self.emitted(hidden)
-        for layer in range(layers):
-            for reverse in ("", "_reverse")[:directions]:
-                shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, size)}
-                if self.recurrent:
-                    shapes["weight_hh"] = (rows, emitted)
-                if self.projected:
-                    shapes["weight_hr"] = (emitted, hidden)
-                if self.peepholes:
-                    shapes["weight_ph"] = (3 * hidden,)
-                if bias:
-                    shapes |= {"bias_ih": (rows,)} | ({"bias_hh": (rows,)} if self.recurrent else {})
-                for stem, shape in shapes.items():
-                    found[f"{stem}_l{layer}{reverse}"] = rng.uniform(-bound, bound, shape).astype(np.float32)
-            size = directions * emitted
+    def shapes(self, inputs: int, hidden: int, bias: bool) -> dict[str, tuple[int, ...]]:
+        """One direction's arrays, in the order in which they are drawn."""
+        rows, emitted = len(self.gates) * hidden, self.emitted(hidden)
+        found: dict[str, tuple[int, ...]] = {"weight_ih": (rows, inputs)}
+        if self.recurrent:
+            found["weight_hh"] = (rows, emitted)
+        if self.projected:
+            found["weight_hr"] = (emitted, hidden)
+        if self.peepholes:
+            found["weight_ph"] = (3 * hidden,)
+        if bias:
+            found |= {"bias_ih": (rows,)} | ({"bias_hh": (rows,)} if self.recurrent else {})
         return found
 
     def emitted(self, hidden: int) -> int:
@@ -113,48 +108,24 @@ SYMBOLS = {"W": "weight_ih", "R": "weight_hh", "b": "bias_ih", "d": "bias_hh", "
 
 
 @dataclass(frozen=True)
-class Net:
-    """A layer of some kind and something to run it on; every array follows from the numbers here."""
+class Net(Sized):
+    """A layer of some kind and something to run it on."""
 
-    name: str
-    inputs: int
-    hidden: int
-    layers: int
-    directions: int
-    bias: bool
-    batch: int
-    steps: int
-    seed: int
-    lengths: tuple[int, ...] | None = None
-    masked: bool = False
+    name: str = field(kw_only=True)
 
     @property
     def kind(self) -> Kind:
         return KINDS[self.name]
 
-    @property
+    @cached_property
     def arrays(self) -> dict[str, Array]:
-        return self.kind.arrays(self.inputs, self.hidden, self.layers, self.directions, self.bias, self.seed)
+        return self.weights(lambda n: self.kind.shapes(n, self.hidden, self.bias), self.kind.emitted(self.hidden))
 
-    @property
-    def x(self) -> Array:
-        rng = np.random.default_rng((self.seed, 1))
-        return rng.standard_normal((self.batch, self.steps, self.inputs)).astype(np.float32)
-
-    @property
+    @cached_property
     def begin(self) -> State:
         """States that are never zero and all different, (L·D, B, H) each."""
-        rng = np.random.default_rng((self.seed, 2))
-        rows = self.layers * self.directions
-        return {
-            name: rng.standard_normal((rows, self.batch, self.kind.size(name, self.hidden))).astype(np.float32)
-            for name in self.kind.state
-        }
-
-    @property
-    def mask(self) -> Array | None:
-        rng = np.random.default_rng((self.seed, 3))
-        return rng.random((self.batch, self.steps)) < 0.6 if self.masked else None
+        names = self.kind.state
+        return dict(zip(names, self.begin_of([self.kind.size(name, self.hidden) for name in names]), strict=True))
 
     def layer(self, **options: Any) -> Any:
         both = self.directions == 2
@@ -199,29 +170,6 @@ class Net:
 
 
 @st.composite
-def nets(
-    draw: st.DrawFn,
-    names: tuple[str, ...] = tuple(KINDS),
-    *,
-    steps: int = 20,
-    least: int = 0,
-    lengths: bool | None = None,
-    masks: bool | None = None,
-    directions: int | None = None,
-) -> Net:
-    batch, length = draw(st.integers(1, 7)), draw(st.integers(least, steps))
-    ragged = draw(st.booleans()) if lengths is None else lengths
-    rows = draw(st.lists(st.integers(0, length), min_size=batch, max_size=batch)) if ragged else None
-    return Net(
-        name=draw(st.sampled_from(names)),
-        inputs=draw(st.sampled_from(SIZES)),
-        hidden=draw(st.sampled_from(SIZES)),
-        layers=draw(st.integers(1, 3)),
-        directions=draw(st.integers(1, 2)) if directions is None else directions,
-        bias=draw(st.booleans()),
-        batch=batch,
-        steps=length,
-        seed=draw(st.integers(0, 2**32 - 1)),
-        lengths=None if rows is None else tuple(rows),
-        masked=draw(st.booleans()) if masks is None else masks,
-    )
+def nets(draw: st.DrawFn, names: tuple[str, ...] = tuple(KINDS), **wanted: Any) -> Net:
+    """``wanted`` as in :func:`strategies.sizes`."""
+    return Net(**sizes(draw, **{"batch": 7, "steps": 20, "masks": None} | wanted), name=draw(st.sampled_from(names)))

@@ -8,86 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 from cell_oracle import Net, nets
-from hypothesis import event, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch_side import CLOSE, assert_agrees, module, results, run, torch
 
 import cgru
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; pip install cgru[parity]")
-if torch.__version__.split("+")[0] != "2.13.0":
-    pytest.skip(f"the comparison is with PyTorch 2.13.0, found {torch.__version__}", allow_module_level=True)
-
-torch.set_num_threads(1)
-
-#: What is promised for weights as they are initialised, normal x and T ≤ 50.
-CLOSE = 2e-6
 TORCH = ("lstm", "lstm_projected", "rnn", "rnn_relu")
-
-
-def module(case: Net, dtype: Any) -> Any:
-    options: dict[str, Any] = {"batch_first": True, "bias": case.bias, "bidirectional": case.directions == 2}
-    if case.name == "lstm_projected":
-        options["proj_size"] = case.kind.emitted(case.hidden)
-    if case.name.startswith("rnn"):
-        options["nonlinearity"] = case.kind.options.get("nonlinearity", "tanh")
-    kind = torch.nn.RNN if case.name.startswith("rnn") else torch.nn.LSTM
-    net = kind(case.inputs, case.hidden, case.layers, dtype=dtype, **options)
-    net.load_state_dict({key: torch.from_numpy(array) for key, array in case.arrays.items()})
-    return net.eval()
-
-
-def run_torch(case: Net, dtype: Any = torch.float32) -> list[np.ndarray]:
-    """out, h_n and for an LSTM c_n. A row of no steps, which torch refuses, emits nothing and keeps its state."""
-    net, x = module(case, dtype), torch.from_numpy(case.x).to(dtype)
-    begin = tuple(torch.from_numpy(case.begin[name]).to(dtype) for name in case.kind.carried)
-
-    def called(x: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-        out, after = net(x, state if len(state) > 1 else state[0])
-        return out, after if isinstance(after, tuple) else (after,)
-
-    with torch.no_grad():
-        if case.lengths is None:
-            out, after = called(x, begin)
-            return [array.numpy() for array in (out, *after)]
-        out = torch.zeros(case.batch, case.steps, case.directions * case.kind.emitted(case.hidden), dtype=dtype)
-        after = tuple(part.clone() for part in begin)
-        rows = [b for b, n in enumerate(case.lengths) if n]
-        if rows:
-            packed = torch.nn.utils.rnn.pack_padded_sequence(
-                x[rows], [case.lengths[b] for b in rows], batch_first=True, enforce_sorted=False
-            )
-            y, last = called(packed, tuple(part[:, rows].contiguous() for part in begin))
-            out[rows], _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=case.steps)
-            for part, one in zip(after, last, strict=True):
-                part[:, rows] = one
-        return [array.numpy() for array in (out, *after)]
-
-
-def error(got: list[np.ndarray], want: list[np.ndarray]) -> float:
-    return max(float(np.abs(a - b).max(initial=0)) for a, b in zip(got, want, strict=True))
 
 
 # PyTorch cannot project a single unit to itself, and takes P < H alone.
 @settings(max_examples=60)
 @given(case=nets(TORCH, steps=50, least=1, masks=False).filter(lambda n: n.name != "lstm_projected" or n.hidden > 1))
 def test_same_numbers_as_pytorch(backend: str, case: Net) -> None:
-    """As for the GRU: within 2e-6 wherever PyTorch is within 1e-6 of float64, else at most twice as far from it."""
-    theirs, exact = run_torch(case), run_torch(case, torch.float64)
-    out, after = case.layer()(case.x, case.given(), case.lengths, backend=backend)
-    ours = [out, *(after if isinstance(after, tuple) else (after,))]
-    assert [a.shape for a in ours] == [a.shape for a in theirs]
-    if error(theirs, exact) <= CLOSE / 2:
-        assert error(ours, theirs) <= CLOSE
-    else:
-        event("PyTorch is more than 1e-6 from float64")
-        assert error(ours, exact) <= 2 * error(theirs, exact) + 1e-7
+    assert_agrees(results(case.layer(), case, backend), case)
 
 
 @pytest.mark.parametrize("name", ["lstm", "rnn", "rnn_relu"])
 def test_cells_and_live_modules(backend: str, name: str) -> None:
-    case = Net(name, 3, 5, 1, 1, True, 4, 6, seed=4)
-    live = module(case, torch.float32)
-    want = run_torch(case)[0]
+    case = Net(3, 5, 1, 1, True, 4, 6, seed=4, name=name)
+    live = module(case)
+    want = run(case)[0]
     got, _ = cgru.from_torch(live, backend=backend).run(
         case.x, {f"{live._get_name().lower()}.{key}": array for key, array in case.begin.items()}
     )
@@ -101,7 +42,7 @@ def test_cells_and_live_modules(backend: str, name: str) -> None:
 
 
 def test_an_rnn_inside_a_class_of_ones_own() -> None:
-    class Own(torch.nn.Module):  # type: ignore[name-defined]
+    class Own(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.body = torch.nn.RNN(3, 5, nonlinearity="relu", batch_first=True)

@@ -4,84 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import pytest
-from hypothesis import event, given, settings
+from hypothesis import given, settings
 from strategies import SIZES, Case, cases
+from torch_side import CLOSE, assert_agrees, error, module, results, run, torch
 
 import cgru
-
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; pip install cgru[parity]")
-if torch.__version__.split("+")[0] != "2.13.0":
-    pytest.skip(f"the comparison is with PyTorch 2.13.0, found {torch.__version__}", allow_module_level=True)
-
-torch.set_num_threads(1)
-
-Result = tuple[np.ndarray, np.ndarray]
-
-#: What is promised for weights as torch initialises them, normal x and T ≤ 50.
-CLOSE = 2e-6
-
-
-def module(case: Case, dtype: str = "float32") -> Any:
-    net = torch.nn.GRU(
-        case.inputs,
-        case.hidden,
-        case.layers,
-        bias=case.bias,
-        bidirectional=case.directions == 2,
-        batch_first=True,
-        dtype=getattr(torch, dtype),
-    )
-    net.load_state_dict({key: torch.from_numpy(array) for key, array in case.arrays.items()})
-    return net.eval()
-
-
-def run_torch(case: Case, dtype: str = "float32") -> Result:
-    """torch's out and h_n. A row of no steps, which torch refuses, emits nothing and keeps its state."""
-    net = module(case, dtype)
-    x, h0 = (torch.from_numpy(a).to(getattr(torch, dtype)) for a in (case.x, case.h0))
-    with torch.no_grad():
-        if case.lengths is None:
-            out, h_n = net(x, h0)
-            return out.numpy(), h_n.numpy()
-        out = torch.zeros(case.batch, case.steps, case.directions * case.hidden, dtype=x.dtype)
-        h_n = h0.clone()
-        rows = [b for b, n in enumerate(case.lengths) if n]
-        if rows:
-            packed = torch.nn.utils.rnn.pack_padded_sequence(
-                x[rows], [case.lengths[b] for b in rows], batch_first=True, enforce_sorted=False
-            )
-            y, h = net(packed, h0[:, rows].contiguous())
-            out[rows], _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=case.steps)
-            h_n[:, rows] = h
-        return out.numpy(), h_n.numpy()
-
-
-def error(got: Result, want: Result) -> float:
-    """The largest difference there is, in outputs or last states."""
-    return max(float(np.abs(a - b).max(initial=0)) for a, b in zip(got, want, strict=True))
 
 
 @settings(max_examples=60)
 @given(case=cases(steps=50, least=1, lengths=None))
 def test_same_numbers(backend: str, case: Case) -> None:
-    """Within 2e-6 of PyTorch wherever PyTorch is within half of that of the truth.
-
-    It is not everywhere: torch initialises by the hidden size alone, so that 154 inputs into 1 to 3 units make
-    sums far out of proportion, and PyTorch itself is up to 2.1e-6 from float64 there. In such a network cgru is
-    at most twice as far as PyTorch.
-    """
-    theirs, exact = run_torch(case), run_torch(case, "float64")
-    ours = case.gru()(case.x, case.h0, case.lengths, backend=backend)
-    assert [a.shape for a in ours] == [a.shape for a in theirs]
-    if error(theirs, exact) <= CLOSE / 2:
-        assert error(ours, theirs) <= CLOSE
-    else:
-        event("PyTorch is more than 1e-6 from float64")
-        assert error(ours, exact) <= 2 * error(theirs, exact) + 1e-7
+    assert_agrees(results(case.gru(), case, backend), case)
 
 
 # With weights three times as large, networks amplify rounding errors, some a hundredfold. cgru's error against
@@ -97,9 +32,8 @@ def test_weights_times_three_in_the_mean(backend: str, case: Case) -> None:
     ours = theirs = 0.0
     for k in range(8):
         twin = replace(case, seed=(case.seed + k) % 2**32)
-        exact = run_torch(twin, "float64")
-        got = twin.gru()(twin.x, twin.h0, twin.lengths, backend=backend)
-        for a, b, c in zip(run_torch(twin), got, exact, strict=True):
+        got = results(twin.gru(), twin, backend)
+        for a, b, c in zip(run(twin), got, run(twin, "float64"), strict=True):
             theirs, ours = theirs + float(np.mean((a - c) ** 2)), ours + float(np.mean((b - c) ** 2))
     assert math.sqrt(ours / 16) <= 2 * math.sqrt(theirs / 16) + 1e-8
 
@@ -113,9 +47,9 @@ def test_weights_times_three_at_most(backend: str) -> None:
         layers, directions, bias = (int(n) for n in rng.integers((1, 1, 0), (4, 3, 2)))
         lengths = tuple(int(n) for n in rng.integers(0, steps + 1, batch)) if seed % 2 else None
         case = Case(inputs, hidden, layers, directions, bool(bias), batch, steps, seed, lengths, scale=3.0)
-        exact = run_torch(case, "float64")
-        theirs = max(theirs, error(run_torch(case), exact))
-        ours = max(ours, error(case.gru()(case.x, case.h0, case.lengths, backend=backend), exact))
+        exact = run(case, "float64")
+        theirs = max(theirs, error(run(case), exact))
+        ours = max(ours, error(results(case.gru(), case, backend), exact))
     assert ours <= 2 * theirs + 1e-7
 
 
@@ -143,7 +77,7 @@ def test_state_dict_with_a_prefix_and_tensors_in(backend: str) -> None:
     net = torch.nn.ModuleDict({"rnn": module(case), "head": torch.nn.Linear(2, 2)})
     gru = cgru.GRU.from_torch(net.state_dict(), prefix="rnn.")
     got, got_h = gru(torch.from_numpy(case.x), torch.from_numpy(case.h0), torch.tensor(case.lengths), backend=backend)
-    want, want_h = run_torch(case)
+    want, want_h = run(case)
     assert isinstance(got, np.ndarray)
     assert np.abs(got - want).max() <= CLOSE
     assert np.abs(got_h - want_h).max() <= CLOSE
