@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import CgruError, FormatError, ShapeError, UnsupportedError
+from .errors import CgruError, CgruWarning, FormatError, ShapeError, UnsupportedError
 from .layers import GRU, LSTM, RNN, TITLED, Activation, Dense, Embedding, Masking, MinGRU, ThreeGate
 from .model import Model
 from .state import State
 
 if TYPE_CHECKING:
     from .adapters import from_keras, from_torch
+    from .comparison import Comparison, compare
     from .config import show_config
     from .formats import load, read
 
@@ -23,6 +24,8 @@ __all__ = [
     "RNN",
     "Activation",
     "CgruError",
+    "CgruWarning",
+    "Comparison",
     "Dense",
     "Embedding",
     "FormatError",
@@ -33,6 +36,7 @@ __all__ = [
     "State",
     "ThreeGate",
     "UnsupportedError",
+    "compare",
     "from_keras",
     "from_torch",
     "load",
@@ -42,6 +46,8 @@ __all__ = [
 
 #: Where the names live that are imported when first used, so that ``import cgru`` stays quick.
 _LATE = {
+    "Comparison": ".comparison",
+    "compare": ".comparison",
     "from_keras": ".adapters",
     "from_torch": ".adapters",
     "load": ".formats",

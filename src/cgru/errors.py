@@ -20,3 +20,7 @@ class UnsupportedError(CgruError):
 
 class ShapeError(CgruError):
     """An array has the wrong number of axes, the wrong size along one, or the wrong kind of numbers."""
+
+
+class CgruWarning(UserWarning):
+    """Something works, but hardly as the caller would wish."""

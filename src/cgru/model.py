@@ -13,10 +13,12 @@ from .arrays import Float32
 from .backends.flow import Flow
 from .errors import CgruError, ShapeError, UnsupportedError
 from .layers import Embedding, Layer, Recurrent
+from .precision import check as check_precision
 from .state import State, StateLayout
 from .threads import resolve as resolve_threads
 
 if TYPE_CHECKING:
+    from .comparison import Comparison
     from .pool import Pool
     from .stream import Stream
 
@@ -38,6 +40,8 @@ class Model:
         self._backend = backends.choose(backend)
         self._lock = threading.Lock()
         self._mark: bytes | None = None
+        #: What :meth:`quantize` found on its sample; None where there was none. Not saved.
+        self.report: Comparison | None = None
         self.input_size: int = next((layer.input_size for layer in self.layers if layer.input_size is not None), 0)
         self.output_size: int = next(
             (layer.output_size for layer in reversed(self.layers) if layer.output_size is not None), 0
@@ -58,6 +62,12 @@ class Model:
         return sum(layer.nbytes for layer in self.layers)
 
     @property
+    def precision(self) -> str:
+        """What the weights are held in: one precision, or several with commas between."""
+        found = dict.fromkeys(layer.precision for layer in self.layers if layer.reducible)
+        return ", ".join(found) or "float32"
+
+    @property
     def gives_last(self) -> bool:
         """Whether the result is one output a sequence, the last, rather than one a step."""
         return any(isinstance(layer, Recurrent) and not layer.return_sequences for layer in self.layers)
@@ -68,14 +78,21 @@ class Model:
 
     def __str__(self) -> str:
         rows = [
-            (layer.name, type(layer).__name__, layer.describe(), f"{layer.parameters:,}", backend)
+            (
+                layer.name,
+                type(layer).__name__,
+                layer.describe(),
+                f"{layer.parameters:,}",
+                layer.precision if layer.reducible else "",
+                backend,
+            )
             for layer, backend in zip(self.layers, self.backends, strict=True)
         ]
-        header = ("layer", "kind", "sizes", "parameters", "backend")
+        header = ("layer", "kind", "sizes", "parameters", "precision", "backend")
         widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
         lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
                  for row in (header, *rows)]
-        total = f"{self.parameters:,} parameters, {self.nbytes:,} bytes, float32"
+        total = f"{self.parameters:,} parameters, {self.nbytes:,} bytes, {self.precision}"
         return "\n".join((lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]), total))
 
     def __repr__(self) -> str:
@@ -229,6 +246,53 @@ class Model:
             raise ShapeError(f"out: expected a float32 array of shape {shape}, found {found}")
         if not out.flags.writeable:
             raise ShapeError("out: expected an array that can be written to, found a read-only one")
+
+    # ---- precision --------------------------------------------------------------------------------------
+
+    def quantize(
+        self,
+        precision: str | Mapping[str, str] = "int8",
+        layers: Mapping[str, str] | None = None,
+        *,
+        sample: Any = None,
+    ) -> Model:
+        """The network with its matrices in reduced precision: a new Model; this one stays as it is.
+
+        ``precision`` is "int8", "int8x16", "bf16" or "fp16" for every layer that has a matrix, and ``layers`` gives
+        single layers another one by name; or it is such a mapping itself, ``{"gru": "int8", "head": "float32"}``,
+        and the layers not named stay as they are. Biases, gates and states are float32 always. ``int8`` rounds the
+        activations to 8 bits as well, ``int8x16`` to 16 bits: slower, and as exact as the weights allow.
+
+        With a ``sample``, an ``x`` as for calling the network, the two are compared on it: the result's ``report`` is
+        the :class:`~cgru.comparison.Comparison`, and a :class:`~cgru.CgruWarning` says so where the reduced network is
+        slower than this one on this machine with input of that shape.
+
+        Raises :class:`CgruError` for a name or precision that is unknown, weights that the precision cannot hold, and
+        a layer that is in another reduced precision already.
+        """
+        wanted = self._precisions(precision, layers)
+        made = Model([layer.quantized(wanted[layer.name]) for layer in self.layers], backend=self._backend)
+        if sample is not None:
+            from .comparison import verify
+
+            made.report = verify(self, made, sample)
+        return made
+
+    def _precisions(self, precision: str | Mapping[str, str], layers: Mapping[str, str] | None) -> dict[str, str]:
+        """The precision asked for of every layer by its name."""
+        named: dict[str, str] = {}
+        found = {layer.name: layer.precision for layer in self.layers}
+        if isinstance(precision, Mapping):
+            named.update(precision)
+        else:
+            check_precision(precision)
+            found.update({layer.name: precision for layer in self.layers if layer.reducible})
+        named.update(layers or {})
+        for name, value in named.items():
+            if name not in found:
+                raise CgruError(f"layers: no layer is named {name!r}; there are {', '.join(found)}")
+            found[name] = check_precision(value, f"layers: {name}")
+        return found
 
     # ---- files ------------------------------------------------------------------------------------------
 

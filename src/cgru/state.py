@@ -66,7 +66,12 @@ class StateLayout:
                     start += size
 
     def zeros(self, batch: int) -> Float32:
-        return np.zeros((batch, self.width), dtype=np.float32)
+        try:
+            return np.zeros((batch, self.width), dtype=np.float32)
+        except (MemoryError, OverflowError, ValueError):
+            raise CgruError(
+                f"no memory for the state of {batch:,} rows, {4 * self.width:,} bytes each; take fewer rows at once"
+            ) from None
 
     def keys(self) -> dict[str, list[tuple[int, int]]]:
         """``"gru.h"`` → the (offset, size) of each of its L·D rows of blocks, in torch's order."""
@@ -99,22 +104,25 @@ class State:
         return found
 
     @classmethod
-    def from_arrays(cls, layout: StateLayout, arrays: Mapping[str, Any], batch: int) -> State:
-        """A state from arrays shaped as :meth:`arrays` gives them; those left out are zero."""
+    def from_arrays(
+        cls, layout: StateLayout, arrays: Mapping[str, Any], batch: int, called: Mapping[str, str] | None = None
+    ) -> State:
+        """A state from arrays shaped as :meth:`arrays` gives them; those left out are zero.
+
+        ``called`` says what a caller knows an array as, where that is not its name here.
+        """
         data = layout.zeros(batch)
         keys = layout.keys()
         for key, value in arrays.items():
             if key not in keys:
                 raise CgruError(f"state: no array named {key!r}; this network carries {', '.join(keys) or 'none'}")
-            parts = keys[key]
-            array = float32(value, f"state {key!r}", (2, 3))
+            parts, where = keys[key], (called or {}).get(key, f"state {key!r}")
+            array = float32(value, where, (2, 3))
             shape = (len(parts), batch, parts[0][1])
             if array.ndim == 2 and batch == 1:
                 array = array[:, None]
             if array.shape != shape:
-                raise ShapeError(
-                    f"state {key!r}: expected shape {shape} (layers·directions, B, H), found {array.shape}"
-                )
+                raise ShapeError(f"{where}: expected shape {shape} (layers·directions, B, H), found {array.shape}")
             for row, (start, size) in zip(array, parts, strict=True):
                 data[:, start : start + size] = row
         return cls(layout, data)

@@ -15,6 +15,7 @@ from .arrays import Float32
 from .backends.flow import Flow
 from .errors import CgruError, FormatError, ShapeError, UnsupportedError
 from .layers import Embedding, Recurrent
+from .precision import Stored
 
 if TYPE_CHECKING:
     from .model import Model
@@ -38,9 +39,13 @@ def fingerprint(net: Model) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for layer in net.layers:
         digest.update(repr((layer.kind, layer.name, sorted(layer.options().items()))).encode())
-        for name, array in sorted(layer.arrays().items()):
-            digest.update(repr((name, array.shape, array.dtype.str)).encode())
-            digest.update(np.ascontiguousarray(array).data)
+        if layer.precision != "float32":
+            digest.update(layer.precision.encode())
+        for name, held in sorted(layer.stored().items()):
+            for array in held if isinstance(held, Stored) else (held,):
+                if array is not None:
+                    digest.update(repr((name, array.shape, array.dtype.str)).encode())
+                    digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
 
 

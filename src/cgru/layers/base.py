@@ -1,4 +1,4 @@
-"""What every layer is: a name, a specification that fits in JSON, and float32 arrays. Immutable once made."""
+"""What every layer is: a name, a specification that fits in JSON, and arrays. Immutable once made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from ..arrays import Float32
-from ..errors import FormatError
+from ..errors import CgruError, FormatError
+from ..precision import Stored, check, is_matrix, reduce, widen
 
 
 class PackedWeights(Protocol):
@@ -17,13 +18,14 @@ class PackedWeights(Protocol):
     @property
     def nbytes(self) -> int: ...
 
-    def arrays(self) -> dict[str, Float32]: ...
+    def stored(self) -> dict[str, Float32 | Stored]: ...
 
 
 class Layer:
     """A part of a network: specification and weights, no state and no buffers.
 
     ``input_size`` and ``output_size`` are the numbers of features; None means "any" and "as many as came in".
+    ``precision`` is how the matrices are held: "float32", "int8", "int8x16", "bf16" or "fp16".
     """
 
     kind: ClassVar[str]
@@ -36,17 +38,58 @@ class Layer:
 
     def __init__(self, name: str | None, arrays: Mapping[str, Float32]) -> None:
         self.name = name or self.kind
-        self._arrays: dict[str, Float32] | None = dict(arrays)
+        self.precision = "float32"
+        self._arrays: dict[str, Float32 | Stored] | None = dict(arrays)
         self._packed: PackedWeights | None = None
         self.parameters = sum(int(array.size) for array in arrays.values())
 
     def arrays(self) -> dict[str, Float32]:
-        """The weights by canonical name (rebuilt from the packed form where that is the only copy)."""
+        """The weights by canonical name as float32, whatever precision they are held in."""
+        return {
+            name: widen(array, self.precision) if isinstance(array, Stored) else array
+            for name, array in self.stored().items()
+        }
+
+    def stored(self) -> dict[str, Float32 | Stored]:
+        """The weights by canonical name as they are held (rebuilt from the packed form where that is the only copy)."""
         held = self._arrays  # read once: another thread may be packing the layer
         if held is not None:
             return dict(held)
-        assert self._packed is not None
-        return self._packed.arrays()
+        packed: Any = self._packed
+        return packed.stored() if hasattr(packed, "stored") else packed.arrays()
+
+    def quantized(self, precision: str) -> Self:
+        """The same layer with its matrices in another precision; itself where they are in that one already.
+
+        Biases and other vectors stay float32. Raises :class:`~cgru.errors.CgruError` where the layer is reduced
+        already, has no matrix, or has weights that the precision cannot hold.
+        """
+        if check(precision, f"{self.name}: precision") == self.precision:
+            return self
+        if self.precision != "float32":
+            raise CgruError(
+                f"{self.name}: its weights are {self.precision} already; quantize the float32 network instead"
+            )
+        if not self.reducible:
+            raise CgruError(f"{self.name}: a layer of kind {self.kind} has no weights to hold as {precision}")
+        return self._holding(
+            precision,
+            {
+                name: reduce(array, precision, f"{self.name}: {name}") if is_matrix(name) else array
+                for name, array in self.arrays().items()
+            },
+        )
+
+    @property
+    def reducible(self) -> bool:
+        """Whether there is a matrix that reduced precision could make smaller."""
+        return self.parameters > 0
+
+    def _holding(self, precision: str, stored: Mapping[str, Float32 | Stored]) -> Self:
+        """The same layer, with these weights instead of its own."""
+        twin = self.renamed(self.name)
+        twin.precision, twin._arrays, twin._packed = precision, dict(stored), None
+        return twin
 
     def options(self) -> dict[str, Any]:
         """The specification beside the arrays: JSON values only."""

@@ -302,21 +302,27 @@ class Recurrent(Layer):
         cell with two state arrays a pair, as torch.nn.LSTM takes it. Gives out (B, T, D·H) and h_n shaped as h0.
         """
         from ..model import Model
+        from ..state import State
 
         if self._alone is None:
             self._alone = Model([self])
         model = self._alone
         keys = [f"{self.name}.{array}" for array in self.cell.carried]
-        given: dict[str, Any] | None = None
+        x = plain(x)
+        given: State | None = None
         if h0 is not None:
             parts = (h0,) if len(keys) == 1 else h0
             if not isinstance(parts, tuple) or len(parts) != len(keys):
                 raise CgruError(f"h0: expected a tuple of {len(keys)} arrays ({', '.join(self.cell.carried)})")
-            given = dict(zip(keys, map(plain, parts), strict=True))
-        out, state = model.run(plain(x), given, lengths, mask, threads=threads, backend=backend)
+            called = {key: f"{array}0" for key, array in zip(keys, self.cell.carried, strict=True)}
+            arrays = dict(zip(keys, map(plain, parts), strict=True))
+            checked, single = model._input(x)
+            x = checked[0] if single else checked
+            given = State.from_arrays(model._layout, arrays, len(checked), called)
+        out, state = model.run(x, given, lengths, mask, threads=threads, backend=backend)
         final = state.arrays()
-        arrays = tuple(final[key][:, 0] if np.ndim(x) == 2 else final[key] for key in keys)
-        return out, arrays[0] if len(arrays) == 1 else arrays
+        last = tuple(final[key][:, 0] if np.ndim(x) == 2 else final[key] for key in keys)
+        return out, last[0] if len(last) == 1 else last
 
     def describe(self) -> str:
         words = [f"{self.input_size} → {self.hidden_size}"]

@@ -1,0 +1,225 @@
+"""What reduced precision cost and what it gave: the error and the speed of one network against another's."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from . import arrays, backends
+from .backends.flow import Flow
+from .errors import CgruError, CgruWarning
+from .layers import Activation, Dense, Layer
+from .model import Model
+from .threads import resolve
+
+#: Seconds for which the two networks take turns, and how many turns there are at least.
+SECONDS, TURNS = 0.4, 5
+#: How much longer a call must take before anyone is warned: medians of a busy machine differ by less.
+SLOWER = 1.05
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far an output (of the layer named) is from the first network's, over the steps that count.
+
+    ``rms`` is relative: the root of the mean square of the differences over that of the first network's output.
+    Where just one of the two is NaN or infinite the difference is infinite, where both are alike it is 0.
+    """
+
+    name: str
+    largest: float
+    mean: float
+    rms: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two networks: what it holds, and the median time of a call on the sample."""
+
+    precision: str
+    parameters: int
+    nbytes: int
+    microseconds: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The second network against the first, on one input: ``print`` it, or take :meth:`to_dict`.
+
+    ``layers`` has the error after every layer, each network feeding on its own numbers; ``output`` is the error at
+    the end. ``agreement`` is the share of outputs whose largest entry is the same, where they are distributions
+    (softmax), else None. ``first`` and ``second`` hold sizes and times.
+    """
+
+    layers: tuple[Error, ...]
+    output: Error
+    agreement: float | None
+    first: Side
+    second: Side
+    shape: tuple[int, ...]
+    threads: int
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast the second network is."""
+        return self.first.microseconds / self.second.microseconds
+
+    @property
+    def size(self) -> float:
+        """Its bytes as a share of the first network's."""
+        return self.second.nbytes / self.first.nbytes if self.first.nbytes else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in values that JSON has; numbers that are not finite are None."""
+        return _plain(asdict(self) | {"speedup": self.speedup, "size": self.size})
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("output of", "max abs error", "mean abs error", "relative RMS")]
+        rows += [
+            (error.name, *(f"{value:.3g}" for value in (error.largest, error.mean, error.rms)))
+            for error in (*self.layers, self.output)
+        ]
+        lines = _aligned(rows)
+        if self.agreement is not None:
+            lines.append(f"top-1 agreement {self.agreement:.2%}")
+        sides: list[tuple[str, ...]] = [("", "parameters", "bytes", f"µs a call, x {self.shape}")]
+        sides += [
+            (f"{which}, {side.precision}", f"{side.parameters:,}", f"{side.nbytes:,}", f"{side.microseconds:,.1f}")
+            for which, side in (("first", self.first), ("second", self.second))
+        ]
+        sides.append(("second to first", "", f"{self.size:.3f} ×", f"{self.speedup:.2f} × as fast"))
+        return "\n".join((*lines, "", *_aligned(sides)))
+
+
+def compare(
+    net: Model, other: Model, x: Any, lengths: Any = None, mask: Any = None, *, threads: int | str | None = None
+) -> Comparison:
+    """Run both networks on ``x`` (as for calling them) and say how far ``other`` is from ``net``, and how fast it is.
+
+    The two must have the same layers in the same sizes: a network and what :meth:`Model.quantize` made of it, or two
+    files of one network. The times are medians of calls in turns. Raises :class:`CgruError` where layers differ.
+    """
+    for what in (net, other):
+        if not isinstance(what, Model):
+            raise CgruError(f"compare: expected two cgru.Model, found {type(what).__name__}")
+    _check_alike(net.layers, other.layers)
+    count = resolve(threads)
+    x3, _ = net._input(x)
+    if not x3.size:
+        raise CgruError(f"x: there is nothing to compare on in shape {x3.shape}")
+    ours, theirs = (_layer_outputs(one, x3, lengths, mask, count) for one in (net, other))
+    errors = [_error(layer.name, a, b) for layer, a, b in zip(net.layers, ours, theirs, strict=True)]
+    ends = [_joined(one(x3, lengths, mask, threads=count)) for one in (net, other)]
+    counted = ours[-1].counted
+    agreement = None
+    if _is_distribution(net.layers[-1]):
+        same = ends[0].argmax(-1) == ends[1].argmax(-1)
+        agreement = float(np.mean(same, where=True if counted is None else counted))
+    times = _times((net, other), (x3, lengths, mask), count)
+    first, second = (
+        Side(one.precision, one.parameters, one.nbytes, seconds * 1e6)
+        for one, seconds in zip((net, other), times, strict=True)
+    )
+    output = _error("the network", _Output(ends[0], counted), _Output(ends[1], counted))
+    return Comparison(tuple(errors), output, agreement, first, second, x3.shape, count)
+
+
+def verify(net: Model, reduced: Model, sample: Any) -> Comparison:
+    """:func:`compare`, with a :class:`CgruWarning` where the reduced network is the slower."""
+    found = compare(net, reduced, sample)
+    first, second = found.first, found.second
+    if second.microseconds > SLOWER * first.microseconds:
+        warnings.warn(
+            f"{second.precision} is slower than {first.precision} here: {second.microseconds:,.1f} µs against "
+            f"{first.microseconds:,.1f} µs a call for input of shape {found.shape}",
+            CgruWarning,
+            stacklevel=3,
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Numbers that leave a layer, features last, and which of them count: bool over the axes before, or None."""
+
+    values: np.ndarray
+    counted: np.ndarray | None
+
+
+def _check_alike(first: Sequence[Layer], second: Sequence[Layer]) -> None:
+    if len(first) != len(second):
+        raise CgruError(f"compare: the networks have {len(first)} and {len(second)} layers; they must have the same")
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+        if (a.kind, a.describe()) != (b.kind, b.describe()):
+            raise CgruError(
+                f"compare: layer {i} of the networks differs: {a.name} is {a.kind} {a.describe()}, {b.name} is "
+                f"{b.kind} {b.describe()}; they must have the same layers in the same sizes"
+            )
+
+
+def _layer_outputs(net: Model, x: np.ndarray, lengths: Any, mask: Any, threads: int) -> list[_Output]:
+    """What leaves every layer, each run as a stage of its own on the network's backend."""
+    batch, steps = x.shape[:2]
+    flow = Flow(x, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
+    state = net._layout.zeros(batch)
+    found = []
+    for layer in net.layers:
+        for stage in backends.compile_stages([layer], net._layout, net._backend)[0]:
+            flow = stage.run(flow, state, threads)
+        found.append(_Output(_joined(flow.x), None if flow.last else flow.valid()))
+    return found
+
+
+def _joined(y: Any) -> np.ndarray:
+    return np.concatenate(y, axis=-1) if isinstance(y, tuple) else y
+
+
+def _is_distribution(layer: Layer) -> bool:
+    return isinstance(layer, (Dense, Activation)) and layer.activation == "softmax"
+
+
+def _error(name: str, first: _Output, second: _Output) -> Error:
+    a, b = (
+        (one.values if one.counted is None else one.values[one.counted]).astype(np.float64) for one in (first, second)
+    )
+    if not a.size:
+        return Error(name, 0.0, 0.0, 0.0)
+    with np.errstate(invalid="ignore"):
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    apart[np.isnan(apart)] = np.inf
+    error = math.sqrt(np.mean(np.square(apart)))
+    signal = math.sqrt(np.mean(np.square(a), where=np.isfinite(a))) if np.isfinite(a).any() else 0.0
+    relative = error / signal if signal else math.inf if error else 0.0
+    return Error(name, float(apart.max()), float(apart.mean()), relative)
+
+
+def _times(nets: tuple[Model, Model], call: tuple[Any, ...], threads: int) -> list[float]:
+    """The median seconds of a call of each, in turns so that whatever else the machine does meets both alike."""
+    times: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + SECONDS
+    while len(times[0]) < TURNS or time.perf_counter() < end:
+        for net, seconds in zip(nets, times, strict=True):
+            start = time.perf_counter()
+            net(*call, threads=threads)
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
