@@ -16,14 +16,13 @@ isa.require()
 
 FORKS = int(os.environ.get("CGRU_FORKS", "20"))
 
-# In a process of its own, which no fork of the test runner's other threads disturbs. A child that hangs is killed by
-# its alarm and shows as one that did not end well.
+# In a process of its own, which no fork of the test runner's other threads disturbs.
 SETUP = """
-import os, signal, sys, threading, time, warnings
+import os, threading, time
 import numpy as np
+from forks import forked
 from strategies import Case
 
-warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of fork beside threads: that is what is tested
 case = Case(64, 192, 2, 1, True, 2, 60, seed=1)
 gru = case.gru()
 want = gru(case.x, case.h0, backend="packed")[0]
@@ -33,18 +32,6 @@ def same(threads):
 
 def tasks():
     return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else None
-
-def forked(check):
-    '''Whether check() was true in a forked child, which had a minute.'''
-    pid = os.fork()
-    if pid == 0:
-        status = 99
-        try:
-            signal.alarm(60)
-            status = 0 if check() else 1
-        finally:
-            os._exit(status)
-    return os.waitpid(pid, 0)[1]
 """
 
 AFTER = SETUP + """
@@ -55,9 +42,9 @@ def child():
 found = {
     "first": forked(child),
     "parent": same(3),
-    "grandchild": forked(lambda: same(2) and forked(child) == 0),
+    "grandchild": forked(lambda: same(2) and forked(child) == [0]),
     "before any": forked(lambda: same(2)),
-    "many": [forked(lambda: same(2)) for _ in range(5)],
+    "many": forked(lambda: same(2), 5),
 }
 """
 
@@ -73,7 +60,7 @@ for thread in threads:
     thread.start()
 while calls[0] < 3:
     time.sleep(0.001)
-statuses = [forked(lambda: same(2) and same(3)) for _ in range(FORKS)]
+statuses = [forked(lambda: same(2) and same(3))[0] for _ in range(FORKS)]
 stop.set()
 for thread in threads:
     thread.join()

@@ -298,11 +298,10 @@ def test_other_threads_go_on_during_a_call(large: cgru.Model, what: str) -> None
 # ---- forks, memory, cores --------------------------------------------------------------------------------------
 
 FORK = """
-import os, signal, warnings
 import numpy as np
+from forks import forked
 from networks import Kind, build, noise
 
-warnings.simplefilter("ignore", DeprecationWarning)
 net = build(Kind(64, 192, layers=2, head=7), 1, "packed")
 x = noise((40, 64), 2)
 want = net.stream().feed(x)
@@ -321,21 +320,7 @@ def go_on():
     return all(np.array_equal(got, w) for got, w in
                ((fed, want[10:]), (stepped, want[10:]), (pooled, want[10:]), (anew, want)))
 
-statuses = []
-children = []
-for _ in range(4):                                  # prefork: four workers side by side
-    pid = os.fork()
-    if pid == 0:
-        status = 99
-        try:
-            signal.alarm(60)
-            status = 0 if go_on() else 1
-        finally:
-            os._exit(status)
-    children.append(pid)
-for pid in children:
-    statuses.append(os.waitpid(pid, 0)[1])
-found = {"statuses": statuses, "parent": go_on()}
+found = {"statuses": forked(go_on, 4), "parent": go_on()}    # prefork: four workers side by side
 """
 
 
