@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 import cgru
 from cgru.errors import CgruError, FormatError, UnsupportedError
 from cgru.formats import load, native, read
+from cgru.formats import safetensors as ours
 from cgru.layers import LAYERS, Layer
+from cgru.precision import PRECISIONS, Stored
 
 SIZES = st.sampled_from([1, 3, 7, 17])
 NAMES = st.sampled_from(["a", "a.b", "gru", "größe", "x" * 300, 'q"\\', "0"])
@@ -74,28 +77,48 @@ def networks(draw: st.DrawFn) -> cgru.Model:
     return cgru.Model(layers)
 
 
+def held(layer: Layer) -> dict[str, list[tuple[str, tuple[int, ...], bytes]]]:
+    """Every number that the layer holds, and what it holds it as."""
+    found = {}
+    for key, value in layer.stored().items():
+        parts = [part for part in value if part is not None] if isinstance(value, Stored) else [value]
+        found[key] = [(part.dtype.str, part.shape, part.tobytes()) for part in parts]
+    return found
+
+
 def same(a: cgru.Model, b: cgru.Model) -> None:
     assert len(a.layers) == len(b.layers)
     for one, two in zip(a.layers, b.layers, strict=True):
         assert (type(one), one.name, one.options()) == (type(two), two.name, two.options())
-        left, right = one.arrays(), two.arrays()
-        assert left.keys() == right.keys()
-        for key, array in left.items():
-            assert array.shape == right[key].shape
-            assert array.tobytes() == right[key].tobytes()
+        assert one.precision == two.precision
+        assert held(one) == held(two)
 
 
-@given(networks())
-def test_what_is_saved_is_loaded_to_the_bit(tmp_path_factory: pytest.TempPathFactory, net: cgru.Model) -> None:
-    path = tmp_path_factory.mktemp("native") / "net.safetensors"
+def comes_back(net: cgru.Model, folder: Path, backend: str) -> None:
+    path = folder / "net.safetensors"
     net.save(path)
-    back = load(path)
+    back = load(path, backend=backend)
     same(net, back)
     x = np.zeros((2, 3), np.int64) if net.takes_ids else np.ones((2, 3, net.input_size), np.float32)
     assert net(x).tobytes() == back(x).tobytes()
     again = path.with_name("again.safetensors")
     back.save(again)
     assert again.read_bytes() == path.read_bytes()
+
+
+@given(networks())
+def test_what_is_saved_is_loaded_to_the_bit(tmp_path_factory: pytest.TempPathFactory, net: cgru.Model) -> None:
+    comes_back(net, tmp_path_factory.mktemp("native"), "auto")
+
+
+@given(networks(), st.data())
+def test_what_is_saved_in_reduced_precision_is_loaded_to_the_bit(
+    tmp_path_factory: pytest.TempPathFactory, net: cgru.Model, data: st.DataObject
+) -> None:
+    wanted = {layer.name: data.draw(st.sampled_from(PRECISIONS)) for layer in net.layers if layer.parameters}
+    reduced = cgru.Model(net.layers, backend="reference").quantize(wanted)
+    assert {layer.name: layer.precision for layer in reduced.layers if layer.parameters} == wanted
+    comes_back(reduced, tmp_path_factory.mktemp("native"), "reference")
 
 
 def test_bit_patterns_of_nan_and_minus_zero_survive(tmp_path: Path) -> None:
@@ -238,8 +261,8 @@ BAD_TENSORS: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "of another shape": ({"fc.weight": WEIGHT, "fc.bias": np.ones(3, "f4")}, "bias has shape (3,)"),
     "of more axes": ({"fc.weight": WEIGHT[None]}, "expected 2 axes"),
     "without entries": ({"fc.weight": WEIGHT[:0]}, "has no entries"),
-    "of float64": ({"fc.weight": WEIGHT.astype("f8")}, "held as float64"),
-    "of integers": ({"fc.weight": WEIGHT.astype("i4")}, "held as int32"),
+    "of float64": ({"fc.weight": WEIGHT.astype("f8")}, "held as F64; expected F32"),
+    "of integers": ({"fc.weight": WEIGHT.astype("i4")}, "held as I32; expected F32"),
 }
 
 
@@ -251,6 +274,128 @@ def test_a_tensor_is_refused_that_is(case: str, tmp_path: Path) -> None:
         load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert says in str(caught.value)
+
+
+def reduced_file(
+    path: Path, precision: Any = "int8", *, drop: str = "", dtype: str = "I8", kind: str = "dense", **more: np.ndarray
+) -> Path:
+    """A network of one dense layer with int8 weights and a bias, one thing about it changed."""
+    spec = {"layers": [{"kind": kind, "name": "fc", "options": {}, "precision": precision}]}
+    values = np.array([[127, -3, 0], [5, -127, 9]], np.int8)
+    parts: dict[str, np.ndarray] = {"weight": values, "weight.scale": scale(0.5, 0.25), "bias": scale(1, 1)}
+    parts |= {key.replace("_", "."): array for key, array in more.items()}
+    tensors = {f"fc.{key}": array for key, array in parts.items() if key != drop}
+    notes = {"format": "cgru", "version": "1", "spec": json.dumps(spec)}
+    ours.write(path, tensors, notes, dtypes={"fc.weight": dtype})
+    return path
+
+
+def test_the_crafted_reduced_file_is_sound(tmp_path: Path) -> None:
+    net = load(reduced_file(tmp_path / "net.safetensors"), backend="reference")
+    assert net.precision == "int8"
+    expected = np.array([[63.5, -1.5, 0], [1.25, -31.75, 2.25]], np.float32)
+    np.testing.assert_array_equal(net.layers[0].arrays()["weight"], expected)
+    np.testing.assert_array_equal(net(np.eye(3, dtype=np.float32)), expected.T + 1)
+
+
+def refused(path: Path, says: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert says in str(caught.value)
+
+
+def scale(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+BF16 = np.full((2, 3), 0x3F80, np.uint16)
+
+
+def test_a_matrix_of_another_dtype_than_its_precision_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    refused(reduced_file(path, weight=WEIGHT, dtype="F32"), "'fc.weight' is held as F32; expected I8")
+    refused(reduced_file(path, weight=BF16, dtype="BF16"), "'fc.weight' is held as BF16; expected I8")
+    refused(reduced_file(path, "fp16", weight=BF16, dtype="BF16"), "'fc.weight' is held as BF16; expected F16")
+    refused(reduced_file(path, "bf16", weight=BF16, dtype="U16"), "'fc.weight' is held as U16; expected BF16")
+    refused(reduced_file(path, "float32"), "'fc.weight' is held as I8; expected F32")
+
+
+def test_a_reduced_bias_is_refused(tmp_path: Path) -> None:
+    path = reduced_file(tmp_path / "net.safetensors", bias=np.ones(2, np.float16))
+    refused(path, "'fc.bias' is held as F16; expected F32")
+
+
+def test_a_missing_scale_is_refused(tmp_path: Path) -> None:
+    refused(reduced_file(tmp_path / "net.safetensors", drop="weight.scale"), "'fc.weight.scale' is missing")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1)])
+def test_a_scale_of_another_shape_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = reduced_file(tmp_path / "net.safetensors", weight_scale=np.ones(shape, np.float32))
+    refused(path, f"'fc.weight.scale' has shape {shape}, expected (2,)")
+
+
+def test_a_scale_of_another_dtype_is_refused(tmp_path: Path) -> None:
+    path = reduced_file(tmp_path / "net.safetensors", weight_scale=np.ones(2))
+    refused(path, "'fc.weight.scale' is held as F64; expected F32")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0, 3e38])
+def test_a_scale_that_no_weights_have_is_refused(bad: float, tmp_path: Path) -> None:
+    refused(reduced_file(tmp_path / "net.safetensors", weight_scale=scale(1, bad)), "holds the scale")
+
+
+def test_a_weight_of_minus_128_is_refused(tmp_path: Path) -> None:
+    path = reduced_file(tmp_path / "net.safetensors", weight=np.full((2, 3), -128, np.int8))
+    refused(path, "'fc.weight' holds -128")
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3, 1), (0, 3)])
+def test_a_reduced_matrix_of_other_axes_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    rows = np.ones(shape[:1], np.float32)
+    path = reduced_file(tmp_path / "net.safetensors", weight=np.ones(shape, np.int8), weight_scale=rows)
+    refused(path, "has no entries" if 0 in shape else f"'fc.weight' has shape {shape}; expected 2 axes")
+
+
+def test_a_left_over_scale_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    refused(reduced_file(path, bias_scale=scale(1, 1)), "nothing uses the tensor 'fc.bias.scale'")
+    refused(reduced_file(path, "bf16", weight=BF16, dtype="BF16"), "nothing uses the tensor 'fc.weight.scale'")
+    refused(reduced_file(path, "float32", weight=WEIGHT, dtype="F32"), "nothing uses the tensor 'fc.weight.scale'")
+    refused(reduced_file(path, other_scale=scale(1)), "nothing uses the tensor 'fc.other.scale'")
+
+
+@pytest.mark.parametrize("precision", ["int4", "", None, 8, ["int8"]])
+def test_an_unknown_precision_is_refused(precision: object, tmp_path: Path) -> None:
+    refused(reduced_file(tmp_path / "net.safetensors", precision), "known are float32, int8, int8x16, bf16, fp16")
+
+
+def test_a_precision_of_a_layer_without_weights_is_refused(tmp_path: Path) -> None:
+    entry = {"kind": "masking", "name": "m", "options": {}, "precision": "int8"}
+    path = write(tmp_path / "net.safetensors", {"layers": [entry, DENSE]})
+    refused(path, "'m' has precision 'int8', but a masking has no weights to reduce")
+
+
+@pytest.mark.parametrize(("precision", "share"), [("int8", 0.28), ("int8x16", 0.28), ("bf16", 0.52), ("fp16", 0.52)])
+@pytest.mark.parametrize("hidden", [128, 256])
+def test_reduced_files_are_small(precision: str, share: float, hidden: int, tmp_path: Path) -> None:
+    layers = [random_gru(40, hidden, 1, False, True, 0), cgru.Dense(np.ones((10, hidden)), np.ones(10))]
+    net = cgru.Model(layers, backend="reference")
+    net.save(tmp_path / "float32.safetensors")
+    net.quantize(precision).save(tmp_path / "reduced.safetensors")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("reduced", "float32")]
+    assert sizes[0] <= share * sizes[1]
+
+
+def test_other_readers_open_a_reduced_file(tmp_path: Path) -> None:
+    net = cgru.Model([random_gru(3, 7, 1, False, True, 0), cgru.Dense(np.ones((2, 7)))], backend="reference")
+    path = tmp_path / "net.safetensors"
+    net.quantize({"gru": "int8", "dense": "fp16"}).save(path)
+    tensors = safetensors.numpy.load_file(path)
+    assert (tensors["gru.weight_hh_l0"].dtype, tensors["dense.weight"].dtype) == (np.int8, np.float16)
+    wide = tensors["gru.weight_hh_l0"] * tensors["gru.weight_hh_l0.scale"][:, None]
+    np.testing.assert_array_equal(wide, load(path, backend="reference").layers[0].arrays()["weight_hh_l0"])
 
 
 def test_a_later_version_is_refused(tmp_path: Path) -> None:
@@ -269,9 +414,10 @@ def test_an_activation_of_a_later_version_is_named(tmp_path: Path) -> None:
         load(write(tmp_path / "net.safetensors", altered(options={"activation": "gelu"})))
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @given(st.integers(0, 10_000), st.integers(0, 255))
-def test_a_changed_byte_gives_a_network_or_a_cgru_error(where: int, value: int) -> None:
-    raw = bytearray(SOUND)
+def test_a_changed_byte_gives_a_network_or_a_cgru_error(precision: str, where: int, value: int) -> None:
+    raw = bytearray(SOUND[precision])
     raw[where % len(raw)] = value
     try:
         layers = native.load(bytes(raw))
@@ -280,13 +426,12 @@ def test_a_changed_byte_gives_a_network_or_a_cgru_error(where: int, value: int) 
     assert all(isinstance(layer, Layer) for layer in layers)
 
 
-def _sound() -> bytes:
-    spec = {"layers": [{"kind": "gru", "name": "rnn", "options": {"reset": "before"}}, DENSE]}
-    tensors = {
-        f"rnn.{key}": array for key, array in random_gru(1, 3, 1, False, True, 0, reset="before").arrays().items()
-    }
-    notes = {"format": "cgru", "version": "1", "spec": json.dumps(spec)}
-    return safetensors.numpy.save(tensors | {"fc.weight": WEIGHT}, notes)
+def _sound(precision: str) -> bytes:
+    layers = [random_gru(1, 3, 1, False, True, 0, reset="before", name="rnn"), cgru.Dense(WEIGHT, name="fc")]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.safetensors"
+        cgru.Model(layers, backend="reference").quantize({"rnn": precision, "fc": "float32"}).save(path)
+        return path.read_bytes()
 
 
-SOUND = _sound()
+SOUND = {precision: _sound(precision) for precision in PRECISIONS}

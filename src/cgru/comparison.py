@@ -29,14 +29,14 @@ SLOWER = 1.05
 class Error:
     """How far an output (of the layer named) is from the first network's, over the steps that count.
 
-    ``rms`` is relative: the root of the mean square of the differences over that of the first network's output.
+    ``relative_rms`` is the root of the mean square of the differences over that of the first network's output.
     Where just one of the two is NaN or infinite the difference is infinite, where both are alike it is 0.
     """
 
     name: str
-    largest: float
-    mean: float
-    rms: float
+    max_abs: float
+    mean_abs: float
+    relative_rms: float
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Comparison:
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("output of", "max abs error", "mean abs error", "relative RMS")]
         rows += [
-            (error.name, *(f"{value:.3g}" for value in (error.largest, error.mean, error.rms)))
+            (error.name, *(f"{value:.3g}" for value in (error.max_abs, error.mean_abs, error.relative_rms)))
             for error in (*self.layers, self.output)
         ]
         lines = _aligned(rows)

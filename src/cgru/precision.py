@@ -6,7 +6,7 @@ backends' matter (docs/format.md has the arithmetic).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,17 +22,14 @@ _LEVELS = np.float32(127)
 #: No larger scale: the widened weights would be infinite.
 LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / _LEVELS, np.float32(0))
 
-#: What numbers of each precision are held as; bfloat16 as its bit patterns, the upper half of a float32's.
-DTYPES: dict[str, np.dtype[Any]] = {
-    "int8": np.dtype(np.int8),
-    "int8x16": np.dtype(np.int8),
-    "bf16": np.dtype(np.uint16),
-    "fp16": np.dtype(np.float16),
-}
+#: What safetensors calls the numbers that a matrix of each precision is held as.
+KINDS = {"float32": "F32", "int8": "I8", "int8x16": "I8", "bf16": "BF16", "fp16": "F16"}
 
 
 class Stored(NamedTuple):
-    """A reduced matrix (rows, inner): int8 beside a float32 scale for each row, or 16-bit floats without."""
+    """A reduced matrix (rows, inner): int8 beside a float32 scale for each row, or float16, or the bit patterns of
+    bfloat16 as uint16, without a scale.
+    """
 
     values: np.ndarray
     scale: Float32 | None = None
@@ -102,14 +99,17 @@ def _int8(array: Float32, precision: str, where: str) -> Stored:
 
 
 def widen(stored: Stored, precision: str) -> Float32:
-    """The matrix as float32: for int8 the products value · scale, each rounded once; else exact."""
+    """The matrix as float32, read-only: for int8 the products value · scale, each rounded once; else exact."""
     values, scale = stored
     if scale is not None:
         with np.errstate(under="ignore"):
-            return values * scale[:, None]
-    if precision == "bf16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)
+            wide = values * scale[:, None]
+    elif precision == "bf16":
+        wide = (values.astype(np.uint32) << 16).view(np.float32)
+    else:
+        wide = values.astype(np.float32)
+    wide.flags.writeable = False
+    return wide
 
 
 def _frozen(stored: Stored) -> Stored:

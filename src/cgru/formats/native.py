@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from ..arrays import Float32
 from ..errors import CgruError, FormatError
 from ..layers import LAYERS, Layer
+from ..precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled, widen
 from . import safetensors
 from .file_bytes import Source
 from .naming import errors_name
@@ -27,6 +29,7 @@ FORMAT = "cgru"
 VERSION = "1"
 
 _LAYER_KEYS = {"kind", "name", "options"}
+_SCALE = ".scale"
 
 
 def is_native(metadata: Mapping[str, str]) -> bool:
@@ -39,11 +42,21 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     target = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(target, str) or not target or "\0" in target:
         raise CgruError(f"path: expected the path of a file to write, found {path!r}")
-    spec = {"layers": [{"kind": layer.kind, "name": layer.name, "options": layer.options()} for layer in model.layers]}
-    tensors = {f"{layer.name}.{key}": array for layer in model.layers for key, array in layer.arrays().items()}
+    spec = {"layers": [_entry(layer) for layer in model.layers]}
+    tensors: dict[str, np.ndarray] = {}
+    dtypes: dict[str, str] = {}
+    for layer in model.layers:
+        for key, held in layer.stored().items():
+            name = f"{layer.name}.{key}"
+            if not isinstance(held, Stored):
+                tensors[name] = held
+                continue
+            tensors[name], dtypes[name] = held.values, KINDS[layer.precision]
+            if held.scale is not None:
+                tensors[name + _SCALE] = held.scale
     metadata = {"format": FORMAT, "version": VERSION, "spec": json.dumps(spec, default=_plain_number)}
     try:
-        safetensors.write(target, tensors, metadata)
+        safetensors.write(target, tensors, metadata, dtypes=dtypes)
     except OSError as error:
         raise CgruError(f"{target}: cannot be written: {error.strerror or error}") from error
 
@@ -54,11 +67,16 @@ def load(source: Source) -> list[Layer]:
     Raises :class:`FormatError` where the specification or a tensor is missing, left over, unknown or of the
     wrong shape, and :class:`~cgru.errors.UnsupportedError` where it names an activation cgru does not run.
     """
-    file = safetensors.read(source, widen=False)
+    file, dtypes = safetensors.read_as_held(source)
     with errors_name(file.shown, from_file=True):
         entries = _specification(file.metadata)
-        arrays = _arrays_by_layer(file, [entry["name"] for entry in entries])
+        arrays = _arrays_by_layer(file, dtypes, {entry["name"]: entry.get("precision", "float32") for entry in entries})
         return [_layer(entry, arrays[entry["name"]]) for entry in entries]
+
+
+def _entry(layer: Layer) -> dict[str, Any]:
+    entry = {"kind": layer.kind, "name": layer.name, "options": layer.options()}
+    return entry if layer.precision == "float32" else entry | {"precision": layer.precision}
 
 
 def _plain_number(value: Any) -> Any:
@@ -82,14 +100,18 @@ def _specification(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
     names: set[str] = set()
     for position, entry in enumerate(spec["layers"]):
         where = f"layer {position} of the specification"
-        if not isinstance(entry, dict) or entry.keys() != _LAYER_KEYS:
-            raise FormatError(f"{where}: expected exactly kind, name and options")
+        if not isinstance(entry, dict) or entry.keys() - {"precision"} != _LAYER_KEYS:
+            raise FormatError(f"{where}: expected exactly kind, name and options, and precision where it is reduced")
         kind, name, options = entry["kind"], entry["name"], entry["options"]
         if not isinstance(name, str) or not name or not isinstance(options, dict):
             raise FormatError(f"{where}: name must be a text that is not empty, and options an object")
         if not isinstance(kind, str) or kind not in LAYERS:
             known = ", ".join(LAYERS)
             raise FormatError(f"{where}: {name[:80]!r} is of kind {str(kind)[:40]!r}; known are {known}")
+        precision = entry.get("precision", "float32")
+        if not isinstance(precision, str) or precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise FormatError(f"{where}: {name[:80]!r} has precision {str(precision)[:40]!r}; known are {known}")
         for key, value in options.items():
             if not isinstance(value, (str, int, float, type(None))):
                 raise FormatError(f"{where}: option {key[:40]!r} of {name[:80]!r} is no plain value")
@@ -120,26 +142,69 @@ def _parse(text: str) -> Any:
         refuse(f"is not valid JSON ({error})")
 
 
-def _arrays_by_layer(file: TensorFile, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """The tensors, named ``<layer>.<array>``, of each layer; every tensor belongs to one."""
-    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
+def _arrays_by_layer(
+    file: TensorFile, dtypes: Mapping[str, str], precisions: Mapping[str, str]
+) -> dict[str, dict[str, Float32 | Stored]]:
+    """The tensors, named ``<layer>.<array>``, of each layer in its precision; every tensor belongs to one."""
+    found: dict[str, dict[str, Float32 | Stored]] = {name: {} for name in precisions}
+    scales = {tensor for tensor in file.tensors if tensor.endswith(_SCALE)}
     for tensor, array in file.tensors.items():
         layer, dot, key = tensor.rpartition(".")
+        if tensor.endswith(_SCALE):
+            continue
         if not dot or layer not in found:
-            raise FormatError(f"nothing uses the tensor {tensor[:80]!r}; the layers are {_some(names)}")
-        if array.dtype != np.float32:
-            raise FormatError(f"tensor {tensor[:80]!r} is held as {array.dtype}; expected float32")
-        found[layer][key] = array
+            raise FormatError(f"nothing uses the tensor {tensor[:80]!r}; the layers are {_some(list(precisions))}")
+        precision = precisions[layer] if is_matrix(key) else "float32"
+        _expect(tensor, dtypes[tensor], KINDS[precision])
+        if precision == "float32":
+            found[layer][key] = array
+            continue
+        if array.ndim != 2:
+            raise FormatError(f"tensor {tensor[:80]!r} has shape {array.shape}; expected 2 axes")
+        scale = None
+        if scaled(precision):
+            scale = _scale(file, dtypes, tensor, array)
+            scales.discard(tensor + _SCALE)
+        found[layer][key] = Stored(array, scale)
+    if scales:
+        raise FormatError(f"nothing uses the tensor {min(scales)[:80]!r}: no int8 matrix has that name without the end")
     return found
 
 
-def _layer(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Layer:
-    name = entry["name"]
+def _scale(file: TensorFile, dtypes: Mapping[str, str], tensor: str, values: np.ndarray) -> Float32:
+    """The scale of each row of an int8 matrix; values and scales are such as :mod:`cgru.precision` makes."""
+    name = tensor + _SCALE
+    if name not in file.tensors:
+        raise FormatError(f"the tensor {name[:80]!r} is missing: an int8 matrix has a scale for each row")
+    scale = file.tensors[name]
+    _expect(name, dtypes[name], KINDS["float32"])
+    if scale.shape != values.shape[:1]:
+        raise FormatError(f"tensor {name[:80]!r} has shape {scale.shape}, expected {values.shape[:1]}")
+    if not ((scale >= 0) & (scale <= LARGEST_SCALE)).all():
+        bad = scale[~((scale >= 0) & (scale <= LARGEST_SCALE))][0]
+        raise FormatError(f"tensor {name[:80]!r} holds the scale {bad:g}; expected 0 to {LARGEST_SCALE:g}")
+    if values.size and values.min() < -127:
+        raise FormatError(f"tensor {tensor[:80]!r} holds -128; int8 weights go from -127 to 127")
+    return scale
+
+
+def _expect(tensor: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise FormatError(f"tensor {tensor[:80]!r} is held as {found}; expected {wanted}")
+
+
+def _layer(entry: Mapping[str, Any], stored: Mapping[str, Float32 | Stored]) -> Layer:
+    name, precision = entry["name"], entry.get("precision", "float32")
+    arrays = {key: widen(held, precision) if isinstance(held, Stored) else held for key, held in stored.items()}
     layer = LAYERS[entry["kind"]].from_parts(name, entry["options"], arrays)
     left = sorted(arrays.keys() - layer.arrays().keys())
     if left:
         raise FormatError(f"nothing uses the tensor {f'{name}.{left[0]}'[:80]!r}: {name[:80]!r} is a {entry['kind']}")
-    return layer
+    if precision == "float32":
+        return layer
+    if not layer.reducible:
+        raise FormatError(f"{name[:80]!r} has precision {precision!r}, but a {entry['kind']} has no weights to reduce")
+    return layer.holding(precision, stored)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -56,16 +56,26 @@ def read(source: Source, *, widen: bool = True) -> TensorFile:
 
     A file given by its path is mapped, not copied: replace such a file, never rewrite it in place, while its
     arrays are in use. BF16 becomes float32, exactly; with ``widen=False`` it stays as uint16 bit patterns,
-    which :func:`dtypes` tells from U16.
+    which :func:`dtypes`, or :func:`read_as_held`, tells from U16.
 
     Raises :class:`FormatError` for a file that breaks any rule of the format, :class:`UnsupportedError` for
     dtypes numpy has no counterpart of.
     """
+    return _read(source, widen)[0]
+
+
+def read_as_held(source: Source) -> tuple[TensorFile, dict[str, str]]:
+    """:func:`read` without widening, and the format's own dtype name of every tensor, of one opening of the file."""
+    return _read(source, False)
+
+
+def _read(source: Source, widen: bool) -> tuple[TensorFile, dict[str, str]]:
     shown = shown_name(source)
     data = open_bytes(source)
     entries, metadata, start = _header(data, shown)
     tensors = {name: _array(name, entry, data, start, widen, shown) for name, entry in entries.items()}
-    return TensorFile(shown, "safetensors", tensors, metadata=metadata)
+    kinds = {name: entry.dtype for name, entry in entries.items()}
+    return TensorFile(shown, "safetensors", tensors, metadata=metadata), kinds
 
 
 def dtypes(source: Source) -> dict[str, str]:

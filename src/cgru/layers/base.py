@@ -72,7 +72,7 @@ class Layer:
             )
         if not self.reducible:
             raise CgruError(f"{self.name}: a layer of kind {self.kind} has no weights to hold as {precision}")
-        return self._holding(
+        return self.holding(
             precision,
             {
                 name: reduce(array, precision, f"{self.name}: {name}") if is_matrix(name) else array
@@ -85,8 +85,8 @@ class Layer:
         """Whether there is a matrix that reduced precision could make smaller."""
         return self.parameters > 0
 
-    def _holding(self, precision: str, stored: Mapping[str, Float32 | Stored]) -> Self:
-        """The same layer, with these weights instead of its own."""
+    def holding(self, precision: str, stored: Mapping[str, Float32 | Stored]) -> Self:
+        """The same layer with these weights, which are those of :meth:`stored` in a precision, instead of its own."""
         twin = self.renamed(self.name)
         twin.precision, twin._arrays, twin._packed = precision, dict(stored), None
         return twin
