@@ -8,7 +8,8 @@ same cells by ``name``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from . import reference
 
@@ -16,8 +17,7 @@ from . import reference
 _ARRAYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One recurrent cell.
 
     ``gates`` names the blocks of H rows stacked in ``weight_ih`` and ``weight_hh``, in canonical order; ``arrays``
@@ -36,7 +36,7 @@ class Cell:
     carried: tuple[str, ...] = ("h",)
     two_biases: bool = False
     title: str = ""
-    letters: Mapping[str, str] = field(default_factory=dict)
+    letters: Mapping[str, str] = MappingProxyType({})
 
 
 _RZN = ("r", "z", "n")

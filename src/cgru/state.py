@@ -9,8 +9,7 @@ with the row. Blocks begin on multiples of 16 floats.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +24,7 @@ AUX = 2
 _ALIGN = 16
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Where the state of one direction of one layer lies in a row."""
 
     layer: str

@@ -7,7 +7,6 @@ stand here once, and the backend brings the arithmetic.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,16 +74,16 @@ class LayerStage:
     def run(self, flow: Flow, state: Float32, threads: int, out: Float32 | None = None) -> Flow:
         layer = self.layer
         if isinstance(layer, Embedding):
-            flow = replace(flow, x=self.table[flow.x], mask=flow.mask) if not layer.mask_zero else replace(
-                flow.masked_by(flow.x != 0), x=self.table[flow.x]
-            )
+            if layer.mask_zero:
+                flow = flow.masked_by(flow.x != 0)
+            flow = flow.with_x(self.table[flow.x])
         elif isinstance(layer, Masking):
             mask = np.any(flow.x != np.float32(layer.mask_value), axis=-1)
-            flow = replace(flow.masked_by(mask), x=np.where(mask[..., None], flow.x, flow.x.dtype.type(0)))
+            flow = flow.masked_by(mask).with_x(np.where(mask[..., None], flow.x, flow.x.dtype.type(0)))
         elif isinstance(layer, Recurrent):
             return self._recur(layer, flow, state, threads)
         else:
-            flow = replace(flow, x=self.pointwise(flow.x, threads))
+            flow = flow.with_x(self.pointwise(flow.x, threads))
         return _clear_beyond(flow)
 
     def _recur(self, layer: Recurrent, flow: Flow, state: Float32, threads: int) -> Flow:
@@ -115,7 +114,7 @@ class LayerStage:
         if not layer.return_sequences:
             return Flow(merged, last=True)
         # The mask stays as it is even where go_backwards has turned the outputs round: so Keras does.
-        return replace(flow, x=merged)
+        return flow.with_x(merged)
 
 
 def merge(outputs: Sequence[np.ndarray], mode: str | None) -> Any:
@@ -158,7 +157,7 @@ def _clear_beyond(flow: Flow) -> Flow:
     within = flow.within()
     if within is None:
         return flow
-    return replace(flow, x=np.where(within[..., None], flow.x, flow.x.dtype.type(0)))
+    return flow.with_x(np.where(within[..., None], flow.x, flow.x.dtype.type(0)))
 
 
 def compile_layers(layers: Sequence[Layer], layout: StateLayout, arithmetic: Arithmetic) -> list[LayerStage]:
