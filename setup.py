@@ -22,7 +22,7 @@ AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfm
 
 
 class Isa(NamedTuple):
-    """What core/isa_<name>.c is compiled for, and the flags it alone gets."""
+    """What core/isa/<precision>_<name>.c is compiled for, and the flags it alone gets."""
 
     machines: tuple[str, ...]
     flags: list[str]
@@ -45,8 +45,8 @@ PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\
 
 def isa_of(source: str) -> Isa | None:
     """The instruction set that a source file is for, from its name; None for an ordinary one."""
-    stem = Path(source).stem
-    return ISA[stem.removeprefix("isa_")] if stem.startswith("isa_") else None
+    path = Path(source)
+    return ISA[path.stem.rpartition("_")[2]] if path.parent.name == "isa" else None
 
 
 class BuildExt(build_ext):
@@ -102,7 +102,6 @@ class BuildExt(build_ext):
         ext.sources = [s for s, isa in isas.items() if isa is None or self.plat_name.endswith(isa.machines)]
         if not self.plat_name.endswith((*X86, *ARM)):
             ext.define_macros.append(("CGRU_GENERIC_ONLY", "1"))
-        ext.define_macros += [("CGRU_HAVE_" + Path(s).stem[4:].upper(), "1") for s in ext.sources if isas[s]]
         compile_all = self.compiler.compile
 
         def compile_each(sources: list[str], *args: Any, extra_postargs: list[str], **rest: Any) -> list[str]:
@@ -127,7 +126,7 @@ if LIMITED_API:
 
 SOURCES = {
     "cgru.backends._blas": ["src/cgru/backends/_blas.pyx"],
-    "cgru.backends._packed": ["src/cgru/backends/_packed.pyx", *sorted(glob("src/cgru/core/*.c"))],
+    "cgru.backends._packed": ["src/cgru/backends/_packed.pyx", *sorted(glob("src/cgru/core/**/*.c", recursive=True))],
 }
 HEADERS = sorted(glob("src/cgru/*/*.h") + glob("include/cgru/*.h"))
 EXTENSIONS = [

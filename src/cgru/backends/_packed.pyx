@@ -13,15 +13,13 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from ..errors import CgruError, ShapeError, UnsupportedError
+from ..precision import Stored
 from ..threads import resolve
 
 cnp.import_array()
 
 cdef extern from "cgru/cgru.h" nogil:
     enum: CGRU_OK
-    ctypedef struct cgru_kernels:
-        const char *name
-        int vl
     ctypedef struct cgru_matrix:
         int panels
     ctypedef struct cgru_scan:
@@ -50,28 +48,42 @@ cdef extern from "cgru/cgru.h" nogil:
     void cgru_work_free(cgru_work *work)
 
 cdef extern from "kernels.h" nogil:
+    enum: CGRU_FLOAT32
+    enum: CGRU_INT8
+    enum: CGRU_INT8X16
+    enum: CGRU_BF16
+    enum: CGRU_FP16
     ctypedef struct cgru_cell:
         const char *name
+    ctypedef struct cgru_arithmetic:
+        pass
+    ctypedef struct cgru_kernels:
+        const char *name
+        int vl
+        const cgru_arithmetic *of[1]
     const cgru_kernels *cgru_kernels_at(int index)
     int cgru_kernels_usable(int index)
-    const cgru_cell *cgru_cell_named(const cgru_kernels *, const char *name)
+    const cgru_cell *cgru_cell_named(const cgru_arithmetic *, const char *name)
 
 cdef extern from "pack.h" nogil:
-    cgru_matrix *cgru_matrix_new(const cgru_kernels *, int units, int inner, const float *w, const float *b)
-    void cgru_matrix_weights(const cgru_kernels *, const cgru_matrix *, float *w, float *b)
+    ctypedef struct cgru_stored:
+        void *values
+        float *scale
+    cgru_matrix *cgru_matrix_new(const cgru_kernels *, int precision, int units, int inner, cgru_stored w, const float *b)
+    void cgru_matrix_weights(const cgru_kernels *, const cgru_matrix *, cgru_stored w, float *b)
     size_t cgru_matrix_bytes(const cgru_kernels *, const cgru_matrix *)
     void cgru_matrix_free(cgru_matrix *)
     ctypedef struct cgru_weights:
-        int input, hidden, out
-        const float *w_ih
-        const float *w_hh
-        const float *w_hr
+        int precision, input, hidden, out
+        cgru_stored w_ih
+        cgru_stored w_hh
+        cgru_stored w_hr
         const float *b_ih
         const float *b_hh
         const float *w_ph
     cgru_scan *cgru_scan_new(const cgru_kernels *, const cgru_cell *, int activation, int recurrent_activation,
                              const cgru_weights *)
-    void cgru_scan_weights(const cgru_kernels *, const cgru_scan *, float *w_ih, float *w_hh, float *w_hr)
+    void cgru_scan_weights(const cgru_kernels *, const cgru_scan *, cgru_stored w_ih, cgru_stored w_hh, cgru_stored w_hr)
     size_t cgru_scan_bytes(const cgru_kernels *, const cgru_scan *)
     void cgru_scan_free(cgru_scan *)
 
@@ -88,7 +100,8 @@ cdef extern from "net.h" nogil:
         int kind
         int in_ "in"
         int out
-        const float *table
+        cgru_stored table
+        int precision
         int mask_zero
         const cgru_matrix *matrix
         int activation
@@ -140,8 +153,49 @@ def isa_in_use():
 
 # ---- packed weights --------------------------------------------------------------------------------------------
 
-cdef const float *floats(cnp.ndarray array) noexcept:
-    return <const float *>cnp.PyArray_DATA(array)
+PRECISIONS = {
+    "float32": CGRU_FLOAT32,
+    "int8": CGRU_INT8,
+    "int8x16": CGRU_INT8X16,
+    "bf16": CGRU_BF16,
+    "fp16": CGRU_FP16,
+}
+
+
+cdef float *floats(cnp.ndarray array) noexcept:
+    return <float *>cnp.PyArray_DATA(array)
+
+
+cdef float *floats_or_null(dict arrays, str key) except? NULL:
+    return floats(arrays[key]) if key in arrays else NULL
+
+
+cdef cgru_stored stored_at(object array) except *:
+    """Where the parts of a float32 array or a :class:`Stored` lie, which must be in C order and outlive the use."""
+    cdef cgru_stored at
+    at.values = at.scale = NULL
+    if isinstance(array, Stored):
+        at.values = cnp.PyArray_DATA(<cnp.ndarray?>array.values)
+        if array.scale is not None:
+            at.scale = floats(<cnp.ndarray?>array.scale)
+    elif array is not None:
+        at.values = cnp.PyArray_DATA(<cnp.ndarray?>array)
+    return at
+
+
+cdef object room_for(object shape, int precision):
+    """An array, or a :class:`Stored`, for a matrix of that precision."""
+    if precision == CGRU_FLOAT32:
+        return np.empty(shape, np.float32)
+    if precision == CGRU_BF16:
+        return Stored(np.empty(shape, np.uint16), None)
+    if precision == CGRU_FP16:
+        return Stored(np.empty(shape, np.float16), None)
+    return Stored(np.empty(shape, np.int8), np.empty(shape[0], np.float32))
+
+
+cdef tuple shape_of(object array):
+    return array.values.shape if isinstance(array, Stored) else array.shape
 
 
 cdef class Matrix:
@@ -149,13 +203,15 @@ cdef class Matrix:
 
     cdef cgru_matrix *m
     cdef readonly int units, inner
+    cdef int precision
     cdef bint biased
 
-    def __cinit__(self, cnp.ndarray weight not None, bias):
-        self.units, self.inner = weight.shape[0], weight.shape[1]
+    def __cinit__(self, str precision not None, weight, bias):
+        self.precision = PRECISIONS[precision]
+        self.units, self.inner = shape_of(weight)
         self.biased = bias is not None
         self.m = cgru_matrix_new(
-            kernels(), self.units, self.inner, floats(weight), floats(bias) if self.biased else NULL
+            kernels(), self.precision, self.units, self.inner, stored_at(weight), floats(bias) if self.biased else NULL
         )
         if self.m == NULL:
             raise MemoryError("packing a dense layer")
@@ -167,15 +223,12 @@ cdef class Matrix:
     def nbytes(self):
         return cgru_matrix_bytes(kernels(), self.m)
 
-    def arrays(self):
-        weight = np.empty((self.units, self.inner), np.float32)
+    def stored(self):
+        """What it was made of."""
+        weight = room_for((self.units, self.inner), self.precision)
         bias = np.empty(self.units, np.float32)
-        cgru_matrix_weights(kernels(), self.m, <float *>floats(weight), <float *>floats(bias))
+        cgru_matrix_weights(kernels(), self.m, stored_at(weight), floats(bias))
         return {"weight": weight, "bias": bias} if self.biased else {"weight": weight}
-
-
-cdef const float *floats_or_null(dict arrays, str key) except? NULL:
-    return floats(arrays[key]) if key in arrays else NULL
 
 
 cdef class Scan:
@@ -183,21 +236,27 @@ cdef class Scan:
 
     cdef cgru_scan *scan
     cdef readonly int input
+    cdef int precision
     cdef dict shapes, vectors
 
-    def __cinit__(self, str cell not None, int activation, int recurrent_activation, int hidden, int out, dict arrays not None):
-        """arrays: float32 in C order, named weight_ih, weight_hh, weight_hr, weight_ph, bias_ih, bias_hh, those there are."""
+    def __cinit__(self, str precision not None, str cell not None, int activation, int recurrent_activation, int hidden,
+                  int out, dict arrays not None):
+        """arrays, in C order: weight_ih, weight_hh, weight_hr as the precision stores them, and float32 weight_ph, bias_ih,
+        bias_hh, those there are."""
         cdef cgru_weights given
         cdef bytes name = cell.encode()
-        cdef const cgru_cell *kind = cgru_cell_named(kernels(), name)
+        cdef const cgru_cell *kind
+        self.precision = PRECISIONS[precision]
+        kind = cgru_cell_named(kernels().of[self.precision], name)
         if kind == NULL:
             raise UnsupportedError(f"the packed backend has no cell named {cell!r}")
-        self.shapes = {key: array.shape for key, array in arrays.items() if array.ndim == 2}
-        self.vectors = {key: array for key, array in arrays.items() if array.ndim == 1}
+        matrices = {key: array for key, array in arrays.items() if len(shape_of(array)) == 2}
+        self.shapes = {key: shape_of(array) for key, array in matrices.items()}
+        self.vectors = {key: array for key, array in arrays.items() if key not in matrices}
         self.input = self.shapes["weight_ih"][1]
-        given.input, given.hidden, given.out = self.input, hidden, out
-        given.w_ih, given.w_hh = floats(arrays["weight_ih"]), floats_or_null(arrays, "weight_hh")
-        given.w_hr, given.w_ph = floats_or_null(arrays, "weight_hr"), floats_or_null(arrays, "weight_ph")
+        given.precision, given.input, given.hidden, given.out = self.precision, self.input, hidden, out
+        given.w_ih, given.w_hh = stored_at(matrices["weight_ih"]), stored_at(matrices.get("weight_hh"))
+        given.w_hr, given.w_ph = stored_at(matrices.get("weight_hr")), floats_or_null(arrays, "weight_ph")
         given.b_ih, given.b_hh = floats_or_null(arrays, "bias_ih"), floats_or_null(arrays, "bias_hh")
         self.scan = cgru_scan_new(kernels(), kind, activation, recurrent_activation, &given)
         if self.scan == NULL:
@@ -210,11 +269,11 @@ cdef class Scan:
     def nbytes(self):
         return cgru_scan_bytes(kernels(), self.scan) + sum(vector.nbytes for vector in self.vectors.values())
 
-    def arrays(self):
+    def stored(self):
         """The arrays it was made of."""
-        cdef dict made = {key: np.empty(shape, np.float32) for key, shape in self.shapes.items()}
-        cgru_scan_weights(kernels(), self.scan, <float *>floats(made["weight_ih"]),
-                          <float *>floats_or_null(made, "weight_hh"), <float *>floats_or_null(made, "weight_hr"))
+        cdef dict made = {key: room_for(shape, self.precision) for key, shape in self.shapes.items()}
+        cgru_scan_weights(kernels(), self.scan, stored_at(made["weight_ih"]), stored_at(made.get("weight_hh")),
+                          stored_at(made.get("weight_hr")))
         return made | self.vectors
 
 
@@ -237,7 +296,8 @@ cdef class Net:
                 node = &array[i]
                 node.kind, node.in_, node.out = KINDS[given["kind"]], given["in"], given["out"]
                 if node.kind == CGRU_EMBEDDING:
-                    node.table, node.mask_zero = floats(given["table"]), given["mask_zero"]
+                    node.table, node.mask_zero = stored_at(given["table"]), given["mask_zero"]
+                    node.precision = PRECISIONS[given["precision"]]
                 elif node.kind == CGRU_DENSE:
                     node.matrix, node.activation = (<Matrix?>given["matrix"]).m, given["activation"]
                 elif node.kind == CGRU_ACTIVATION:

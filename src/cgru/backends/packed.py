@@ -15,6 +15,7 @@ import numpy as np
 from ..activations import CODES
 from ..arrays import Float32
 from ..layers import Activation, Dense, Embedding, Layer, Masking, Recurrent
+from ..precision import Stored
 from ..state import StateLayout
 from .flow import Flow
 
@@ -45,11 +46,12 @@ class PackedRecurrent:
     def __init__(self, layer: Recurrent) -> None:
         from . import _packed
 
-        held = layer.arrays()
+        held = layer.stored()
         gate, act = CODES[layer.recurrent_activation], CODES[layer.activation]
         self.suffixes = [scan.suffix for scan in layer.scans()]
         self.scans = [
             _packed.Scan(
+                layer.precision,
                 layer.cell.name,
                 act,
                 gate,
@@ -64,11 +66,11 @@ class PackedRecurrent:
     def nbytes(self) -> int:
         return sum(scan.nbytes for scan in self.scans)
 
-    def arrays(self) -> dict[str, Float32]:
+    def stored(self) -> dict[str, Float32 | Stored]:
         return {
             stem + suffix: array
             for suffix, scan in zip(self.suffixes, self.scans, strict=True)
-            for stem, array in scan.arrays().items()
+            for stem, array in scan.stored().items()
         }
 
 
@@ -79,8 +81,8 @@ def packed(layer: Layer) -> Any:
     with _packing:
         if layer._packed is None:
             if isinstance(layer, Dense):
-                held = layer.arrays()
-                layer._packed = _packed.Matrix(held["weight"], held.get("bias"))
+                held = layer.stored()
+                layer._packed = _packed.Matrix(layer.precision, held["weight"], held.get("bias"))
             elif isinstance(layer, Recurrent):
                 layer._packed = PackedRecurrent(layer)
             layer._arrays = None
@@ -136,7 +138,7 @@ def _nodes(layer: Layer, layout: StateLayout, width: int | None) -> list[dict[st
     """What the layer is to the C network; ``width`` is the number of features that come in."""
     node: dict[str, Any] = {"kind": layer.kind, "in": width, "out": layer.output_size}
     if isinstance(layer, Embedding):
-        return [node | {"table": layer.arrays()["weight"], "mask_zero": layer.mask_zero}]
+        return [node | {"table": layer.stored()["weight"], "precision": layer.precision, "mask_zero": layer.mask_zero}]
     if isinstance(layer, Dense):
         return [node | {"matrix": packed(layer), "activation": CODES[layer.activation]}]
     if isinstance(layer, Activation):

@@ -40,6 +40,24 @@ static void copy(float *to, const float *from, int n)
 
 /* ---- one direction of a recurrent node over a chunk ---------------------------------------------------------------- */
 
+static cgru_prepared room_of(const block *b, const lane *l)
+{
+    return (cgru_prepared){l->prepared, (ptrdiff_t)b->net->prepared};
+}
+
+/* The largest |h| that a row's integers allow for: what it began with, and at least 1. A NaN is left to the kernels. */
+static float range_of(const cgru_scan *scan, const cgru_direction *dir, const float *state)
+{
+    float range = state[dir->emitted + 1];
+    if (range != 0.0f || !scan->bounded) return range;
+    range = 1.0f;
+    for (int i = 0; i < scan->out; i++) {
+        float size = fabsf(state[dir->state + i]);
+        if (size > range) range = size;
+    }
+    return range;
+}
+
 /* The input side of all steps of the chunk that count, in one multiplication. */
 static void project(block *b, lane *l, const cgru_scan *scan, sequence in, int64_t t0, int steps, cgru_member member)
 {
@@ -53,7 +71,7 @@ static void project(block *b, lane *l, const cgru_scan *scan, sequence in, int64
         }
     }
     cgru_share(scan->panels, member, &p0, &p1);
-    b->net->kernels->project(&scan->x, many, l->pointer_in, l->pointer_projected, p0, p1);
+    scan->x.arithmetic->project(&scan->x, many, l->pointer_in, l->pointer_projected, room_of(b, l), p0, p1);
 }
 
 /* Steps [t0, t0 + steps). in is based at t0; out at time 0, or NULL where no output is wanted. */
@@ -65,7 +83,7 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
     const cgru_cell *cell = scan->cell;
     /* A step of a single row reads both matrices once whichever way, so it goes in one pass and saves the detour. With more
      * rows the two products are faster one after the other (five rows of 256 units: 36 µs, against 43 in one pass). */
-    const int n = b->rows, emits = scan->out, projected = steps > 1 || n > 1;
+    const int n = b->rows, emits = scan->out, projected = steps > 1 || n > 1 || scan->x.precision != CGRU_FLOAT32;
     int share[2][2]; /* of the panels of each phase */
     cgru_share(scan->panels, member, &share[0][0], &share[0][1]);
     cgru_share(scan->second.panels, member, &share[1][0], &share[1][1]);
@@ -74,6 +92,7 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
         float *state = state_row(b, r);
         l->current[r] = state + dir->state;
         l->emitted[r] = state[dir->emitted] != 0;
+        l->range[r] = range_of(scan, dir, state);
         l->pointer_scratch[r] = l->between + (ptrdiff_t)r * 2 * net->hidden;
     }
     for (int s = 0; s < steps; s++) {
@@ -99,10 +118,11 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
             l->pointer_out[active] = to;
             l->pointer_scratch[active] = l->between + (ptrdiff_t)r * 2 * net->hidden;
             if (cell->states > 1) l->pointer_own[active] = state_row(b, r) + dir->state + emits;
+            l->step_range[active] = l->range[r];
             l->active[active++] = r;
         }
         cgru_rows rows = {active, (int)(t & 1), projected ? l->step_projected : NULL, l->step_x, l->pointer_h,
-                          l->pointer_out, l->pointer_own, l->pointer_scratch};
+                          l->pointer_out, l->pointer_own, l->pointer_scratch, l->step_range, room_of(b, l)};
         for (int phase = 0; phase < cell->phases && active; phase++) {
             cell->step(scan, &rows, phase, share[phase][0], share[phase][1]);
             cgru_team_wait(member);
@@ -118,6 +138,7 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
             float *state = state_row(b, r);
             copy(state + dir->state, l->current[r], emits);
             state[dir->emitted] = l->emitted[r];
+            state[dir->emitted + 1] = l->range[r];
         }
     }
     cgru_team_wait(member);
@@ -130,11 +151,15 @@ static void step_row(block *b, lane *l, const cgru_node *node, const float *x, f
     const cgru_scan *scan = dir->scan;
     float *state = state_row(b, 0), *own = state + dir->state + scan->out;
     const float *h = state + dir->state;
-    cgru_rows rows = {1, 0, NULL, &x, &h, &to, &own, &l->between};
+    const float range = range_of(scan, dir, state), *projected = l->projected;
+    const int reduced = scan->x.precision != CGRU_FLOAT32;
+    const cgru_rows rows = {1, 0, reduced ? &projected : NULL, &x, &h, &to, &own, &l->between, &range, room_of(b, l)};
+    if (reduced) scan->x.arithmetic->project(&scan->x, 1, &x, &l->projected, rows.room, 0, scan->panels);
     for (int phase = 0; phase < scan->cell->phases; phase++)
         scan->cell->step(scan, &rows, phase, 0, phase == 0 ? scan->panels : scan->second.panels);
     copy(state + dir->state, to, scan->out);
     state[dir->emitted] = 1;
+    state[dir->emitted + 1] = range;
 }
 
 /* The last outputs of a node: its states, or zero where a row has not had a step, and where the last step did not count
@@ -217,8 +242,8 @@ static void run_dense(block *b, lane *l, const cgru_node *node, sequence in, seq
         }
     }
     cgru_share(node->matrix->panels, member, &p0, &p1);
-    b->net->kernels->linear(node->matrix, softly ? CGRU_LINEAR : node->activation, many, l->pointer_in, l->pointer_out,
-                            p0, p1);
+    node->matrix->arithmetic->linear(node->matrix, softly ? CGRU_LINEAR : node->activation, many, l->pointer_in,
+                                     l->pointer_out, room_of(b, l), p0, p1);
     if (softly) {
         cgru_team_wait(member);
         if (member.rank == 0) {
@@ -238,7 +263,7 @@ static void run_rowwise(block *b, const cgru_node *node, sequence in, sequence o
             uint8_t *valid = b->valid ? b->valid + r * b->steps + t0 + s : NULL;
             if (node->kind == CGRU_EMBEDDING) {
                 int64_t id = ((const int64_t *)call->x)[(b->first + r) * call->x_row + (t0 + s) * call->x_step];
-                copy(y, node->table + id * node->out, node->out);
+                cgru_table_row(node->precision, node->table, id, node->out, y);
                 if (node->mask_zero) *valid &= id != 0;
             } else if (node->kind == CGRU_MASKING) {
                 int counts_here = 0;
@@ -249,7 +274,7 @@ static void run_rowwise(block *b, const cgru_node *node, sequence in, sequence o
             } else {
                 copy(y, x, node->in);
                 if (node->activation == CGRU_SOFTMAX) softmax(y, node->in);
-                else b->net->kernels->activate(node->activation, y, node->in);
+                else b->net->kernels->of[CGRU_INT8]->activate(node->activation, y, node->in); /* equal on all instruction sets */
             }
         }
     }

@@ -15,6 +15,7 @@ struct cgru_net {
     int widest;     /* features between nodes */
     int projection; /* floats of projected input of a row and step, over all scans */
     int hidden;     /* floats of a row of the widest hidden state, whole panels */
+    size_t prepared; /* bytes of a row as the widest reduced matrix multiplies it */
     int masks;      /* some node makes a mask */
     int direct;     /* a step passes straight through: no mask, no node that needs the whole or gives its last alone */
     int64_t work;   /* multiply-adds of a row and step */
@@ -44,6 +45,8 @@ typedef struct {
     float **pointer_out, **pointer_own, **pointer_projected, **pointer_scratch;
     const float **step_projected, **step_x;
     unsigned char *emitted;
+    float *range, *step_range; /* as cgru_rows has it, of all rows and of those that step */
+    char *prepared;            /* rows of a chunk as a reduced precision multiplies them */
     int *active;
 } lane;
 

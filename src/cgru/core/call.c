@@ -90,6 +90,9 @@ static void lay_out(block *b, arena *a, int member)
             l->step_projected = take(a, rows * sizeof(float *));
             l->step_x = take(a, rows * sizeof(float *));
             l->emitted = take(a, rows);
+            l->range = take(a, rows * sizeof(float));
+            l->step_range = take(a, rows * sizeof(float));
+            l->prepared = take(a, many * net->prepared);
             l->active = take(a, rows * sizeof(int));
         }
     }

@@ -4,18 +4,63 @@
 
 #include "kernels.h"
 
-extern const cgru_kernels cgru_kernels_generic;
-
-/* A build for several processors at once (macOS' universal2) cannot give each file its flags, and defines this. */
+/* A build for several processors at once (macOS' universal2) cannot give each file its flags, and defines
+ * CGRU_GENERIC_ONLY. */
 #if defined(__x86_64__) && !defined(CGRU_GENERIC_ONLY)
 #define X86
 #elif defined(__aarch64__) && !defined(CGRU_GENERIC_ONLY)
 #define ARM
 #endif
 
+/* Kernels of one precision for one instruction set: isa/<precision>_<instruction set>.c. */
+#define HAVE(precision, isa) extern const cgru_arithmetic cgru_##precision##_##isa
+HAVE(f32, generic);
+HAVE(i8, generic);
+HAVE(bf16, generic);
+HAVE(fp16, generic);
+#if defined(X86)
+HAVE(f32, avx2);
+HAVE(i8, avx2);
+HAVE(i8, avxvnni);
+HAVE(bf16, avx2);
+HAVE(fp16, avx2);
+HAVE(f32, avx512);
+HAVE(i8, avx512);
+HAVE(i8, avx512vnni);
+HAVE(bf16, avx512);
+HAVE(bf16, avx512bf16);
+HAVE(fp16, avx512);
+#endif
+#if defined(ARM)
+HAVE(f32, neon);
+HAVE(i8, neon);
+HAVE(i8, neondot);
+HAVE(bf16, neon);
+HAVE(fp16, neon);
+#endif
+
+/* An instruction set that adds to another takes from it what it has nothing better for. */
+#define KERNELS(name, vl, f32, i8, bf16, fp16)                                                                         \
+    {                                                                                                                  \
+        #name, vl, { &cgru_f32_##f32, &cgru_i8_##i8, &cgru_i8_##i8, &cgru_bf16_##bf16, &cgru_fp16_##fp16 }             \
+    }
+static const cgru_kernels built[] = {
+    KERNELS(generic, 4, generic, generic, generic, generic),
+#if defined(X86)
+    KERNELS(avx2, 8, avx2, avx2, avx2, avx2),
+    KERNELS(avxvnni, 8, avx2, avxvnni, avx2, avx2),
+    KERNELS(avx512, 16, avx512, avx512, avx512, avx512),
+    KERNELS(avx512vnni, 16, avx512, avx512vnni, avx512, avx512),
+    KERNELS(avx512bf16, 16, avx512, avx512vnni, avx512bf16, avx512),
+#endif
+#if defined(ARM)
+    KERNELS(neon, 4, neon, neon, neon, neon),
+    KERNELS(neondot, 4, neon, neondot, neon, neon),
+#endif
+};
+
 #if defined(X86)
 #include <cpuid.h>
-extern const cgru_kernels cgru_kernels_avx2, cgru_kernels_avx512;
 
 static int registers_saved(unsigned wanted)
 {
@@ -25,54 +70,58 @@ static int registers_saved(unsigned wanted)
     return (low & wanted) == wanted;
 }
 
-static int has(int avx512)
+static int has(const char *name)
 {
-    unsigned a, b, c, d;
+    unsigned a, b, c, d, more_a = 0, unused;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     const unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
     if ((c & (fma | osxsave | avx | f16c)) != (fma | osxsave | avx | f16c)) return 0;
     if (!registers_saved(0x6)) return 0; /* the system keeps XMM and YMM */
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if (a >= 1) __get_cpuid_count(7, 1, &more_a, &unused, &unused, &unused);
     const unsigned avx2 = 1u << 5, f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
     if (!(b & avx2)) return 0;
-    if (!avx512) return 1;
-    return (b & (f | dq | bw | vl)) == (f | dq | bw | vl) && registers_saved(0xe6); /* and masks and ZMM */
+    if (strcmp(name, "avx2") == 0) return 1;
+    if (strcmp(name, "avxvnni") == 0) return (more_a & 1u << 4) != 0;
+    if ((b & (f | dq | bw | vl)) != (f | dq | bw | vl) || !registers_saved(0xe6)) return 0; /* and masks and ZMM */
+    const int vnni = (c & 1u << 11) != 0, bf16 = (more_a & 1u << 5) != 0;
+    return strcmp(name, "avx512") == 0 || (vnni && (strcmp(name, "avx512vnni") == 0 || bf16));
+}
+#elif defined(ARM)
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+static int has(const char *name)
+{
+    if (strcmp(name, "neon") == 0) return 1; /* part of AArch64 */
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & 1ul << 20) != 0; /* HWCAP_ASIMDDP */
+#elif defined(__APPLE__)
+    return 1; /* every Apple processor of this architecture since 2018, and all that run macOS */
+#else
+    return 0;
+#endif
 }
 #endif
 
-#if defined(ARM)
-extern const cgru_kernels cgru_kernels_neon;
-#endif
-
-static const cgru_kernels *const built[] = {
-    &cgru_kernels_generic,
-#if defined(X86)
-    &cgru_kernels_avx2,
-    &cgru_kernels_avx512,
-#endif
-#if defined(ARM)
-    &cgru_kernels_neon,
-#endif
-};
-
 const cgru_kernels *cgru_kernels_at(int index)
 {
-    return index >= 0 && index < (int)(sizeof built / sizeof *built) ? built[index] : NULL;
+    return index >= 0 && index < (int)(sizeof built / sizeof *built) ? &built[index] : NULL;
 }
 
 int cgru_kernels_usable(int index)
 {
-#if defined(X86)
-    if (index == 1) return has(0);
-    if (index == 2) return has(1);
+#if defined(X86) || defined(ARM)
+    if (index > 0 && cgru_kernels_at(index) != NULL) return has(cgru_kernels_at(index)->name);
 #endif
-    return cgru_kernels_at(index) != NULL; /* generic always; NEON is part of AArch64 */
+    return index == 0; /* generic, always */
 }
 
-const cgru_cell *cgru_cell_named(const cgru_kernels *kernels, const char *name)
+const cgru_cell *cgru_cell_named(const cgru_arithmetic *arithmetic, const char *name)
 {
-    for (int i = 0; i < kernels->cell_count; i++) {
-        if (strcmp(kernels->cells[i].name, name) == 0) return &kernels->cells[i];
+    for (int i = 0; i < arithmetic->cell_count; i++) {
+        if (strcmp(arithmetic->cells[i].name, name) == 0) return &arithmetic->cells[i];
     }
     return NULL;
 }

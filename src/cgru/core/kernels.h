@@ -2,7 +2,8 @@
  * file, a model, Python or malloc.
  *
  * Packed matrices are cut into panels of vl output units (vl = floats in a vector), the last padded with zeros:
- * [panel][k][gate][vl], all gates of a unit side by side, so that the pointwise part runs on the accumulators.
+ * [panel][k / group][gate][vl][group], all gates of a unit side by side, so that the pointwise part runs on the
+ * accumulators; group is how many k an instruction multiplies at once (1 for float32, 2 for bf16, 4 for int8).
  * Every output is summed in one order, the bias, the input features, the hidden units, whatever computes it; its bits
  * therefore do not depend on the batch, the chunk, the tile or the thread. */
 #ifndef CGRU_KERNELS_H
@@ -26,11 +27,28 @@ enum cgru_activation { /* the order of cgru.activations.ACTIVATIONS */
     CGRU_SOFTMAX
 };
 
+/* How weights are held, and with what they are multiplied: the order of cgru.precision.PRECISIONS. */
+enum cgru_precision {
+    CGRU_FLOAT32,
+    CGRU_INT8,   /* int8 weights with a scale for each row; activations in 8 bits */
+    CGRU_INT8X16, /* the same weights; activations in 16 bits, as two planes of 8 */
+    CGRU_BF16,
+    CGRU_FP16,
+    CGRU_PRECISIONS
+};
+
+typedef struct cgru_arithmetic cgru_arithmetic;
+
 /* One packed matrix with its bias: units = O or H, inner = I or H. */
 struct cgru_matrix {
     int units, inner, gates, panels;
-    float *weight; /* [panels][inner][gates][vl] */
-    float *bias;   /* [panels][gates][vl] */
+    int precision;
+    int planes;      /* of bytes that stand for one activation: 2 for int8x16, else 1 */
+    void *weight;    /* [panels][inner / group][gates][vl][group] */
+    float *bias;     /* [panels][gates][vl] */
+    float *scale;    /* int8: of each row, [panels][gates][vl]; else NULL */
+    int32_t *offset; /* int8: 128 times the sum of each row, for kernels that multiply unsigned activations */
+    const cgru_arithmetic *arithmetic;
 };
 
 typedef struct cgru_cell cgru_cell;
@@ -41,12 +59,21 @@ struct cgru_scan {
     int activation, recurrent_activation;
     int input, hidden, panels;
     int out;            /* numbers emitted: hidden, or what a projection makes of them */
+    int bounded;        /* no state that the matrices read leaves [-1, 1], unless it began outside */
     cgru_matrix x;      /* all gates from the input; its bias is what adds to the input side */
     cgru_matrix h;      /* the gates that multiply the state in phase 0; its bias holds the cell's vectors */
     cgru_matrix second; /* what phase 1 multiplies; inner = 0 where it multiplies nothing */
 };
 
-/* Rows of one time step. Either proj (the input side, [panel][gate][vl], projected before) or x is given. */
+/* Memory of one thread for rows as a reduced precision multiplies them: stride bytes for each, at least what
+ * cgru_arithmetic.prepared says. NULL in float32. */
+typedef struct {
+    char *memory;
+    ptrdiff_t stride;
+} cgru_prepared;
+
+/* Rows of one time step. Either proj (the input side, [panel][gate][vl], projected before) or x is given; a reduced
+ * precision wants proj. */
 typedef struct {
     int n;
     int backwards; /* walk the panels from the last: what was touched last is still in cache (no sum changes) */
@@ -56,6 +83,8 @@ typedef struct {
     float *const *out;     /* h', or what the cell emits instead */
     float *const *own;     /* the state arrays after the first, one after the other: a unit's are changed in place */
     float *const *scratch; /* what phase 0 leaves for phase 1: two arrays of panels·vl floats */
+    const float *range;    /* int8 and a bounded scan: the largest |h| of each row, fixed with its first state */
+    cgru_prepared room;
 } cgru_rows;
 
 /* A cell: all that the packer and the runner know of it. The gates are stacked in w_ih and w_hh in this order:
@@ -69,21 +98,32 @@ struct cgru_cell {
     int apart;        /* the last gate's recurrent bias stays apart: a vector */
     int vectors;      /* per unit, beside the matrices */
     int states;       /* arrays a row carries: the one emitted, then the units' own */
+    int bounded;      /* with bounded activations the state that the matrices read stays within [-1, 1] */
     /* one step of panels [p0, p1) in phase 0 or 1; phases need a barrier between them */
     void (*step)(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1);
+};
+
+/* The kernels of one precision. */
+struct cgru_arithmetic {
+    int group; /* of k, in the packed order */
+    /* bytes of one row as the matrix multiplies it; NULL where that is the row itself */
+    size_t (*prepared)(const cgru_matrix *m);
+    /* out[r] = activation(W v[r] + b), features side by side; softmax is the caller's */
+    void (*linear)(const cgru_matrix *m, int activation, int n, const float *const *v, float *const *out,
+                   cgru_prepared room, int p0, int p1);
+    /* out[r] = W v[r] + b in the panel order the steps read */
+    void (*project)(const cgru_matrix *m, int n, const float *const *v, float *const *out, cgru_prepared room, int p0,
+                    int p1);
+    const cgru_cell *cells;
+    int cell_count;
+    /* an activation over n numbers, in place */
+    void (*activate)(int activation, float *values, ptrdiff_t n);
 };
 
 struct cgru_kernels {
     const char *name;
     int vl;
-    /* out[r] = activation(W v[r] + b), features side by side; softmax is the caller's */
-    void (*linear)(const cgru_matrix *m, int activation, int n, const float *const *v, float *const *out, int p0, int p1);
-    /* out[r] = W v[r] + b in the panel order the steps read */
-    void (*project)(const cgru_matrix *m, int n, const float *const *v, float *const *out, int p0, int p1);
-    const cgru_cell *cells;
-    int cell_count;
-    /* an activation over n numbers, in place */
-    void (*activate)(int activation, float *values, ptrdiff_t n);
+    const cgru_arithmetic *of[CGRU_PRECISIONS];
 };
 
 /* The instruction sets of this build, best last, and whether this machine has each. */
@@ -91,7 +131,7 @@ const cgru_kernels *cgru_kernels_at(int index);
 int cgru_kernels_usable(int index);
 
 /* The cell of that name, or NULL. */
-const cgru_cell *cgru_cell_named(const cgru_kernels *kernels, const char *name);
+const cgru_cell *cgru_cell_named(const cgru_arithmetic *arithmetic, const char *name);
 
 float cgru_activate_scalar(int activation, float x);
 

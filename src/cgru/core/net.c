@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "block.h"
+#include "memory.h"
 
 #define ALIGN_FLOATS 16
 
@@ -21,6 +22,25 @@ int cgru_segment_end(const cgru_net *net, int i)
         if (node->kind == CGRU_RECURRENT && !node->sequences) break;
     }
     return i;
+}
+
+/* What a multiplication costs in multiply-adds of float32: weights of fewer bytes are read and multiplied faster. */
+static int64_t cost_of(const cgru_matrix *m)
+{
+    static const int share[CGRU_PRECISIONS] = {4, 1, 2, 2, 3};
+    return ((int64_t)m->units * m->gates * m->inner * share[m->precision] + 3) / 4;
+}
+
+/* Bytes of one row as the matrix multiplies it. */
+static size_t prepared_bytes(const cgru_matrix *m)
+{
+    return m->inner && m->arithmetic->prepared ? m->arithmetic->prepared(m) : 0;
+}
+
+static void widen(size_t *most, size_t bytes)
+{
+    bytes = (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
+    if (bytes > *most) *most = bytes;
 }
 
 int64_t cgru_net_cost(const cgru_net *net)
@@ -41,7 +61,10 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
     for (int i = 0, layers = 0; i < count; i++) {
         const cgru_node *node = &nodes[i];
         if (node->out > net->widest) net->widest = node->out;
-        if (node->kind == CGRU_DENSE) net->work += (int64_t)node->in * node->out;
+        if (node->kind == CGRU_DENSE) {
+            net->work += cost_of(node->matrix);
+            widen(&net->prepared, prepared_bytes(node->matrix));
+        }
         layers = cgru_needs_whole(node) ? 0 : layers + (node->kind == CGRU_RECURRENT);
         if (layers > net->parallel) net->parallel = layers < MAX_STAGES ? layers : MAX_STAGES;
         if (node->kind == CGRU_RECURRENT && node->directions > net->parallel) net->parallel = node->directions;
@@ -52,10 +75,12 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
             int units = scan->panels * kernels->vl, gates = units * scan->x.gates;
             if (gates > net->projection) net->projection = gates;
             if (units > net->hidden) net->hidden = units;
-            int64_t step = (int64_t)scan->h.gates * scan->hidden * scan->out;
-            step += (int64_t)scan->second.units * scan->second.inner;
+            int64_t step = cost_of(&scan->h) + cost_of(&scan->second);
             if (step > net->widest_step) net->widest_step = step;
-            net->work += step + (int64_t)scan->x.gates * scan->hidden * scan->input;
+            net->work += step + cost_of(&scan->x);
+            widen(&net->prepared, prepared_bytes(&scan->x));
+            widen(&net->prepared, prepared_bytes(&scan->h));
+            widen(&net->prepared, prepared_bytes(&scan->second));
         }
     }
     net->hidden = (net->hidden + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;

@@ -2,7 +2,7 @@
 #ifndef CGRU_NET_H
 #define CGRU_NET_H
 
-#include "kernels.h"
+#include "pack.h"
 
 enum cgru_node_kind { CGRU_EMBEDDING, CGRU_DENSE, CGRU_ACTIVATION, CGRU_MASKING, CGRU_RECURRENT };
 enum cgru_merge { CGRU_CONCAT, CGRU_SUM, CGRU_MUL, CGRU_AVE };
@@ -12,12 +12,14 @@ typedef struct {
     const cgru_scan *scan;
     int reverse; /* walks time from its end */
     int state;   /* offset of the cell's arrays in a state row */
-    int emitted; /* offset of the number that says whether the row has had a step that counted */
+    int emitted; /* offset of the number that says whether the row has had a step that counted; after it stands the
+                  * largest |h| that int8 allows for, or zero while the row has none */
 } cgru_direction;
 
 typedef struct {
     int kind, in, out;         /* features */
-    const float *table;        /* embedding: (in, out) */
+    cgru_stored table;         /* embedding: (in, out) */
+    int precision;             /* embedding: of its table */
     int mask_zero;             /* embedding: id 0 is a masked step */
     const cgru_matrix *matrix; /* dense */
     int activation;            /* dense, activation */

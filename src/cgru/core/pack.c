@@ -4,19 +4,96 @@
 
 #include "memory.h"
 
-/* Gates [first, first + m->gates) of the stacked rows (G·units, inner) ↔ panels. */
-static void rearrange(int vl, const cgru_matrix *m, int first, float *rows, int pack)
+static int element_bytes(int precision)
 {
+    switch (precision) {
+    case CGRU_FLOAT32:
+        return 4;
+    case CGRU_BF16:
+    case CGRU_FP16:
+        return 2;
+    default:
+        return 1;
+    }
+}
+
+static int is_int8(int precision)
+{
+    return precision == CGRU_INT8 || precision == CGRU_INT8X16;
+}
+
+/* Memory is measured and laid out by the same walk; with at NULL it only counts. */
+typedef struct {
+    char *at;
+    size_t used;
+} arena;
+
+static void *take(arena *a, size_t bytes)
+{
+    void *memory = a->at ? a->at + a->used : NULL;
+    a->used += (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
+    return memory;
+}
+
+/* Padding must be zero, so that what it contributes is. */
+static char *zeroed(size_t bytes)
+{
+    char *memory = cgru_allocate(bytes);
+    if (memory != NULL) memset(memory, 0, bytes);
+    return memory;
+}
+
+static cgru_matrix shape(const cgru_kernels *kernels, int precision, int units, int inner, int gates)
+{
+    return (cgru_matrix){.units = units,
+                         .inner = inner,
+                         .gates = gates,
+                         .precision = precision,
+                         .panels = (units + kernels->vl - 1) / kernels->vl,
+                         .planes = precision == CGRU_INT8X16 ? 2 : 1,
+                         .arithmetic = kernels->of[precision]};
+}
+
+/* Weights, scales and offsets; the bias is laid out by itself. */
+static void lay_out_weights(const cgru_kernels *kernels, cgru_matrix *m, arena *a)
+{
+    const size_t rows = (size_t)m->panels * m->gates * kernels->vl, group = m->arithmetic->group;
+    m->weight = take(a, rows * ((m->inner + group - 1) / group * group) * element_bytes(m->precision));
+    m->scale = is_int8(m->precision) ? take(a, rows * sizeof(float)) : NULL;
+    m->offset = is_int8(m->precision) ? take(a, rows * sizeof(int32_t)) : NULL;
+}
+
+/* Gates [first, first + m->gates) of the stacked rows (G·units, inner) ↔ panels. */
+static void rearrange(int vl, const cgru_matrix *m, int first, cgru_stored rows, int pack)
+{
+    const int group = m->arithmetic->group, groups = (m->inner + group - 1) / group, size = element_bytes(m->precision);
     for (int p = 0; p < m->panels; p++) {
         for (int k = 0; k < m->inner; k++) {
             for (int g = 0; g < m->gates; g++) {
-                float *lanes = m->weight + (((size_t)p * m->inner + k) * m->gates + g) * vl;
+                size_t lanes = (((size_t)p * groups + k / group) * m->gates + g) * vl;
                 for (int i = 0; i < vl && p * vl + i < m->units; i++) {
-                    float *one = rows + ((size_t)(first + g) * m->units + p * vl + i) * m->inner + k;
-                    if (pack) lanes[i] = *one;
-                    else *one = lanes[i];
+                    char *held = (char *)m->weight + ((lanes + i) * group + k % group) * size;
+                    char *one = (char *)rows.values + (((size_t)(first + g) * m->units + p * vl + i) * m->inner + k) * size;
+                    if (size == 4) memcpy(pack ? held : one, pack ? one : held, 4);
+                    else if (size == 2) memcpy(pack ? held : one, pack ? one : held, 2);
+                    else *(pack ? held : one) = *(pack ? one : held);
                 }
             }
+        }
+    }
+    if (!is_int8(m->precision)) return;
+    for (int unit = 0; unit < m->units; unit++) {
+        for (int g = 0; g < m->gates; g++) {
+            size_t from = (size_t)(first + g) * m->units + unit, to = ((size_t)(unit / vl) * m->gates + g) * vl + unit % vl;
+            if (!pack) {
+                rows.scale[from] = m->scale[to];
+                continue;
+            }
+            const int8_t *row = (const int8_t *)rows.values + from * m->inner;
+            int32_t sum = 0;
+            for (int k = 0; k < m->inner; k++) sum += row[k];
+            m->scale[to] = rows.scale[from];
+            m->offset[to] = (int32_t)((uint32_t)sum * 128u); /* modulo 2^32, as the sums it is taken from */
         }
     }
 }
@@ -33,50 +110,37 @@ static void pack_bias(int vl, const cgru_matrix *m, int first, const float *a, c
     }
 }
 
-static size_t weight_floats(int vl, const cgru_matrix *m)
-{
-    return (size_t)m->panels * m->inner * m->gates * vl;
-}
-
-static cgru_matrix shape(int vl, int units, int inner, int gates)
-{
-    return (cgru_matrix){units, inner, gates, (units + vl - 1) / vl, NULL, NULL};
-}
-
-static size_t line(size_t bytes)
-{
-    return (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
-}
-
-/* Padding must be zero, so that what it contributes is. */
-static char *zeroed(size_t bytes)
-{
-    char *memory = cgru_allocate(bytes);
-    if (memory != NULL) memset(memory, 0, bytes);
-    return memory;
-}
-
 /* ---- a single matrix ----------------------------------------------------------------------------------------- */
+
+static size_t lay_out_matrix(const cgru_kernels *kernels, cgru_matrix *m, char *memory)
+{
+    arena a = {memory, 0};
+    take(&a, sizeof *m);
+    lay_out_weights(kernels, m, &a);
+    m->bias = take(&a, (size_t)m->panels * m->gates * kernels->vl * sizeof(float));
+    return a.used;
+}
 
 size_t cgru_matrix_bytes(const cgru_kernels *kernels, const cgru_matrix *m)
 {
-    return line(sizeof *m) + (weight_floats(kernels->vl, m) + (size_t)m->panels * m->gates * kernels->vl) * sizeof(float);
+    cgru_matrix copy = *m;
+    return lay_out_matrix(kernels, &copy, NULL);
 }
 
-cgru_matrix *cgru_matrix_new(const cgru_kernels *kernels, int units, int inner, const float *w, const float *b)
+cgru_matrix *cgru_matrix_new(const cgru_kernels *kernels, int precision, int units, int inner, cgru_stored w,
+                             const float *b)
 {
-    cgru_matrix m = shape(kernels->vl, units, inner, 1);
-    char *memory = zeroed(cgru_matrix_bytes(kernels, &m));
+    cgru_matrix m = shape(kernels, precision, units, inner, 1);
+    char *memory = zeroed(lay_out_matrix(kernels, &m, NULL));
     if (memory == NULL) return NULL;
-    m.weight = (float *)(memory + line(sizeof m));
-    m.bias = m.weight + weight_floats(kernels->vl, &m);
-    rearrange(kernels->vl, &m, 0, (float *)w, 1);
+    lay_out_matrix(kernels, &m, memory);
+    rearrange(kernels->vl, &m, 0, w, 1);
     pack_bias(kernels->vl, &m, 0, b, NULL);
     *(cgru_matrix *)memory = m;
     return (cgru_matrix *)memory;
 }
 
-void cgru_matrix_weights(const cgru_kernels *kernels, const cgru_matrix *m, float *w, float *b)
+void cgru_matrix_weights(const cgru_kernels *kernels, const cgru_matrix *m, cgru_stored w, float *b)
 {
     rearrange(kernels->vl, m, 0, w, 0);
     for (int unit = 0; b != NULL && unit < m->units; unit++) b[unit] = m->bias[unit];
@@ -89,30 +153,48 @@ void cgru_matrix_free(cgru_matrix *m)
 
 /* ---- one direction of a recurrent layer -------------------------------------------------------------------------- */
 
-static cgru_scan scan_shape(int vl, const cgru_cell *cell, const cgru_weights *given)
+static int squashes(int activation)
+{
+    return activation == CGRU_SIGMOID || activation == CGRU_HARD_SIGMOID || activation == CGRU_HARD_SIGMOID_KERAS2;
+}
+
+static cgru_scan scan_shape(const cgru_kernels *kernels, const cgru_cell *cell, const cgru_weights *given)
 {
     const int hidden = given->hidden, multiplies = cell->projects || cell->recurrent < cell->gates;
+    const int inner = cell->phases > 1 && multiplies ? hidden : 0;
     return (cgru_scan){
         .cell = cell,
         .input = given->input,
         .hidden = hidden,
-        .panels = (hidden + vl - 1) / vl,
+        .panels = (hidden + kernels->vl - 1) / kernels->vl,
         .out = given->out,
-        .x = shape(vl, hidden, given->input, cell->gates),
-        .h = shape(vl, hidden, given->out, cell->recurrent),
-        .second = shape(vl, given->out, cell->phases > 1 && multiplies ? hidden : 0, 1),
+        .x = shape(kernels, given->precision, hidden, given->input, cell->gates),
+        .h = shape(kernels, given->precision, hidden, given->out, cell->recurrent),
+        .second = shape(kernels, given->precision, given->out, inner, 1),
     };
+}
+
+static size_t lay_out_scan(const cgru_kernels *kernels, cgru_scan *scan, char *memory)
+{
+    const size_t vectors = (size_t)scan->panels * kernels->vl * sizeof(float);
+    arena a = {memory, 0};
+    take(&a, sizeof *scan);
+    lay_out_weights(kernels, &scan->h, &a);
+    lay_out_weights(kernels, &scan->second, &a);
+    lay_out_weights(kernels, &scan->x, &a);
+    scan->x.bias = take(&a, vectors * scan->x.gates);
+    scan->h.bias = take(&a, vectors * scan->cell->vectors);
+    return a.used;
 }
 
 size_t cgru_scan_bytes(const cgru_kernels *kernels, const cgru_scan *scan)
 {
-    int vl = kernels->vl;
-    size_t floats = weight_floats(vl, &scan->x) + weight_floats(vl, &scan->h) + weight_floats(vl, &scan->second);
-    return line(sizeof *scan) + (floats + (size_t)scan->panels * (scan->x.gates + scan->cell->vectors) * vl) * sizeof(float);
+    cgru_scan copy = *scan;
+    return lay_out_scan(kernels, &copy, NULL);
 }
 
 /* The matrices ↔ the arrays they came from. */
-static void rearrange_scan(int vl, const cgru_scan *scan, float *w_ih, float *w_hh, float *w_hr, int pack)
+static void rearrange_scan(int vl, const cgru_scan *scan, cgru_stored w_ih, cgru_stored w_hh, cgru_stored w_hr, int pack)
 {
     rearrange(vl, &scan->x, 0, w_ih, pack);
     if (scan->h.gates > 0) rearrange(vl, &scan->h, 0, w_hh, pack);
@@ -125,17 +207,15 @@ cgru_scan *cgru_scan_new(const cgru_kernels *kernels, const cgru_cell *cell, int
                          const cgru_weights *given)
 {
     const int vl = kernels->vl, hidden = given->hidden, gates = cell->gates, vectors = cell->vectors;
-    cgru_scan scan = scan_shape(vl, cell, given);
-    char *memory = zeroed(cgru_scan_bytes(kernels, &scan));
+    cgru_scan scan = scan_shape(kernels, cell, given);
+    char *memory = zeroed(lay_out_scan(kernels, &scan, NULL));
     if (memory == NULL) return NULL;
+    lay_out_scan(kernels, &scan, memory);
     scan.activation = activation;
     scan.recurrent_activation = recurrent_activation;
-    scan.h.weight = (float *)(memory + line(sizeof scan));
-    scan.second.weight = scan.h.weight + weight_floats(vl, &scan.h);
-    scan.x.weight = scan.second.weight + weight_floats(vl, &scan.second);
-    scan.x.bias = scan.x.weight + weight_floats(vl, &scan.x);
-    scan.h.bias = scan.x.bias + (size_t)scan.panels * gates * vl;
-    rearrange_scan(vl, &scan, (float *)given->w_ih, (float *)given->w_hh, (float *)given->w_hr, 1);
+    scan.bounded = cell->bounded && squashes(recurrent_activation) &&
+                   (squashes(activation) || activation == CGRU_TANH || activation == CGRU_SOFTSIGN);
+    rearrange_scan(vl, &scan, given->w_ih, given->w_hh, given->w_hr, 1);
     pack_bias(vl, &scan.x, 0, given->b_ih, given->b_hh);
     const float *from = given->w_ph;
     if (cell->apart) {
@@ -145,13 +225,14 @@ cgru_scan *cgru_scan_new(const cgru_kernels *kernels, const cgru_cell *cell, int
             scan.x.bias[((size_t)(unit / vl) * gates + gates - 1) * vl + unit % vl] =
                 given->b_ih ? given->b_ih[last + unit] : 0.0f;
     }
-    cgru_matrix per_unit = {hidden, 0, vectors, scan.panels, NULL, scan.h.bias};
+    cgru_matrix per_unit = {.units = hidden, .gates = vectors, .panels = scan.panels, .bias = scan.h.bias};
     pack_bias(vl, &per_unit, 0, from, NULL);
     *(cgru_scan *)memory = scan;
     return (cgru_scan *)memory;
 }
 
-void cgru_scan_weights(const cgru_kernels *kernels, const cgru_scan *scan, float *w_ih, float *w_hh, float *w_hr)
+void cgru_scan_weights(const cgru_kernels *kernels, const cgru_scan *scan, cgru_stored w_ih, cgru_stored w_hh,
+                       cgru_stored w_hr)
 {
     rearrange_scan(kernels->vl, scan, w_ih, w_hh, w_hr, 0);
 }
@@ -159,4 +240,38 @@ void cgru_scan_weights(const cgru_kernels *kernels, const cgru_scan *scan, float
 void cgru_scan_free(cgru_scan *scan)
 {
     cgru_release(scan);
+}
+
+/* ---- a table ------------------------------------------------------------------------------------------------------ */
+
+/* A finite half. Below 2^-14 it has no exponent: a whole number of 2^-24. */
+static float half(uint16_t bits)
+{
+    uint32_t magnitude = bits & 0x7fffu, sign = (uint32_t)(bits & 0x8000u) << 16, made;
+    float value = (float)magnitude * 0x1p-24f;
+    memcpy(&made, &value, 4);
+    if (magnitude >= 0x400) made = (magnitude << 13) + (112u << 23);
+    made |= sign;
+    memcpy(&value, &made, 4);
+    return value;
+}
+
+void cgru_table_row(int precision, cgru_stored table, int64_t row, int n, float *to)
+{
+    const size_t start = (size_t)row * n;
+    if (precision == CGRU_FLOAT32) {
+        memcpy(to, (const float *)table.values + start, (size_t)n * sizeof(float));
+    } else if (precision == CGRU_BF16) {
+        const uint16_t *from = (const uint16_t *)table.values + start;
+        for (int i = 0; i < n; i++) {
+            uint32_t bits = (uint32_t)from[i] << 16;
+            memcpy(to + i, &bits, 4);
+        }
+    } else if (precision == CGRU_FP16) {
+        const uint16_t *from = (const uint16_t *)table.values + start;
+        for (int i = 0; i < n; i++) to[i] = half(from[i]);
+    } else {
+        const int8_t *from = (const int8_t *)table.values + start;
+        for (int i = 0; i < n; i++) to[i] = (float)from[i] * table.scale[row];
+    }
 }

@@ -3,8 +3,8 @@
 #include <stdint.h>
 
 #define VL 8
-#define TILE_ROWS 4     /* rows of a tile at most */
-#define ACCUMULATORS 12 /* of a tile: what the registers hold beside weights and one input */
+#define F32_ROWS 4     /* rows of a tile at most */
+#define F32_SUMS 12 /* of a tile: what the registers hold beside weights and one input */
 
 typedef __m256 vec;
 

@@ -3,9 +3,9 @@
 #include <stdint.h>
 
 #define VL 16
-#define TILE_ROWS 5     /* rows of a tile at most; 8 would fit, and runs 6 % slower on Zen 4 */
-#define ACCUMULATORS 15 /* of a tile */
-#define ACCUMULATORS_OF_FOUR 16 /* where a unit has four sums; 20 runs 8 % slower on Zen 4, 12 17 % */
+#define F32_ROWS 5     /* rows of a tile at most; 8 would fit, and runs 6 % slower on Zen 4 */
+#define F32_SUMS 15 /* of a tile */
+#define F32_SUMS_OF_FOUR 16 /* where a unit has four sums; 20 runs 8 % slower on Zen 4, 12 17 % */
 
 typedef __m512 vec;
 

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #define VL 4
-#define TILE_ROWS 4     /* rows of a tile at most */
-#define ACCUMULATORS 12 /* of a tile: what the registers hold beside weights and one input */
+#define F32_ROWS 4     /* rows of a tile at most */
+#define F32_SUMS 12 /* of a tile: what the registers hold beside weights and one input */
 
 typedef float vec __attribute__((vector_size(4 * VL)));
 typedef int32_t ivec __attribute__((vector_size(4 * VL)));

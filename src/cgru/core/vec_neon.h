@@ -4,8 +4,8 @@
 #include <string.h>
 
 #define VL 4
-#define TILE_ROWS 4     /* rows of a tile at most */
-#define ACCUMULATORS 16 /* of a tile. With 24 gcc spills some at every step: 2.5 instructions an FMLA instead of 1.9 */
+#define F32_ROWS 4     /* rows of a tile at most */
+#define F32_SUMS 16 /* of a tile. With 24 gcc spills some at every step: 2.5 instructions an FMLA instead of 1.9 */
 
 typedef float32x4_t vec;
 

@@ -1,4 +1,4 @@
 #define ISA generic
 #include "vec_generic.h"
 
-#include "kernel_body.h"
+#include "f32_body.h"

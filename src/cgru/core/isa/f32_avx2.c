@@ -1,4 +1,4 @@
 #define ISA avx2
 #include "vec_avx2.h"
 
-#include "kernel_body.h"
+#include "f32_body.h"

@@ -1,4 +1,4 @@
 #define ISA neon
 #include "vec_neon.h"
 
-#include "kernel_body.h"
+#include "f32_body.h"

@@ -1,4 +1,4 @@
 #define ISA avx512
 #include "vec_avx512.h"
 
-#include "kernel_body.h"
+#include "f32_body.h"

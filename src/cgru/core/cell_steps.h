@@ -1,0 +1,277 @@
+/* One step of every cell, on the sums that a precision's kernels complete; included once for each instruction set and
+ * precision, after these are defined:
+ *
+ * complete(G, gates, first, sums, scan, m, source, rows, r0, n, p0, panels): sums[row][panel][g] = the input side of
+ *   gates [first, first + G) of `gates`, and m times the source's vector of the row (m NULL: no more);
+ * gru_after_sums(sums, candidate, …): the same for reset after, the candidate's input side by itself in candidate;
+ * projection_sums(sums, …): scan->second times the operand;
+ * prepare(scan, m, source, rows): done once before the tiles of a phase;
+ * planes_of(m), panel_bytes(m). */
+
+/* Each row and panel of a tile: `row`, the first `unit` of the panel, and where its sums lie. */
+#define EACH_PLACE(G)                                                                                                  \
+    for (const float *sum = sums, *last = sums; last; last = NULL)                                                     \
+        for (int row = r0; row < r0 + n; row++)                                                                        \
+            for (int unit = p0 * VL; unit < (p0 + panels) * VL; unit += VL, sum += (G) * VL)
+
+INLINE vec load_units(const float *from, int unit, int units)
+{
+    return units - unit >= VL ? v_load(from + unit) : v_load_part(from + unit, units - unit);
+}
+
+INLINE void store_units(float *to, int unit, int units, vec value)
+{
+    if (units - unit >= VL) v_store(to + unit, value);
+    else v_store_part(to + unit, value, units - unit);
+}
+
+/* z ⊙ h + (1 − z) ⊙ n, which keeps h exactly where z is 1. */
+INLINE vec interpolate(vec z, vec h, vec n)
+{
+    return v_fma(z, h, v_mul(v_sub(v_set(1.0f), z), n));
+}
+
+/* r, z = σ(sums); n = φ(input side + r ⊙ recurrent side) */
+static void gru_after_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    float sums[ACCUMULATORS * VL], candidate[ACCUMULATORS / 3 * VL];
+    gru_after_sums(sums, candidate, scan, rows, r0, n, p0, panels);
+    const int gate = scan->recurrent_activation, act = scan->activation;
+    const float *input = candidate;
+    EACH_PLACE(3)
+    {
+        vec r = v_activate(gate, v_load(sum)), z = v_activate(gate, v_load(sum + VL));
+        vec c = v_activate(act, v_fma(r, v_load(sum + 2 * VL), v_load(input)));
+        vec h = load_units(rows->h[row], unit, scan->hidden);
+        store_units(rows->out[row], unit, scan->hidden, interpolate(z, h, c));
+        input += VL;
+    }
+}
+
+/* Phase 0: r, z = σ(sums); puts down z and r ⊙ h. */
+static void gru_before_gates_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    float sums[MOST_SUMS * VL];
+    complete(2, 3, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
+    const int gate = scan->recurrent_activation;
+    EACH_PLACE(2)
+    {
+        vec r = v_activate(gate, v_load(sum)), z = v_activate(gate, v_load(sum + VL));
+        v_store(rows->scratch[row] + unit, z);
+        v_store(operand(scan, rows, row) + unit, v_mul(r, load_units(rows->h[row], unit, scan->hidden)));
+    }
+}
+
+/* Phase 1: n = φ(W x + R v) with v and z as phase 0 left them; n is the last of `gates`. */
+INLINE void candidate_tile(const int gates, const cgru_scan *scan, const cgru_rows *rows, int r0, int n, int p0, int panels)
+{
+    float sums[MOST_SUMS * VL];
+    complete(1, gates, gates - 1, sums, scan, &scan->second, OPERAND, rows, r0, n, p0, panels);
+    EACH_PLACE(1)
+    {
+        vec c = v_activate(scan->activation, v_load(sum));
+        vec z = v_load(rows->scratch[row] + unit), h = load_units(rows->h[row], unit, scan->hidden);
+        store_units(rows->out[row], unit, scan->hidden, interpolate(z, h, c));
+    }
+}
+
+static void gru_before_candidate_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    candidate_tile(3, what, given, r0, n, p0, panels);
+}
+
+/* Phase 0 of the minimal gated unit: z = σ(sum); puts down z and (1 − z) ⊙ h. */
+static void mgu_gate_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    float sums[MOST_SUMS * VL];
+    complete(1, 2, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
+    EACH_PLACE(1)
+    {
+        vec z = v_activate(scan->recurrent_activation, v_load(sum)), h = load_units(rows->h[row], unit, scan->hidden);
+        v_store(rows->scratch[row] + unit, z);
+        v_store(operand(scan, rows, row) + unit, v_mul(v_sub(v_set(1.0f), z), h));
+    }
+}
+
+static void mgu_candidate_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    candidate_tile(2, what, given, r0, n, p0, panels);
+}
+
+/* h' = φ(sum) */
+static void rnn_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    float sums[MOST_SUMS * VL];
+    complete(1, 1, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
+    EACH_PLACE(1) store_units(rows->out[row], unit, scan->hidden, v_activate(scan->activation, v_load(sum)));
+}
+
+/* i, f, o = σ(sums), the peepholes p added: p_i ⊙ c, p_f ⊙ c, p_o ⊙ c'; g = φ(sum); c' = f ⊙ c + i ⊙ g, in place;
+ * the output is o ⊙ φ(c'), h' or what a projection makes h' of. */
+INLINE void lstm_epilogue(const int peepholes, const int projects, const cgru_scan *scan, const cgru_rows *rows,
+                          const float *sums, int r0, int n, int p0, int panels)
+{
+    const int gate = scan->recurrent_activation, act = scan->activation, hidden = scan->hidden;
+    EACH_PLACE(4)
+    {
+        const float *peep = scan->h.bias + unit * 3;
+        float *own = rows->own[row];
+        vec i_ = v_load(sum), f = v_load(sum + VL), o = v_load(sum + 3 * VL), c = load_units(own, unit, hidden);
+        if (peepholes) {
+            i_ = v_fma(v_load(peep), c, i_);
+            f = v_fma(v_load(peep + VL), c, f);
+        }
+        vec g = v_activate(act, v_load(sum + 2 * VL));
+        c = v_fma(v_activate(gate, f), c, v_mul(v_activate(gate, i_), g));
+        if (peepholes) o = v_fma(v_load(peep + 2 * VL), c, o);
+        vec y = v_mul(v_activate(gate, o), v_activate(act, c));
+        store_units(own, unit, hidden, c);
+        if (projects) v_store(operand(scan, rows, row) + unit, y);
+        else store_units(rows->out[row], unit, hidden, y);
+    }
+}
+
+#define LSTM_TILE(NAME_, PEEPHOLES, PROJECTS)                                                                          \
+    static void NAME_(const void *what, const void *given, int r0, int n, int p0, int panels)                          \
+    {                                                                                                                  \
+        const cgru_scan *scan = what;                                                                                  \
+        const cgru_rows *rows = given;                                                                                 \
+        float sums[MOST_SUMS * VL];                                                                                 \
+        complete(4, 4, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);                                \
+        lstm_epilogue(PEEPHOLES, PROJECTS, scan, rows, sums, r0, n, p0, panels);                                       \
+    }
+LSTM_TILE(lstm_tile, 0, 0)
+LSTM_TILE(lstm_peephole_tile, 1, 0)
+LSTM_TILE(lstm_projected_tile, 0, 1)
+
+/* Phase 1 of a projection: h' = W (o ⊙ φ(c')), P units of H. */
+static void projection_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    float sums[MOST_SUMS * VL];
+    projection_sums(sums, scan, rows, r0, n, p0, panels);
+    EACH_PLACE(1) store_units(rows->out[row], unit, scan->out, v_load(sum));
+}
+
+/* f, i, o = σ(sums), c = φ(sum); h' = f ⊙ h + i ⊙ c; emits h', or o ⊙ h' where h is a state of its own. That one is
+ * read by all units, so h' waits in scratch for phase 1. */
+INLINE void three_gate(const int output_gate, const cgru_scan *scan, const cgru_rows *rows, int r0, int n, int p0,
+                       int panels)
+{
+    const float *const *from = output_gate ? (const float *const *)rows->own : rows->h;
+    const int gate = scan->recurrent_activation, hidden = scan->hidden;
+    float sums[MOST_SUMS * VL];
+    complete(4, 4, 0, sums, scan, &scan->h, output_gate ? OWN : STATE, rows, r0, n, p0, panels);
+    EACH_PLACE(4)
+    {
+        vec f = v_activate(gate, v_load(sum)), i_ = v_activate(gate, v_load(sum + VL));
+        vec c = v_activate(scan->activation, v_load(sum + 3 * VL));
+        vec h = v_fma(f, load_units(from[row], unit, hidden), v_mul(i_, c));
+        if (output_gate) {
+            v_store(rows->scratch[row] + unit, h);
+            h = v_mul(v_activate(gate, v_load(sum + 2 * VL)), h);
+        }
+        store_units(rows->out[row], unit, hidden, h);
+    }
+}
+
+static void three_gate_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    three_gate(0, what, given, r0, n, p0, panels);
+}
+
+static void three_gate_output_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    three_gate(1, what, given, r0, n, p0, panels);
+}
+
+static void keep_own_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    for (int r = r0; r < r0 + n; r++) {
+        for (int unit = p0 * VL; unit < (p0 + panels) * VL; unit += VL)
+            store_units(rows->own[r], unit, scan->hidden, v_load(rows->scratch[r] + unit));
+    }
+}
+
+/* z = σ(sum), n = φ(sum), from the input alone. */
+static void min_gru_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    float sums[MOST_SUMS * VL];
+    complete(2, 2, 0, sums, scan, NULL, NOTHING, rows, r0, n, p0, panels);
+    EACH_PLACE(2)
+    {
+        vec z = v_activate(scan->recurrent_activation, v_load(sum)), c = v_activate(scan->activation, v_load(sum + VL));
+        store_units(rows->out[row], unit, scan->hidden, interpolate(z, load_units(rows->h[row], unit, scan->hidden), c));
+    }
+}
+
+/* A cell's step: the tile of each phase, how many sums a unit has in it, and what is multiplied. */
+#define STEP_OF(CELL, TILE, G, SOURCE)                                                                                 \
+    static void NAME(cgru_##CELL)(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1)             \
+    {                                                                                                                  \
+        (void)phase;                                                                                                   \
+        prepare(scan, &scan->h, SOURCE, rows);                                                                         \
+        each_tile(TILE, scan, rows, G, planes_of(&scan->h), rows->n, p0, p1, rows->backwards, panel_bytes(&scan->h));  \
+    }
+#define STEPS_OF(CELL, TILE, G, SOURCE, SECOND, SECOND_SOURCE)                                                         \
+    static void NAME(cgru_##CELL)(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1)             \
+    {                                                                                                                  \
+        const cgru_matrix *m = phase == 0 ? &scan->h : &scan->second;                                                  \
+        prepare(scan, m, phase == 0 ? SOURCE : SECOND_SOURCE, rows);                                                   \
+        if (phase == 0) each_tile(TILE, scan, rows, G, planes_of(m), rows->n, p0, p1, rows->backwards, panel_bytes(m)); \
+        else each_tile(SECOND, scan, rows, 1, planes_of(m), rows->n, p0, p1, rows->backwards, 0);                      \
+    }
+STEP_OF(gru_after, gru_after_tile, 3, STATE)
+STEPS_OF(gru_before, gru_before_gates_tile, 2, STATE, gru_before_candidate_tile, OPERAND)
+STEP_OF(rnn, rnn_tile, 1, STATE)
+STEP_OF(lstm, lstm_tile, 4, STATE)
+STEP_OF(lstm_peephole, lstm_peephole_tile, 4, STATE)
+STEPS_OF(lstm_projected, lstm_projected_tile, 4, STATE, projection_tile, OPERAND)
+STEP_OF(three_gate, three_gate_tile, 4, STATE)
+STEPS_OF(three_gate_output, three_gate_output_tile, 4, OWN, keep_own_tile, NOTHING)
+STEP_OF(min_gru, min_gru_tile, 2, NOTHING)
+STEPS_OF(mgu, mgu_gate_tile, 1, STATE, mgu_candidate_tile, OPERAND)
+
+/* name, gates, recurrent, phases, projects, apart, vectors, states, bounded, step */
+static const cgru_cell NAME(cgru_cells)[] = {
+    {"gru_reset_after", 3, 3, 1, 0, 1, 1, 1, 1, NAME(cgru_gru_after)},
+    {"gru_reset_before", 3, 2, 2, 0, 0, 0, 1, 1, NAME(cgru_gru_before)},
+    {"rnn", 1, 1, 1, 0, 0, 0, 1, 1, NAME(cgru_rnn)},
+    {"lstm", 4, 4, 1, 0, 0, 0, 2, 1, NAME(cgru_lstm)},
+    {"lstm_peephole", 4, 4, 1, 0, 0, 3, 2, 1, NAME(cgru_lstm_peephole)},
+    {"lstm_projected", 4, 4, 2, 1, 0, 0, 2, 0, NAME(cgru_lstm_projected)},
+    {"three_gate", 4, 4, 1, 0, 0, 0, 1, 0, NAME(cgru_three_gate)},
+    {"three_gate_output", 4, 4, 2, 0, 0, 0, 2, 0, NAME(cgru_three_gate_output)},
+    {"min_gru", 2, 0, 1, 0, 0, 0, 1, 1, NAME(cgru_min_gru)},
+    {"mgu", 2, 1, 2, 0, 0, 0, 1, 1, NAME(cgru_mgu)},
+};
+
+static void NAME(cgru_activate)(int activation, float *values, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) v_store(values + i, v_activate(activation, v_load(values + i)));
+    if (i < n) v_store_part(values + i, v_activate(activation, v_load_part(values + i, (int)(n - i))), (int)(n - i));
+}
+
+const cgru_arithmetic JOIN(cgru, PRECISION, ISA) = {
+    GROUP,
+    PREPARED,
+    NAME(cgru_linear),
+    NAME(cgru_project),
+    NAME(cgru_cells),
+    sizeof NAME(cgru_cells) / sizeof NAME(cgru_cells)[0],
+    NAME(cgru_activate),
+};

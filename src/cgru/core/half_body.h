@@ -1,0 +1,74 @@
+/* Kernels for weights in 16 bits, compiled once for each instruction set and form: a file isa/bf16_*.c or isa/fp16_*.c
+ * defines ISA and PRECISION, includes its vector primitives and says how weights are widened, then includes this.
+ *
+ * WEIGHTS_BF16: pairs of k in one 32-bit word; the activations stay float32. WEIGHTS_FP16: the same one k at a time.
+ * Neither is rounded further, so the error is that of the weights. */
+#define TILE_ROWS F32_ROWS
+#define ACCUMULATORS F32_SUMS
+#ifdef F32_SUMS_OF_FOUR
+#define ACCUMULATORS_OF_FOUR F32_SUMS_OF_FOUR
+#endif
+#include "vec_math.h"
+#include "tiles.h"
+#include "product_out.h"
+
+#define ELEMENT 2
+#define PREPARES 0
+#define PREPARED NULL
+#define planes_of(m) 1
+#ifdef WEIGHTS_BF16
+#define GROUP 2
+#else
+#define GROUP 1
+#endif
+
+INLINE void prepare_row(const cgru_matrix *m, const float *v, float range, char *to)
+{
+    (void)m, (void)v, (void)range, (void)to;
+}
+
+/* acc += the weights of `half` (0 or 1) of a group times in[r] */
+INLINE void multiply_one(const int R, const int P, const int G, vec *acc, const uint16_t *const *weight,
+                         const float *const *row, int k, const int half)
+{
+    vec in[TILE_ROWS];
+    UNROLL for (int r = 0; r < R; r++) in[r] = v_set(row[r][k]);
+    UNROLL for (int p = 0; p < P; p++)
+    {
+        UNROLL for (int g = 0; g < G; g++)
+        {
+            const uint16_t *from = weight[p] + g * VL * GROUP;
+#ifdef WEIGHTS_BF16
+            vec a = half ? v_upper(from) : v_lower(from);
+#else
+            vec a = v_half(from);
+#endif
+            UNROLL for (int r = 0; r < R; r++)
+            {
+                vec *sum = &acc[(r * P + p) * G + g];
+                *sum = v_fma(a, in[r], *sum);
+            }
+        }
+    }
+    (void)half;
+}
+
+INLINE void multiply(const int R, const int P, const int G, vec *acc, const cgru_matrix *m, int p0,
+                     const void *const *v)
+{
+    const int inner = m->inner;
+    const ptrdiff_t panel = (ptrdiff_t)((inner + GROUP - 1) / GROUP) * GROUP * G * VL;
+    const float *row[TILE_ROWS];
+    const uint16_t *weight[MAX_PANELS];
+    UNROLL for (int r = 0; r < R; r++) row[r] = v[r];
+    UNROLL for (int p = 0; p < P; p++) weight[p] = (const uint16_t *)m->weight + (p0 + p) * panel;
+    UNROLL for (int j = 0; j < R * P * G; j++) acc[j] = v_set(0.0f);
+    for (int k = 0; k < inner; k += GROUP) {
+        multiply_one(R, P, G, acc, weight, row, k, 0);
+        if (GROUP == 2 && k + 1 < inner) multiply_one(R, P, G, acc, weight, row, k + 1, 1);
+        UNROLL for (int p = 0; p < P; p++) weight[p] += G * VL * GROUP;
+    }
+}
+
+#include "float_product.h"
+#include "reduced_body.h"

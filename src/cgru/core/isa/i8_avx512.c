@@ -1,0 +1,5 @@
+#define ISA avx512
+#include "vec_avx512.h"
+#include "dot_avx512.h"
+
+#include "i8_body.h"

@@ -1,0 +1,6 @@
+#define ISA avxvnni
+#define VNNI
+#include "vec_avx2.h"
+#include "dot_avx2.h"
+
+#include "i8_body.h"

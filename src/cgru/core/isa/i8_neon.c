@@ -1,0 +1,5 @@
+#define ISA neon
+#include "vec_neon.h"
+#include "dot_neon.h"
+
+#include "i8_body.h"
