@@ -305,6 +305,12 @@ def test_npz_with_unknown_arrays(file: Path, tmp_path: Path, capfd: pytest.Captu
         (["run", "NET", "x.npy", "-o", "nowhere/y.npy"], "nowhere/y.npy: No such file"),
         (["convert", "NET", "out.pt"], "out.pt"),
         (["convert", "NET", "nowhere/out.safetensors"], "nowhere/out.safetensors"),
+        (["convert", "NET", "out.safetensors", "--precision", "int4"], "--precision"),
+        (["convert", "NET", "out.safetensors", "--layer", "gru"], "expected NAME=PRECISION, found 'gru'"),
+        (["convert", "NET", "out.safetensors", "--layer", "gru=int4"], "gru: 'int4' is no precision"),
+        (["convert", "NET", "out.safetensors", "--layer", "rnn=int8"], "there are gru, dense"),
+        (["compare", "NET", "NET", "nowhere.npy"], "nowhere.npy"),
+        (["compare", "NET", "nowhere.pt", "x.npy"], "nowhere.pt"),
         (["info", "NET", "--layers", "rnn"], "layers="),
         (["info", "NET", "--layers", "[rnn"], "JSON"),
     ],
@@ -392,6 +398,58 @@ def test_convert_keeps_the_bits(tmp_path: Path, net: cgru.Model, file: Path, x: 
     assert np.array_equal(cgru.load(tmp_path / "copy.safetensors")(x), net(x))
     succeed("convert", tmp_path / "copy.safetensors", tmp_path / "copy.safetensors")
     assert np.array_equal(cgru.load(tmp_path / "copy.safetensors")(x), net(x))
+
+
+def test_convert_reduces_precision(tmp_path: Path, net: cgru.Model, file: Path, x: np.ndarray) -> None:
+    small = tmp_path / "small.safetensors"
+    succeed("convert", file, small, "--precision", "int8")
+    assert np.array_equal(cgru.load(small)(x), net.quantize("int8")(x))
+    succeed("convert", file, small, "--precision", "bf16", "--layer", "dense=int8x16")
+    assert [layer.precision for layer in cgru.load(small).layers] == ["bf16", "int8x16"]
+    succeed("convert", file, small, "--layer", "dense=fp16", "--layer", "gru=int8")
+    assert [layer.precision for layer in cgru.load(small).layers] == ["int8", "fp16"]
+    assert "int8, fp16" in succeed("info", small).decode()
+    found = json.loads(succeed("info", small, "--json"))
+    assert found["precision"] == "int8, fp16"
+    assert [layer["precision"] for layer in found["layers"]] == ["int8", "fp16"]
+
+
+def test_an_unnamed_layer_keeps_its_precision(tmp_path: Path, file: Path) -> None:
+    succeed("convert", file, tmp_path / "small.safetensors", "--layer", "gru=int8")
+    assert [layer.precision for layer in cgru.load(tmp_path / "small.safetensors").layers] == ["int8", "float32"]
+
+
+def test_compare_prints_and_gives_json(tmp_path: Path, net: cgru.Model, file: Path, x: np.ndarray) -> None:
+    small, given = tmp_path / "small.safetensors", tmp_path / "x.npy"
+    net.quantize("int8").save(small)
+    np.save(given, x)
+    text = succeed("compare", file, small, given).decode()
+    assert re.search(r"^dense +[\d.e-]+ +[\d.e-]+ +[\d.e-]+$", text, re.MULTILINE)
+    assert "second, int8" in text
+    found = json.loads(succeed("compare", file, small, given, "--json"))
+    expected = np.abs(net(x) - net.quantize("int8")(x)).max()
+    assert found["output"]["max_abs"] == pytest.approx(expected)
+    assert (found["first"]["file"], found["second"]["file"]) == (str(file), str(small))
+    assert (found["first"]["precision"], found["second"]["precision"]) == ("float32", "int8")
+    assert found["second"]["microseconds"] > 0
+
+
+def test_compare_takes_foreign_files_and_lengths(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(5)
+    tensors: dict[str, Any] = {"a.fc.weight": rng.standard_normal((2, 3)).astype("f4")}
+    np.savez(tmp_path / "net.npz", **tensors)
+    x = rng.standard_normal((2, 5, 3)).astype("f4")
+    np.savez(tmp_path / "x.npz", x=x, lengths=[5, 2])
+    options = ("--prefix", "a", "--layers", '[{"dense": "fc"}]')
+    succeed("convert", tmp_path / "net.npz", tmp_path / "small.safetensors", *options, "--precision", "bf16")
+    files = (tmp_path / "net.npz", tmp_path / "small.safetensors", tmp_path / "x.npz")
+    found = json.loads(succeed("compare", *files, *options, "--json"))
+    full, reduced = cgru.load(files[0], prefix="a", layers=[{"dense": "fc"}]), cgru.load(files[1])
+    apart = np.abs(full(x) - reduced(x))
+    assert found["output"]["mean_abs"] == pytest.approx(np.concatenate([apart[0], apart[1, :2]]).mean())
+    cgru.Model([cgru.Dense(np.ones((2, 4)))]).save(tmp_path / "other.safetensors")
+    text = complain(capfd, "compare", *files[:1], tmp_path / "other.safetensors", files[2], *options)
+    assert "layer 0 of the networks differs" in text
 
 
 def test_demo_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,10 +94,10 @@ def same(a: cgru.Model, b: cgru.Model) -> None:
         assert held(one) == held(two)
 
 
-def comes_back(net: cgru.Model, folder: Path, backend: str) -> None:
+def comes_back(net: cgru.Model, folder: Path) -> None:
     path = folder / "net.safetensors"
     net.save(path)
-    back = load(path, backend=backend)
+    back = load(path)
     same(net, back)
     x = np.zeros((2, 3), np.int64) if net.takes_ids else np.ones((2, 3, net.input_size), np.float32)
     assert net(x).tobytes() == back(x).tobytes()
@@ -108,7 +108,7 @@ def comes_back(net: cgru.Model, folder: Path, backend: str) -> None:
 
 @given(networks())
 def test_what_is_saved_is_loaded_to_the_bit(tmp_path_factory: pytest.TempPathFactory, net: cgru.Model) -> None:
-    comes_back(net, tmp_path_factory.mktemp("native"), "auto")
+    comes_back(net, tmp_path_factory.mktemp("native"))
 
 
 @given(networks(), st.data())
@@ -116,9 +116,9 @@ def test_what_is_saved_in_reduced_precision_is_loaded_to_the_bit(
     tmp_path_factory: pytest.TempPathFactory, net: cgru.Model, data: st.DataObject
 ) -> None:
     wanted = {layer.name: data.draw(st.sampled_from(PRECISIONS)) for layer in net.layers if layer.parameters}
-    reduced = cgru.Model(net.layers, backend="reference").quantize(wanted)
+    reduced = net.quantize(wanted)
     assert {layer.name: layer.precision for layer in reduced.layers if layer.parameters} == wanted
-    comes_back(reduced, tmp_path_factory.mktemp("native"), "reference")
+    comes_back(reduced, tmp_path_factory.mktemp("native"))
 
 
 def test_bit_patterns_of_nan_and_minus_zero_survive(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def reduced_file(
 
 
 def test_the_crafted_reduced_file_is_sound(tmp_path: Path) -> None:
-    net = load(reduced_file(tmp_path / "net.safetensors"), backend="reference")
+    net = load(reduced_file(tmp_path / "net.safetensors"))
     assert net.precision == "int8"
     expected = np.array([[63.5, -1.5, 0], [1.25, -31.75, 2.25]], np.float32)
     np.testing.assert_array_equal(net.layers[0].arrays()["weight"], expected)
@@ -381,7 +381,7 @@ def test_a_precision_of_a_layer_without_weights_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize("hidden", [128, 256])
 def test_reduced_files_are_small(precision: str, share: float, hidden: int, tmp_path: Path) -> None:
     layers = [random_gru(40, hidden, 1, False, True, 0), cgru.Dense(np.ones((10, hidden)), np.ones(10))]
-    net = cgru.Model(layers, backend="reference")
+    net = cgru.Model(layers)
     net.save(tmp_path / "float32.safetensors")
     net.quantize(precision).save(tmp_path / "reduced.safetensors")
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("reduced", "float32")]
@@ -389,13 +389,13 @@ def test_reduced_files_are_small(precision: str, share: float, hidden: int, tmp_
 
 
 def test_other_readers_open_a_reduced_file(tmp_path: Path) -> None:
-    net = cgru.Model([random_gru(3, 7, 1, False, True, 0), cgru.Dense(np.ones((2, 7)))], backend="reference")
+    net = cgru.Model([random_gru(3, 7, 1, False, True, 0), cgru.Dense(np.ones((2, 7)))])
     path = tmp_path / "net.safetensors"
     net.quantize({"gru": "int8", "dense": "fp16"}).save(path)
     tensors = safetensors.numpy.load_file(path)
     assert (tensors["gru.weight_hh_l0"].dtype, tensors["dense.weight"].dtype) == (np.int8, np.float16)
     wide = tensors["gru.weight_hh_l0"] * tensors["gru.weight_hh_l0.scale"][:, None]
-    np.testing.assert_array_equal(wide, load(path, backend="reference").layers[0].arrays()["weight_hh_l0"])
+    np.testing.assert_array_equal(wide, load(path).layers[0].arrays()["weight_hh_l0"])
 
 
 def test_a_later_version_is_refused(tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def _sound(precision: str) -> bytes:
     layers = [random_gru(1, 3, 1, False, True, 0, reset="before", name="rnn"), cgru.Dense(WEIGHT, name="fc")]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
-        cgru.Model(layers, backend="reference").quantize({"rnn": precision, "fc": "float32"}).save(path)
+        cgru.Model(layers).quantize({"rnn": precision}).save(path)
         return path.read_bytes()
 
 

@@ -17,6 +17,7 @@ from . import __version__, cli_files
 from .cli_files import PIPE
 from .errors import CgruError, UnsupportedError
 from .model import Model
+from .precision import PRECISIONS
 from .threads import resolve
 
 #: Rows that one call runs: enough to keep any backend busy, few enough for the bar to move.
@@ -66,6 +67,7 @@ def info(options: argparse.Namespace) -> None:
                 "kind": layer.kind,
                 "sizes": layer.describe(),
                 "parameters": layer.parameters,
+                "precision": layer.precision,
                 "backend": backend,
                 "options": layer.options(),
             }
@@ -81,6 +83,7 @@ def info(options: argparse.Namespace) -> None:
                 "takes_ids": net.takes_ids,
                 "parameters": net.parameters,
                 "nbytes": net.nbytes,
+                "precision": net.precision,
                 "layers": layers,
                 "not_finite": bad,
                 "cells": [vars(cost) for cost in costs(net.layers)],
@@ -144,12 +147,34 @@ def bench(options: argparse.Namespace) -> None:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Write a network in the native form."""
+    """Write a network in the native form, in reduced precision if wanted."""
     if not options.output.endswith(".safetensors"):
         raise UnsupportedError(f"{options.output}: networks are written as .safetensors; give such a name")
     net = _load(options)
+    if options.precision or options.layer:
+        net = net.quantize(options.precision or {}, dict(options.layer or ()))
     net.save(options.output)
     print(f"{options.output}: {os.path.getsize(options.output):,} bytes")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """How far one network is from another of the same layers on a file's sequences, and how fast each is."""
+    from .comparison import compare as measured
+    from .formats import load, sniff
+
+    threads = resolve(options.threads)
+    nets = []
+    for file in (options.file, options.other):
+        builds_itself = bool(sniff(file).builder)
+        nets.append(load(file) if builds_itself else load(file, layers=options.layers, prefix=options.prefix))
+    given = cli_files.read_input(options.input, ids=nets[0].takes_ids, features=nets[0].input_size)
+    found = measured(nets[0], nets[1], given.x, given.lengths, given.mask, threads=threads)
+    if options.json:
+        report = found.to_dict()
+        report["first"]["file"], report["second"]["file"] = options.file, options.other
+        _print_json({"input": options.input} | report)
+    else:
+        print(found)
 
 
 def gates(options: argparse.Namespace) -> None:
@@ -299,6 +324,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _layer_precision(text: str) -> tuple[str, str]:
+    name, equals, precision = text.rpartition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=PRECISION, found {text!r}")
+    return name, precision
+
+
 def _layers(text: str) -> str | list[Any]:
     """What ``cgru.load`` takes: names with commas between, or a list written as JSON."""
     if not text.lstrip().startswith("["):
@@ -344,6 +376,18 @@ def _parser() -> _Parser:
     sub = add("convert", convert)
     add_file(sub)
     sub.add_argument("output", metavar="OUT", help="a .safetensors file in cgru's native form")
+
+    of_all = "of the weights of every layer: int8, int8x16, bf16, fp16"
+    sub.add_argument("--precision", choices=PRECISIONS, help=of_all, metavar="PRECISION")
+    of_one = "of the layer named, whatever --precision says; may be repeated"
+    sub.add_argument("--layer", type=_layer_precision, action="append", metavar="NAME=PRECISION", help=of_one)
+
+    sub = add("compare", compare)
+    add_file(sub)
+    sub.add_argument("other", metavar="OTHER", help="another with the same layers, such as one in reduced precision")
+    sub.add_argument("input", metavar="INPUT", help=".npy .npz .csv .wav, or - for standard input")
+    sub.add_argument("--threads", type=_threads, help="how many threads, or auto (default 1)")
+    sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = add("gates", gates)
     add_file(sub)

@@ -178,7 +178,9 @@ def _layer_outputs(net: Model, x: np.ndarray, lengths: Any, mask: Any, threads: 
 
 
 def _joined(y: Any) -> np.ndarray:
-    return np.concatenate(y, axis=-1) if isinstance(y, tuple) else y
+    """An output, or the two of directions that are not merged side by side, in the precision that callers see."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.concatenate(y, axis=-1) if isinstance(y, tuple) else y, np.float32)
 
 
 def _is_distribution(layer: Layer) -> bool:

@@ -55,8 +55,8 @@ class Layer:
         held = self._arrays  # read once: another thread may be packing the layer
         if held is not None:
             return dict(held)
-        packed: Any = self._packed
-        return packed.stored() if hasattr(packed, "stored") else packed.arrays()
+        assert self._packed is not None
+        return self._packed.stored()
 
     def quantized(self, precision: str) -> Self:
         """The same layer with its matrices in another precision; itself where they are in that one already.
