@@ -259,13 +259,25 @@ def test_state_of_wrong_kind(state: Any) -> None:
 
 def test_h0_transposed() -> None:
     case = Case(3, 4, 1, 1, True, 2, 5, seed=3)
-    with refused("state 'gru.h'", "(1, 2, 4)", "(2, 1, 4)", kind=ShapeError):
+    with refused("h0: ", "(1, 2, 4)", "(2, 1, 4)", kind=ShapeError):
         case.gru()(case.x, case.h0.transpose(1, 0, 2))
 
 
 def test_h0_as_a_pair() -> None:
-    with refused("state 'gru.h'", "axes", kind=ShapeError):
+    with refused("h0: ", "axes", kind=ShapeError):
         CASE.gru()(X, (CASE.h0, CASE.h0))
+
+
+def test_c0_of_another_batch() -> None:
+    lstm = cgru.LSTM.from_arrays(np.ones((16, 3), np.float32), np.ones((16, 4), np.float32))
+    h0, c0 = np.zeros((1, 2, 4), np.float32), np.zeros((1, 3, 4), np.float32)
+    with refused("c0: ", "(1, 2, 4)", "(1, 3, 4)", kind=ShapeError):
+        lstm(np.zeros((2, 5, 3), np.float32), (h0, c0))
+
+
+def test_x_is_looked_at_before_h0() -> None:
+    with refused("x: ", "features", kind=ShapeError):
+        CASE.gru()(X[..., :1], CASE.h0[:, :1])
 
 
 # ---- out ------------------------------------------------------------------------------------------------

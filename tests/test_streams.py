@@ -272,6 +272,13 @@ def test_bad_sizes(bad: Any) -> None:
         small().pool(bad)
 
 
+@pytest.mark.parametrize("batch", [10**15, 10**19, 10**30])
+def test_more_rows_than_memory_holds(batch: int) -> None:
+    for make in (small().stream, lambda batch: small().state(batch=batch)):
+        with pytest.raises(CgruError, match=rf"no memory for the state of {batch:,} rows.*fewer rows"):
+            make(batch)
+
+
 def test_a_network_of_activations_alone_streams(backend: str) -> None:
     net = cgru.Model([cgru.Activation("tanh")], backend=backend)
     x = noise((2, 3), 0)
