@@ -40,7 +40,7 @@ typedef struct {
 /* Runs the network over the call. CGRU_NO_MEMORY leaves state and outputs as they were. */
 int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work);
 
-/* Multiply-adds of one row and one step. */
+/* Work of one row and one step, in multiply-adds of float32: reduced precision counts by its bytes. */
 int64_t cgru_net_cost(const cgru_net *net);
 
 cgru_work *cgru_work_new(void);
