@@ -61,10 +61,10 @@ mkdir -p "$TREE/build"
 cp -R src tests pyproject.toml "$TREE"
 find "$TREE/src" -name '*.so' -delete
 "$PYTHON" -m cython -3 src/cgru/backends/_packed.pyx -o "$TREE/build/_packed.c"
-for source in "$TREE/build/_packed.c" src/cgru/core/*.c; do
-    case $source in *isa_avx*) continue ;; esac
+for source in "$TREE/build/_packed.c" src/cgru/core/*.c src/cgru/core/isa/*_generic.c src/cgru/core/isa/*_neon*.c; do
     # The flags of setup.py.
-    aarch64-linux-gnu-gcc -std=gnu11 -O3 -g0 -ffp-contract=off -fvisibility=hidden -pthread -fPIC -w \
+    case $source in *_neondot.c) own=-march=armv8.2-a+dotprod ;; *) own= ;; esac
+    aarch64-linux-gnu-gcc -std=gnu11 -O3 -g0 -ffp-contract=off -fvisibility=hidden -pthread -fPIC -w $own \
         -DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION -Iinclude -Isrc/cgru/core -I"$SITE/numpy/_core/include" \
         -I"$ROOT/usr/include/python$VERSION" -I"$ROOT/usr/include" -c "$source" \
         -o "$TREE/build/$(basename "$source" .c).o" &

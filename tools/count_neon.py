@@ -2,7 +2,7 @@
 
     python tools/count_neon.py [FUNCTION…]        default: the GRU's input projection and step, and linear layers
 
-Compiles core/isa_neon.c with aarch64-linux-gnu-gcc and the flags of setup.py, and takes from the disassembly every
+Compiles core/isa/f32_neon.c with aarch64-linux-gnu-gcc and the flags of setup.py, and takes from the disassembly every
 loop without another inside it that multiplies and adds: for a tile of R rows by V weight vectors it has R·V FMLA for
 each k it advances by. Ideal for that tile are R·V FMLA, V loads of weights (half of them instructions as LDP) and R
 loads of inputs; where a loop spills, loads and stores of the stack show it. Needs gcc-aarch64-linux-gnu.
@@ -48,7 +48,7 @@ def disassemble() -> str:
     with tempfile.TemporaryDirectory() as folder:
         target = str(Path(folder, "neon.o"))
         includes = ["-Iinclude", "-Isrc/cgru/core"]
-        subprocess.run([*GCC, *includes, "-c", "src/cgru/core/isa_neon.c", "-o", target], cwd=ROOT, check=True)
+        subprocess.run([*GCC, *includes, "-c", "src/cgru/core/isa/f32_neon.c", "-o", target], cwd=ROOT, check=True)
         command = ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", target]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 

@@ -14,18 +14,25 @@ PYTHON=${PYTHON:-python3}
 ROUNDS=${ROUNDS:-1}
 CACHE=$PWD/.cache/sanitize
 
-# Flags of setup.py for the instruction set a file is for.
+# Flags of setup.py for the instruction set that a file of core/isa is for.
 flags() {
+    avx2="-mavx2 -mfma -mf16c"
+    avx512="-mavx512f -mavx512bw -mavx512dq -mavx512vl $avx2"
     case $1 in
-    *isa_avx2.c) echo "-mavx2 -mfma -mf16c" ;;
-    *isa_avx512.c) echo "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c" ;;
+    *_avx2.c) echo "$avx2" ;;
+    *_avxvnni.c) echo "-mavxvnni $avx2" ;;
+    *_avx512.c) echo "$avx512" ;;
+    *_avx512vnni.c) echo "$avx512 -mavx512vnni" ;;
+    *_avx512bf16.c) echo "$avx512 -mavx512vnni -mavx512bf16" ;;
+    *_neondot.c) echo "-march=armv8.2-a+dotprod" ;;
     esac
 }
 
 sources() {
+    ls src/cgru/core/*.c src/cgru/core/isa/*_generic.c
     case $(uname -m) in
-    x86_64) ls src/cgru/core/*.c | grep -v neon ;;
-    *) ls src/cgru/core/*.c | grep -v avx ;;
+    x86_64) ls src/cgru/core/isa/*_avx*.c ;;
+    aarch64) ls src/cgru/core/isa/*_neon*.c ;;
     esac
     echo tests/c/race.c
 }

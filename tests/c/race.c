@@ -3,7 +3,11 @@
  * core under ThreadSanitizer, and under AddressSanitizer and UndefinedBehaviorSanitizer; every buffer here is a malloc
  * of its exact size, so that a step beyond one is seen.
  *
+ * Every precision of every instruction set is run, but for kernels that one before has had, as the float32 ones of an
+ * instruction set that adds to another.
+ *
  *     race [ISA [ROUNDS]]     (all instruction sets of this machine, 3 rounds) */
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +19,7 @@
 #define CALLERS 3
 
 static const cgru_kernels *isa;
+static int precision; /* of the networks made now: of two matrices in three, the third is float32 */
 static int failures;
 
 static uint32_t seed;
@@ -40,6 +45,48 @@ static float *drawn(size_t n, float scale)
     return values;
 }
 
+/* ---- weights ----------------------------------------------------------------------------------------------------- */
+
+static size_t bytes_of(int kind)
+{
+    return kind == CGRU_FLOAT32 ? 4 : kind == CGRU_BF16 || kind == CGRU_FP16 ? 2 : 1;
+}
+
+/* A matrix as files hold it, no number above 1/8, some rows all zero. */
+static cgru_stored stored(int kind, size_t rows, size_t inner)
+{
+    const size_t n = rows * inner;
+    cgru_stored made = {must(malloc(n * bytes_of(kind) + (n == 0))), NULL};
+    if (bytes_of(kind) == 1) made.scale = must(malloc(rows * sizeof(float) + (rows == 0)));
+    for (size_t r = 0; r < rows; r++) {
+        const float size = draw() < -0.9f ? 0.0f : 0.1f;
+        if (made.scale) made.scale[r] = size * (1.0f + 0.2f * draw()) / 127.0f;
+        for (size_t i = r * inner; i < (r + 1) * inner; i++) {
+            const float value = draw() * size;
+            uint32_t bits;
+            memcpy(&bits, &value, 4);
+            if (kind == CGRU_FLOAT32) ((float *)made.values)[i] = value;
+            else if (kind == CGRU_BF16) ((uint16_t *)made.values)[i] = (uint16_t)(bits >> 16);
+            /* Any half below 1/8, subnormal ones too: their bits are in order, and 1/8 has 0x3000. */
+            else if (kind == CGRU_FP16) ((uint16_t *)made.values)[i] = (uint16_t)(bits % 0x3000 | (bits >> 31) << 15);
+            else ((int8_t *)made.values)[i] = (int8_t)(value * 1270.0f);
+        }
+    }
+    return made;
+}
+
+static int alike(int kind, size_t rows, size_t inner, cgru_stored a, cgru_stored b)
+{
+    return memcmp(a.values, b.values, rows * inner * bytes_of(kind)) == 0 &&
+           (a.scale == NULL || memcmp(a.scale, b.scale, rows * sizeof(float)) == 0);
+}
+
+static void discard(cgru_stored matrix)
+{
+    free(matrix.values);
+    free(matrix.scale);
+}
+
 /* ---- networks ---------------------------------------------------------------------------------------------------- */
 
 #define MOST 12
@@ -51,9 +98,15 @@ typedef struct {
     int scan_count;
     cgru_matrix *matrices[MOST];
     int matrix_count;
-    float *table;
+    cgru_stored table;
     int ids;
 } network;
+
+/* The precision of the network's next matrix. */
+static int next_precision(const network *n)
+{
+    return n->count % 3 == 2 ? CGRU_FLOAT32 : precision;
+}
 
 static cgru_node *add(network *n, int kind, int out)
 {
@@ -67,9 +120,11 @@ static cgru_node *add(network *n, int kind, int out)
 
 static void add_recurrent(network *n, const char *name, int hidden, int directions, int merge, int sequences, int backwards)
 {
-    const cgru_cell *cell = must((void *)cgru_cell_named(isa, name));
+    const int kind = next_precision(n);
+    const cgru_cell *cell = must((void *)cgru_cell_named(isa->of[kind], name));
     const int in = n->features, out = cell->projects ? hidden / 2 + 1 : hidden;
-    const size_t rows = (size_t)cell->gates * hidden, units = rows * out, inputs = rows * in;
+    const size_t rows = (size_t)cell->gates * hidden;
+    const cgru_stored none = {NULL, NULL};
     cgru_node *node = add(n, CGRU_RECURRENT, directions == 2 && merge == CGRU_CONCAT ? 2 * out : out);
     node->directions = directions;
     node->merge = merge;
@@ -77,21 +132,27 @@ static void add_recurrent(network *n, const char *name, int hidden, int directio
     node->repeat = n->count % 2;
     node->flipped = backwards;
     for (int d = 0; d < directions; d++) {
-        float *w_ih = drawn(inputs, 0.1f), *w_hh = drawn(units, 0.1f), *w_hr = drawn((size_t)out * hidden, 0.1f);
+        cgru_stored w_ih = stored(kind, rows, in), w_hh = stored(kind, rows, out), w_hr = stored(kind, out, hidden);
         float *b_ih = drawn(rows, 0.5f), *b_hh = drawn(rows, 0.5f), *w_ph = drawn((size_t)cell->vectors * hidden, 0.5f);
-        const cgru_weights weights = {.input = in, .hidden = hidden, .out = out, .w_ih = w_ih, .b_ih = b_ih, .b_hh = b_hh,
-                                      .w_hh = cell->recurrent ? w_hh : NULL, .w_hr = cell->projects ? w_hr : NULL,
+        const cgru_weights weights = {.precision = kind, .input = in, .hidden = hidden, .out = out, .w_ih = w_ih,
+                                      .b_ih = b_ih, .b_hh = b_hh, .w_hh = cell->recurrent ? w_hh : none,
+                                      .w_hr = cell->projects ? w_hr : none,
                                       .w_ph = cell->vectors && !cell->apart ? w_ph : NULL};
         cgru_scan *scan = must(cgru_scan_new(isa, cell, CGRU_TANH, CGRU_SIGMOID, &weights));
-        float *again_ih = drawn(inputs, 1), *again_hh = drawn(units, 1);
-        cgru_scan_weights(isa, scan, again_ih, again_hh, w_hr);
-        if (memcmp(w_ih, again_ih, inputs * sizeof(float)) ||
-            (cell->recurrent && memcmp(w_hh, again_hh, units * sizeof(float)))) {
-            fprintf(stderr, "%s: %s: weights of %d x %d do not come back\n", isa->name, name, hidden, in);
+        cgru_stored again_ih = stored(kind, rows, in), again_hh = stored(kind, rows, out);
+        cgru_stored again_hr = stored(kind, out, hidden);
+        cgru_scan_weights(isa, scan, again_ih, again_hh, again_hr);
+        if (!alike(kind, rows, in, w_ih, again_ih) || (cell->recurrent && !alike(kind, rows, out, w_hh, again_hh)) ||
+            (cell->projects && !alike(kind, out, hidden, w_hr, again_hr))) {
+            fprintf(stderr, "%s: %s: weights of %d x %d in precision %d do not come back\n", isa->name,
+                    name, hidden, in, kind);
             failures++;
         }
-        float *all[] = {w_ih, w_hh, w_hr, b_ih, b_hh, w_ph, again_ih, again_hh};
-        for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+        cgru_stored matrices[] = {w_ih, w_hh, w_hr, again_ih, again_hh, again_hr};
+        for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++) discard(matrices[i]);
+        free(b_ih);
+        free(b_hh);
+        free(w_ph);
         const int numbers = out + (cell->states - 1) * hidden;
         node->direction[d] = (cgru_direction){scan, d == 1 || backwards, n->state, n->state + numbers};
         n->scans[n->scan_count++] = scan;
@@ -102,12 +163,13 @@ static void add_recurrent(network *n, const char *name, int hidden, int directio
 
 static void add_dense(network *n, int out, int activation)
 {
-    const int in = n->features;
-    float *w = drawn((size_t)out * in, 0.1f), *b = drawn((size_t)out, 0.5f);
+    const int in = n->features, kind = next_precision(n);
+    cgru_stored w = stored(kind, out, in);
+    float *b = drawn((size_t)out, 0.5f);
     cgru_node *node = add(n, CGRU_DENSE, out);
-    node->matrix = n->matrices[n->matrix_count++] = must(cgru_matrix_new(isa, out, in, w, b));
+    node->matrix = n->matrices[n->matrix_count++] = must(cgru_matrix_new(isa, kind, out, in, w, b));
     node->activation = activation;
-    free(w);
+    discard(w);
     free(b);
 }
 
@@ -143,7 +205,8 @@ static void build(network *n, int kind)
         n->features = 11;
         n->ids = 1;
         cgru_node *node = add(n, CGRU_EMBEDDING, 29);
-        node->table = n->table = drawn(11 * 29, 1.0f);
+        node->precision = precision;
+        node->table = n->table = stored(precision, 11, 29);
         node->mask_zero = 1;
         add_recurrent(n, "gru_reset_after", 80, 1, CGRU_CONCAT, 1, 0);
         add_recurrent(n, "gru_reset_after", 80, 1, CGRU_CONCAT, 0, 0);
@@ -174,7 +237,7 @@ static void tear_down(network *n)
 {
     for (int i = 0; i < n->scan_count; i++) cgru_scan_free(n->scans[i]);
     for (int i = 0; i < n->matrix_count; i++) cgru_matrix_free(n->matrices[i]);
-    free(n->table);
+    discard(n->table);
 }
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
@@ -246,10 +309,18 @@ static void *caller(void *given)
     return NULL;
 }
 
+/* To the bit, but for a NaN's sign and payload: those are the compiler's choice of operands, not a number. */
+static int equal(const float *a, const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (memcmp(a + i, b + i, sizeof *a) && !(isnan(a[i]) && isnan(b[i]))) return 0;
+    }
+    return 1;
+}
+
 static int same(const job *a, const job *b)
 {
-    return memcmp(a->y, b->y, a->outputs * sizeof(float)) == 0 &&
-           memcmp(a->state, b->state, a->states * sizeof(float)) == 0 &&
+    return equal(a->y, b->y, a->outputs) && equal(a->state, b->state, a->states) &&
            memcmp(a->mask_out, b->mask_out, (size_t)a->rows * a->steps) == 0;
 }
 
@@ -268,6 +339,7 @@ static void try(int kind, int rows, int steps, int ragged, cgru_work *kept)
         ids[i] = (int64_t)((draw() + 1.0f) * 5.4f);
         mask[i] = draw() < 0.5f;
         if (draw() < -0.6f) memset(x + i * n.nodes[0].in, 0, n.nodes[0].in * sizeof(float));
+        if (draw() < -0.99f) x[i * n.nodes[0].in] = draw() < 0.0f ? NAN : draw() < 0.0f ? INFINITY : 3e38f;
     }
     for (int r = 0; r < rows; r++) {
         lengths[r] = (int64_t)((draw() + 1.0f) * 0.5f * (float)(steps + 1));
@@ -294,8 +366,8 @@ static void try(int kind, int rows, int steps, int ragged, cgru_work *kept)
     for (int i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
     for (int i = 0; i < CALLERS; i++) {
         if (!same(&alone, &jobs[i])) {
-            fprintf(stderr, "%s: network %d, %d rows, %d steps, %s: %d threads differ from one\n", isa->name, kind, rows,
-                    steps, ragged ? "ragged" : "full", jobs[i].threads);
+            fprintf(stderr, "%s: precision %d, network %d, %d rows, %d steps, %s: %d threads differ from one\n", isa->name,
+                    precision, kind, rows, steps, ragged ? "ragged" : "full", jobs[i].threads);
             failures++;
         }
         forget(&jobs[i]);
@@ -311,21 +383,34 @@ static void try(int kind, int rows, int steps, int ragged, cgru_work *kept)
     tear_down(&n);
 }
 
+/* Whether an instruction set before this one, of those run, has the kernels of that precision too. */
+static int had(int at, int kind)
+{
+    for (int i = 0; i < at; i++) {
+        if (cgru_kernels_usable(i) && cgru_kernels_at(i)->of[kind] == isa->of[kind]) return 1;
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static const int sizes[][2] = {{1, 70}, {1, 1}, {2, 45}, {5, 33}, {24, 9}, {150, 3}, {1, 0}, {3, 300}};
     const int rounds = argc > 2 ? atoi(argv[2]) : 3;
     int found = 0, calls = 0;
     for (int i = 0; (isa = cgru_kernels_at(i)) != NULL; i++) {
-        if (!cgru_kernels_usable(i) || (argc > 1 && strcmp(argv[1], "all") && strcmp(argv[1], isa->name))) continue;
+        const int all = argc < 2 || strcmp(argv[1], "all") == 0;
+        if (!cgru_kernels_usable(i) || !(all || strcmp(argv[1], isa->name) == 0)) continue;
         found++;
         cgru_work *kept = must(cgru_work_new());
-        for (int round = 0; round < rounds; round++) {
-            for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
-                for (int kind = 0; kind < KINDS; kind++) {
-                    seed = (uint32_t)(round * 1000 + kind * 100 + (int)k);
-                    try(kind, sizes[k][0], sizes[k][1], (int)(k + round) % 2, kept);
-                    calls++;
+        for (precision = 0; precision < CGRU_PRECISIONS; precision++) {
+            if (all && had(i, precision)) continue;
+            for (int round = 0; round < rounds; round++) {
+                for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+                    for (int kind = 0; kind < KINDS; kind++) {
+                        seed = (uint32_t)(round * 1000 + kind * 100 + (int)k);
+                        try(kind, sizes[k][0], sizes[k][1], (int)(k + round) % 2, kept);
+                        calls++;
+                    }
                 }
             }
         }
