@@ -12,9 +12,7 @@ CELLS = [*grid("small"), Cell(1, 100, 40, 64), Cell(1, 500, 400, 400, 2), Cell(1
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_sequence(
-    benchmark: Any, cell: Cell, gru: Callable[[Cell], Any], rotating: Callable[[Cell], Any]
-) -> None:
+def test_sequence(benchmark: Any, cell: Cell, gru: Callable[[Cell], Any], rotating: Callable[[Cell], Any]) -> None:
     layer = gru(cell)
     xs, h0 = rotating(cell)
     out, h_n = benchmark(lambda: layer(next(xs), h0))

@@ -13,9 +13,7 @@ CELLS = [Cell(1, 1, 1, 1), *grid("step")]
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_step(
-    benchmark: Any, cell: Cell, gru: Callable[[Cell], Any], rotating: Callable[[Cell], Any]
-) -> None:
+def test_step(benchmark: Any, cell: Cell, gru: Callable[[Cell], Any], rotating: Callable[[Cell], Any]) -> None:
     import cgru
 
     net = cgru.Model([gru(cell)])

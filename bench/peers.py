@@ -1,8 +1,8 @@
-"""Compare cgru with the libraries that run the same GRU: `python bench/peers.py [--grid small]`.
+"""Compare cgru with the libraries that run the same GRU or LSTM: `python bench/peers.py [--grid small]`.
 
 Each library is measured in a process of its own, pinned to one core, on the same weights and inputs; the
 processes take turns, round after round, so that what disturbs the machine disturbs them alike. Every
-output is first compared with a float64 GRU. bench/README.md says how to read the table.
+output is first compared with float64. bench/README.md says how to read the table.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import ceiling
 import report
-from cells import Cell, grid
+from cells import GATES, Cell, grid
 from runners import RUNNERS
 
 BLOCK_S = 0.03  # a timed block lasts about this long, or one call
@@ -31,7 +31,8 @@ ATTEMPTS = 6  # … or the block is measured again, at most so often, and not fo
 ATTEMPTS_S = 2.0
 ENOUGH = 3  # undisturbed rounds that suffice without the others
 NOISY = 0.05  # quartile distance over median above which a cell gets further rounds
-TOLERANCE = {"float32": 5e-6, "fp16": 2e-2, "bf16": 1e-1, "int8": 3e-1}  # beyond it, an output is wrong
+# Beyond it, an output is wrong.
+TOLERANCE = {"float32": 5e-6, "fp16": 2e-2, "bf16": 1e-1, "int8": 3e-1, "int8x16": 1e-1}
 SLOW = 8  # a peer so many times slower than the fastest takes part in SLOW_ROUNDS rounds only
 SLOW_ROUNDS = 3
 
@@ -43,11 +44,20 @@ AVX2_ENVIRONMENT = {
 }
 DEFAULT_PEERS = {
     ("sequence", "float32"): "cgru,torch,onnxruntime,openvino,tract,mnn",
-    ("sequence", "int8"): "cgru:int8,cgru,torch:int8,openvino:bf16,onnxruntime,tract",
-    ("sequence", "bf16"): "cgru:bf16,cgru,torch:bf16,openvino:bf16,onnxruntime,tract",
+    ("sequence", "int8"): "cgru:int8,cgru:int8x16,cgru,torch:int8,openvino:bf16,onnxruntime,tract",
+    ("sequence", "int8x16"): "cgru:int8x16,cgru,torch:int8,openvino:bf16,onnxruntime,tract",
+    ("sequence", "bf16"): "cgru:bf16,cgru:fp16,cgru,torch:bf16,openvino:bf16,onnxruntime,tract",
+    ("sequence", "fp16"): "cgru:fp16,cgru,torch:bf16,openvino:bf16,onnxruntime,tract",
     ("step", "float32"): "cgru,torch,onnxruntime,openvino,tract,mnn,litert,numpy",
-    ("step", "int8"): "cgru:int8,cgru,torch:int8,onnxruntime,litert:int8",
-    ("step", "bf16"): "cgru:bf16,cgru,torch:bf16,onnxruntime",
+    ("step", "int8"): "cgru:int8,cgru:int8x16,cgru,torch:int8,openvino:bf16,onnxruntime,litert:int8",
+    ("step", "int8x16"): "cgru:int8x16,cgru,torch:int8,openvino:bf16,onnxruntime,litert:int8",
+    ("step", "bf16"): "cgru:bf16,cgru:fp16,cgru,torch:bf16,openvino:bf16,onnxruntime",
+    ("step", "fp16"): "cgru:fp16,cgru,torch:bf16,openvino:bf16,onnxruntime",
+    ("lstm", "float32"): "cgru,torch,onnxruntime,openvino,tract",
+    ("lstm", "int8"): "cgru:int8,cgru:int8x16,cgru,onnxruntime:int8,torch:int8,openvino:bf16,onnxruntime",
+    ("lstm", "int8x16"): "cgru:int8x16,cgru,onnxruntime:int8,torch:int8,openvino:bf16,onnxruntime",
+    ("lstm", "bf16"): "cgru:bf16,cgru:fp16,cgru,torch:bf16,openvino:bf16,onnxruntime",
+    ("lstm", "fp16"): "cgru:fp16,cgru,torch:bf16,openvino:bf16,onnxruntime",
 }
 
 
@@ -64,6 +74,8 @@ class Worker:
         self.precision = precision or "float32"
         if self.name not in RUNNERS:
             raise SystemExit(f"no peer is called {self.name!r}; there are {', '.join(RUNNERS)}")
+        if self.precision not in TOLERANCE:
+            raise SystemExit(f"no precision is called {self.precision!r}; there are {', '.join(TOLERANCE)}")
         self.refusal: str | None = None
         self.environment = os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
@@ -111,10 +123,11 @@ class Worker:
 
 @dataclass
 class Entry:
-    """What one library did on one cell: its error, and the seconds per call of every round."""
+    """What one library did on one cell: its errors, and the seconds per call of every round."""
 
     refusal: str | None = None
     error: float = 0.0
+    rms_error: float = 0.0
     calls: int = 1
     warm: int = 0
     call_s: float = 0.0
@@ -150,7 +163,7 @@ class Entry:
         return {
             "median_s": self.median(), "q1_s": low, "q3_s": high, "min_s": min(self.samples),
             "rounds": len(self.samples), "calls_per_round": self.calls, "disturbed_rounds": len(self.disturbed),
-            "max_abs_error": self.error,
+            "max_abs_error": self.error, "rms_error": self.rms_error,
         }  # fmt: skip
 
 
@@ -164,7 +177,7 @@ def load(worker: Worker, cell: Cell, options: argparse.Namespace) -> Entry:
     settings["precision"] = worker.precision
     sizes = ",".join(str(size) for size in (cell.B, cell.T, cell.I, cell.H, cell.L, cell.D))
     try:
-        reply = worker.ask(do="load", cell=sizes, settings=settings)
+        reply = worker.ask(do="load", cell=sizes, unit=cell.unit, settings=settings)
     except Gone as problem:
         return Entry(refusal=str(problem))
     if "unusable" in reply:
@@ -176,7 +189,8 @@ def load(worker: Worker, cell: Cell, options: argparse.Namespace) -> Entry:
     calls = max(1, int(BLOCK_S / reply["call_s"]))
     # A cold cache and a cold predictor matter where calls are short.
     warm = 0 if reply["call_s"] > BLOCK_S else max(1, calls // 5)
-    return Entry(error=reply["error"], calls=calls, warm=warm, call_s=reply["call_s"])
+    errors = {"error": reply["error"], "rms_error": reply["rms_error"]}
+    return Entry(**errors, calls=calls, warm=warm, call_s=reply["call_s"])
 
 
 def one_block(worker: Worker, entry: Entry, probe: ceiling.Probe | None) -> None:
@@ -248,8 +262,9 @@ def parse_arguments() -> argparse.Namespace:
     add("cells", nargs="*", metavar="B,T,I,H[,L[,D]]", help="cells to measure instead of a grid")
     add("--grid", choices=("table", "small", "odd", "step"), help="a named set of cells")
     add("--kind", choices=("sequence", "step"), default="sequence", help="step: one step a call")
+    add("--cell", choices=tuple(GATES), default="gru", help="lstm: whole sequences only")
     add("--reset", choices=("after", "before"), default="after")
-    add("--precision", choices=("float32", "int8", "bf16"), default="float32", help="with float32 beside it")
+    add("--precision", choices=tuple(TOLERANCE), default="float32", help="with float32 beside it")
     add("--peers", help=f"comma-separated, NAME or NAME:PRECISION; names: {', '.join(RUNNERS)}")
     add("--rounds", type=int, default=11, help="rounds per cell (default 11)")
     add("--threads", type=int, default=1)
@@ -264,14 +279,17 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     options = parse_arguments()
     try:
-        cells = [Cell.parse(text) for text in options.cells] or grid(
-            options.grid or ("step" if options.kind == "step" else "small")
-        )
+        cells = [Cell.parse(text) for text in options.cells]
+        cells = cells or grid(options.grid or ("step" if options.kind == "step" else "small"))
+        cells = [replace(cell, unit=options.cell) for cell in cells]
     except ValueError as problem:
         raise SystemExit(str(problem)) from problem
     if options.kind == "step" and any((cell.T, cell.L, cell.D) != (1, 1, 1) for cell in cells):
         raise SystemExit("--kind step wants cells of one step (T=1), one layer, one direction")
-    labels = (options.peers or DEFAULT_PEERS[options.kind, options.precision]).split(",")
+    if options.cell == "lstm" and (options.kind, options.reset) != ("sequence", "after"):
+        raise SystemExit("--cell lstm is compared on whole sequences, and has no reset gate")
+    kind = "lstm" if options.cell == "lstm" else options.kind
+    labels = (options.peers or DEFAULT_PEERS[kind, options.precision]).split(",")
     if options.isa and not options.peers:
         labels = [label for label in labels if label.partition(":")[0] in AVX2_ENVIRONMENT]
     cores = choose_cores(options.threads, options.core)

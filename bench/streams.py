@@ -1,8 +1,9 @@
 """What do streams and pools cost, and what does stepping many together bring? `python bench/streams.py [--quick]`
 
 Every table is one run in one process, the ways compared taking turns. Medians; a ratio is one median over another.
-One core, but for two Python threads. `--cpu` takes processor time instead of the clock on the wall, for a machine
-that does something else as well.
+One core, but for two Python threads. `--precision` reduces cgru's weights (the others keep float32), and a pool in
+float32 joins the comparison; `--only pool` leaves the other tables out. `--cpu` takes processor time instead of the
+clock on the wall, for a machine that does something else as well.
 """
 
 from __future__ import annotations
@@ -85,8 +86,14 @@ def alternate(ways: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def network(H: int, inputs: int | None = None) -> cgru.Model:
-    return cgru.Model([cgru.GRU.from_torch(make_tensors(Cell(1, 1, inputs or H, H)))])
+TABLES = ("call", "pool", "silence", "memory", "threads")
+# How far outputs may be from float32's before they count as wrong.
+TOLERANCE = {"float32": 5e-6, "fp16": 5e-3, "bf16": 5e-2, "int8": 1e-1, "int8x16": 5e-2}
+
+
+def network(H: int, precision: str = "float32") -> cgru.Model:
+    net = cgru.Model([cgru.GRU.from_torch(make_tensors(Cell(1, 1, H, H)))])
+    return net if precision == "float32" else net.quantize(precision)
 
 
 def resident() -> int:
@@ -103,7 +110,7 @@ def call(args: argparse.Namespace) -> dict[str, float]:
     n = 2000
     with tempfile.TemporaryDirectory() as folder:
         empty = compile_empty(folder).step
-    step = network(1).stream().step
+    step = network(1, args.precision).stream().step
     x, out = np.ones((1, 1), np.float32), np.empty((1, 1), np.float32)
 
     def times(function: Callable[..., Any], *arguments: Any) -> Callable[[], None]:
@@ -179,7 +186,7 @@ def onnx_ways(H: int, n: int, xs: np.ndarray, order: np.ndarray) -> dict[str, Ca
 
 def pools(args: argparse.Namespace, n: int, H: int, onnx: bool) -> dict[str, float]:
     """A round: each of n streams takes one step, in an order of no meaning."""
-    net, rng = network(H), np.random.default_rng(0)
+    net, rng = network(H, args.precision), np.random.default_rng(0)
     xs = rng.standard_normal((n, H)).astype(np.float32)
     order = rng.permutation(n)
     pool = net.pool(n)
@@ -194,26 +201,35 @@ def pools(args: argparse.Namespace, n: int, H: int, onnx: bool) -> dict[str, flo
         return y[None]
 
     ways: dict[str, Callable[[], Any]] = {"pool": lambda: pool.step(named, x), "streams one by one": one_by_one}
+    if args.precision != "float32":
+        plain = network(H).pool(n)
+        plain_named = np.array([plain.open() for _ in range(n)])[order]
+        ways["pool in float32"] = lambda: plain.step(plain_named, x)
     if onnx:
         try:
             ways |= onnx_ways(H, n, xs, order)
         except ImportError as error:
             print(f"(without ONNX Runtime: {error})")
     # They agree before anything is timed: the first stream of the order, after the same number of steps.
-    want = pool.step(named, x)[0]
+    want, errors = pool.step(named, x)[0], {}
     assert np.array_equal(alone[order[0]].step(rows[order[0]]), want)
     for name, way in list(ways.items())[2:]:
-        assert np.abs(way()[0] - want).max() < 5e-6, name
+        errors[name] = float(np.abs(way()[0] - want).max())
+        assert errors[name] < TOLERANCE[args.precision], (name, errors[name])
     found = alternate(ways, args.rounds, args.clock)
-    print(f"{n} streams, H = {H}, a round: " + ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in found.items()))
+    print(
+        f"{n} streams, H = {H}, {args.precision}, a round: "
+        + ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in found.items())
+    )
     for name, seconds in list(found.items())[1:]:
-        print(f"    pool against {name}: {seconds / found['pool']:.2f} times")
+        apart = f" (outputs differ by {errors[name]:.0e})" if errors.get(name, 0) > TOLERANCE["float32"] else ""
+        print(f"    pool against {name}: {seconds / found['pool']:.2f} times{apart}")
     return found
 
 
 def two_threads(args: argparse.Namespace) -> dict[str, float]:
     """Throughput of two Python threads, each with its own stream, over that of one. H = 512."""
-    net, rng = network(512), np.random.default_rng(0)
+    net, rng = network(512, args.precision), np.random.default_rng(0)
     x = rng.standard_normal((1000, 512)).astype(np.float32)
     rows = list(x)
     streams = [net.stream() for _ in range(2)]
@@ -249,7 +265,7 @@ def two_threads(args: argparse.Namespace) -> dict[str, float]:
 
 def memory(args: argparse.Namespace) -> dict[str, float]:
     """How much the resident memory grows over steps, and over pairs of open and close."""
-    net, scale = network(32), 10 if args.quick else 1
+    net, scale = network(32, args.precision), 10 if args.quick else 1
     x, stream, pool = np.ones(32, np.float32), net.stream(), net.pool(100)
     found: dict[str, float] = {}
 
@@ -272,13 +288,14 @@ def memory(args: argparse.Namespace) -> dict[str, float]:
 
 def silence(args: argparse.Namespace) -> dict[str, float]:
     """Decaying silence beside noise: states that fade below the smallest normal number must cost no more."""
-    net, n = network(128), 10_000 if args.quick else 100_000
+    n = 10_000 if args.quick else 100_000
     rng = np.random.default_rng(0)
     noise = [rng.standard_normal(128).astype(np.float32) for _ in range(100)]
     inputs = {"noise": noise, "silence": [np.zeros(128, np.float32)] * 100}
     # Without biases a silent stream fades to zero.
     tensors = {k: v for k, v in make_tensors(Cell(1, 1, 128, 128)).items() if "bias" not in k}
     net = cgru.Model([cgru.GRU.from_torch(tensors)])
+    net = net if args.precision == "float32" else net.quantize(args.precision)
     streams = {name: net.stream() for name in inputs}
     for stream in streams.values():
         stream.feed(np.stack(noise))
@@ -300,24 +317,37 @@ def silence(args: argparse.Namespace) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and steps: under a minute")
+    parser.add_argument("--precision", choices=tuple(TOLERANCE), default="float32", help="of cgru's weights")
+    parser.add_argument("--only", choices=TABLES, help="this table alone")
+    parser.add_argument("--rounds", type=int, help="default 60, with --quick 7")
     parser.add_argument("--cpu", action="store_true", help="processor time instead of the clock on the wall")
     parser.add_argument("--json", type=Path, help="write the seconds here as well")
     args = parser.parse_args(argv)
-    args.rounds = 7 if args.quick else 60
+    args.rounds = args.rounds or (7 if args.quick else 60)
+    wanted = [args.only] if args.only else TABLES
     args.clock = time.thread_time if args.cpu else time.perf_counter
     every = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    found: dict[str, Any] = {"cgru": cgru.__version__, "quick": args.quick, "cpu": args.cpu}
+    found: dict[str, Any] = {
+        "cgru": cgru.__version__,
+        "quick": args.quick,
+        "cpu": args.cpu,
+        "precision": args.precision,
+    }
     if every:
         os.sched_setaffinity(0, {max(every)})
-    found["call"] = call(args)
-    found["pool 1000x256"] = pools(args, 1000, 256, onnx=True)
-    found["pool 200x1024"] = pools(args, 200, 1024, onnx=True)
-    found["silence"] = silence(args)
-    found["memory"] = memory(args)
-    if len(every) > 1:
+    if "call" in wanted:
+        found["call"] = call(args)
+    if "pool" in wanted:
+        found["pool 1000x256"] = pools(args, 1000, 256, onnx=True)
+        found["pool 200x1024"] = pools(args, 200, 1024, onnx=True)
+    if "silence" in wanted:
+        found["silence"] = silence(args)
+    if "memory" in wanted:
+        found["memory"] = memory(args)
+    if "threads" in wanted and len(every) > 1:
         os.sched_setaffinity(0, every)
         found["two threads"] = two_threads(args)
-    else:
+    elif "threads" in wanted:
         print("two Python threads: this process may use one core")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))

@@ -3,9 +3,10 @@
 Commands come on standard input and each is answered by one line on standard output, which the libraries
 cannot reach (what they print goes to standard error):
 
-    {"do": "load", "cell": "8,100,64,64,1,1", "settings": {…}}  → {"version": …, "error": …, "call_s": …}
-    {"do": "block", "calls": n, "warm": m}                       → {"wall_s": …, "cpu_s": …}
-    {"do": "drop"}                                               → {}
+    {"do": "load", "cell": "8,100,64,64,1,1", "unit": "gru", "settings": {…}}
+                                            → {"version": …, "error": …, "rms_error": …, "call_s": …}
+    {"do": "block", "calls": n, "warm": m}  → {"wall_s": …, "cpu_s": …}
+    {"do": "drop"}                          → {}
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 # Inputs a measurement rotates through, even because ONNX Runtime's step alternates two state buffers.
@@ -24,38 +26,61 @@ INPUTS = 4
 CHECKED_STEPS = 12
 
 
-def load(name: str, cell_text: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+class Differences:
+    """How far answers are from the exact ones: the largest difference, and the outputs' relative RMS."""
+
+    def __init__(self) -> None:
+        self.largest = self.squares = self.size = 0.0
+
+    def add(self, got: Any, want: Any, output: bool = True) -> None:
+        import numpy as np  # not before the process is pinned
+
+        difference = got - want
+        self.largest = float(np.maximum(self.largest, np.abs(difference).max()))  # max() would lose a NaN
+        if output:
+            self.squares += float((difference**2).sum())
+            self.size += float((want**2).sum())
+
+    def reply(self) -> dict[str, float]:
+        return {"error": self.largest, "rms_error": (self.squares / self.size) ** 0.5}
+
+
+def load(name: str, cell: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Build the runner, compare its outputs with the exact ones, and time one call."""
     import numpy as np
-    from cells import Cell, exact_gru, make_inputs, make_tensors
+    from cells import Cell, exact, make_c0, make_inputs, make_tensors
     from runners import RUNNERS, Settings, Work
 
-    settings, cell = Settings(**options), Cell.parse(cell_text)
+    settings, differences = Settings(**options), Differences()
     tensors = make_tensors(cell)
     xs, h0 = make_inputs(cell, INPUTS)
-    runner = importlib.import_module(RUNNERS[name]).Runner(Work(cell, tensors, xs, h0, settings))
+    c0 = make_c0(cell) if cell.unit == "lstm" else None
+    runner = importlib.import_module(RUNNERS[name]).Runner(Work(cell, tensors, xs, h0, c0, settings))
     if settings.kind == "step":
         long = Cell(cell.B, CHECKED_STEPS, cell.I, cell.H)
         order = [k % INPUTS for k in range(CHECKED_STEPS)]
         x = np.concatenate([xs[k] for k in order], axis=1)
-        y, h_n = exact_gru(long, tensors, x, np.zeros_like(h0), settings.reset)
+        y = exact(long, tensors, x, np.zeros_like(h0), reset=settings.reset)[0]
         runner.restart()
-        error = 0.0
         for t, k in enumerate(order):
             runner.call(k)
-            error = max(error, float(np.abs(runner.result()[0][:, 0] - y[:, t]).max()))
-        return runner, {"error": error, "call_s": _time_call(runner)}
+            differences.add(runner.result()[0][:, 0], y[:, t])
+        return runner, differences.reply() | {"call_s": _time_call(runner)}
     # A long batch is judged by its first rows: rows are independent, and float64 takes its time.
     rows = min(cell.B, 4) if cell.T * cell.H > 50_000 else cell.B
-    judged = Cell(rows, cell.T, cell.I, cell.H, cell.L, cell.D)
+    judged = replace(cell, B=rows)
     runner.call(0)  # the input that is judged comes second: a state kept by mistake shows
     runner.call(1)
-    y, h_n = exact_gru(judged, tensors, xs[1][:rows], h0[:, :rows], settings.reset)
-    got_y, got_h = runner.result()
-    if got_y.shape != (cell.B, cell.T, cell.D * cell.H) or got_h.shape != h0.shape:
-        raise ValueError(f"outputs of shapes {got_y.shape} and {got_h.shape}")
-    error = max(float(np.abs(got_y[:rows] - y).max()), float(np.abs(got_h[:, :rows] - h_n).max()))
-    return runner, {"error": error, "call_s": _time_call(runner)}
+    begin = h0[:, :rows], None if c0 is None else c0[:, :rows]
+    y, *states = exact(judged, tensors, xs[1][:rows], *begin, settings.reset)
+    got_y, *got_states = runner.result()
+    shapes = [array.shape for array in (got_y, *got_states)]
+    if shapes != [(cell.B, cell.T, cell.D * cell.H), *[h0.shape] * len(states)]:
+        raise ValueError(f"outputs of shapes {shapes}")
+    differences.add(got_y[:rows], y)
+    for got, state in zip(got_states, states, strict=True):
+        differences.add(got[:, :rows], state, output=False)
+    return runner, differences.reply() | {"call_s": _time_call(runner)}
 
 
 def _time_call(runner: Any) -> float:
@@ -86,6 +111,8 @@ def block(runner: Any, calls: int, warm: int) -> dict[str, float]:
 
 
 def main() -> None:
+    from cells import Cell
+
     name, cores = sys.argv[1], {int(core) for core in sys.argv[2].split(",")}
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
@@ -98,7 +125,8 @@ def main() -> None:
             if command["do"] == "load":
                 runner = None
                 gc.collect()
-                runner, reply = load(name, command["cell"], command["settings"])
+                cell = Cell.parse(command["cell"], command["unit"])
+                runner, reply = load(name, cell, command["settings"])
                 reply["version"] = str(runner.version)
             elif command["do"] == "block":
                 reply = block(runner, command["calls"], command["warm"])

@@ -1,10 +1,10 @@
-"""One module per library that can run a GRU: cgru and its peers, behind one small interface.
+"""One module per library that can run a GRU or an LSTM: cgru and its peers, behind one small interface.
 
 A module is imported only in the process that measures with it. Each has a class `Runner`:
 
     Runner(work)       loads the weights and prepares the inputs; raises `Unusable`
     runner.call(k)     the timed call, on input k: afterwards a complete output exists
-    runner.result()    y (B, T, D·H) and h_n (L·D, B, H) of the last call, as numpy
+    runner.result()    y (B, T, D·H) and h_n (L·D, B, H) of the last call, as numpy; of an LSTM also c_n
     runner.restart()   kind "step" only: back to a state of zeros
     runner.version     what was measured
 
@@ -44,12 +44,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Work:
-    """A network and what it is run on: tensors under PyTorch's names, inputs (B, T, I), h0 (L·D, B, H)."""
+    """A network and what it is run on: tensors under PyTorch's names, inputs (B, T, I), h0 and c0 (L·D, B, H)."""
 
     cell: Cell
     tensors: dict[str, np.ndarray]
     xs: list[np.ndarray]
     h0: np.ndarray
+    c0: np.ndarray | None  # of an LSTM alone
     settings: Settings
 
 
@@ -60,7 +61,13 @@ class Unusable(Exception):
 def need_float32(settings: Settings, name: str) -> None:
     """Refuse a precision that the library does not have."""
     if settings.precision != "float32":
-        raise Unusable(f"{name} has no {settings.precision} for a GRU")
+        raise Unusable(f"{name} has no {settings.precision} for this")
+
+
+def need_gru(cell: Cell, name: str) -> None:
+    """Refuse an LSTM where nobody wrote that runner."""
+    if cell.unit != "gru":
+        raise Unusable(f"{name} is compared on the GRU alone")
 
 
 def need_reset_after(settings: Settings, name: str) -> None:

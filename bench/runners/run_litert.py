@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite), one step per call, float32 or int8 weights ("dynamic range"), XNNPACK inside.
+"""LiteRT (TensorFlow Lite), a step per invocation, float32 or int8 weights ("dynamic range"), XNNPACK inside.
 
 The model is written with the schema classes the package carries, since no converter runs without
 TensorFlow: fully-connected, split, logistic, tanh and three elementwise operators.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from cells import Cell
 
-from runners import Unusable, Work, need_reset_after
+from runners import Unusable, Work, need_gru, need_reset_after
 
 
 class Runner:
@@ -20,9 +20,10 @@ class Runner:
 
     def __init__(self, work: Work) -> None:
         cell, settings = work.cell, work.settings
+        need_gru(cell, "LiteRT")
         need_reset_after(settings, "this LiteRT model")
-        if settings.kind != "step" or cell.L > 1 or cell.D > 1:
-            raise Unusable("LiteRT is compared on single steps of one layer: its graph has no GRU")
+        if cell.L > 1 or cell.D > 1:
+            raise Unusable("LiteRT is compared on one layer and direction: it has no GRU, the steps are called")
         if settings.precision not in ("float32", "int8"):
             raise Unusable(f"this LiteRT model has no {settings.precision}")
         from ai_edge_litert.interpreter import Interpreter
@@ -33,20 +34,40 @@ class Runner:
         self.interpreter.allocate_tensors()
         self.x_index, self.h_index = (entry["index"] for entry in self.interpreter.get_input_details())
         (self.out_index,) = (entry["index"] for entry in self.interpreter.get_output_details())
-        self.xs = [np.ascontiguousarray(x[:, 0]) for x in work.xs]
-        self.h = np.zeros((cell.B, cell.H), np.float32)
+        if settings.kind == "step":
+            self.xs = [np.ascontiguousarray(x[:, 0]) for x in work.xs]
+            self.h = np.zeros((cell.B, cell.H), np.float32)
+        else:  # each step's input contiguous
+            self.sequences = [np.ascontiguousarray(x.transpose(1, 0, 2)) for x in work.xs]
+            self.h0 = work.h0[0]
+        self.call = self._step if settings.kind == "step" else self._sequence
 
-    def call(self, k: int) -> None:
+    def _step(self, k: int) -> None:
         interpreter = self.interpreter
         interpreter.set_tensor(self.x_index, self.xs[k])
         interpreter.set_tensor(self.h_index, self.h)
         interpreter.invoke()
         self.h = interpreter.get_tensor(self.out_index)
 
+    def _sequence(self, k: int) -> None:
+        interpreter = self.interpreter
+        invoke, give, take = interpreter.invoke, interpreter.set_tensor, interpreter.get_tensor
+        x_index, h_index, out_index = self.x_index, self.h_index, self.out_index
+        h, steps = self.h0, []
+        for x in self.sequences[k]:
+            give(x_index, x)
+            give(h_index, h)
+            invoke()
+            h = take(out_index)
+            steps.append(h)
+        self.h, self.y = h, np.stack(steps)
+
     def restart(self) -> None:
         self.h = np.zeros_like(self.h)
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.call == self._sequence:
+            return self.y.transpose(1, 0, 2), self.h[None]
         return self.h[:, None], self.h[None]
 
 
@@ -61,9 +82,7 @@ def _model(cell: Cell, tensors: dict[str, np.ndarray], int8: bool) -> bytes:
     codes: list[int] = []
     buffers = [schema.BufferT()]
 
-    def tensor(
-        shape: tuple[int, ...], data: np.ndarray | None = None, scale: np.ndarray | None = None
-    ) -> int:
+    def tensor(shape: tuple[int, ...], data: np.ndarray | None = None, scale: np.ndarray | None = None) -> int:
         entry = schema.TensorT()
         entry.shape, entry.name, entry.buffer = list(shape), f"t{len(arrays)}", 0
         entry.type = schema.TensorType.FLOAT32

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runners import Unusable, Work, need_float32, onnx_model
+from runners import Unusable, Work, need_float32, need_gru, onnx_model
 
 
 class Runner:
@@ -17,6 +17,7 @@ class Runner:
 
     def __init__(self, work: Work) -> None:
         cell, tensors, xs, h0, settings = work.cell, work.tensors, work.xs, work.h0, work.settings
+        need_gru(cell, "MNN")
         need_float32(settings, "MNN")
         # The converter's library, not its command: the command installs and calls a logging service.
         import _tools

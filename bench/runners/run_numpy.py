@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from runners import Unusable, Work, need_float32
+from runners import Unusable, Work, need_float32, need_gru
 
 
 class Runner:
@@ -12,6 +12,7 @@ class Runner:
 
     def __init__(self, work: Work) -> None:
         cell, tensors, xs, h0, settings = work.cell, work.tensors, work.xs, work.h0, work.settings
+        need_gru(cell, "the numpy loop")
         need_float32(settings, "the numpy loop")
         if cell.L > 1 or cell.D > 1 or settings.threads != 1:
             raise Unusable("the numpy loop is one layer, one direction, one thread")

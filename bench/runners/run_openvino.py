@@ -1,4 +1,4 @@
-"""OpenVINO: GRUSequence (linear_before_reset for reset-after), tensors bound beforehand, precision named."""
+"""OpenVINO: GRUSequence (linear_before_reset for reset-after) or LSTMSequence, tensors prebound, precision named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Runner:
 
         hint = {"float32": "f32", "bf16": "bf16"}.get(settings.precision)
         if hint is None:
-            raise Unusable(f"OpenVINO has no {settings.precision} for this GRU")
+            raise Unusable(f"OpenVINO has no {settings.precision} for this")
         core = ov.Core()
         if hint == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise Unusable("OpenVINO finds no bf16 in this CPU")
@@ -39,7 +39,12 @@ class Runner:
             },
         )
         # Initial states are (B, D, H) per layer here, each layer with an input of its own.
-        states = [np.ascontiguousarray(layer.transpose(1, 0, 2)) for layer in np.split(h0, cell.L)]
+        given = [h0] if work.c0 is None else [h0, work.c0]
+        states = [
+            np.ascontiguousarray(array[layer * cell.D : (layer + 1) * cell.D].transpose(1, 0, 2))
+            for layer in range(cell.L)
+            for array in given
+        ]
         if self.step:
             self.buffers = [np.zeros_like(states[0]), np.zeros_like(states[0])]
         self.requests = []
@@ -63,16 +68,17 @@ class Runner:
     def restart(self) -> None:
         self.buffers[0][...] = 0
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """y from (B, D, T, H), h_n from one (B, D, H) per layer."""
+    def result(self) -> tuple[np.ndarray, ...]:
+        """y from (B, D, T, H), h_n from one (B, D, H) per layer; an LSTM's h_n and c_n take turns."""
         cell, request = self.cell, self.latest
         y = request.get_output_tensor(0).data.transpose(0, 2, 1, 3).reshape(cell.B, cell.T, cell.D * cell.H)
-        finals = [request.get_output_tensor(1 + layer).data.transpose(1, 0, 2) for layer in range(cell.L)]
-        return y.copy(), np.concatenate(finals)
+        kinds = 2 if cell.unit == "lstm" else 1
+        finals = [request.get_output_tensor(1 + k).data.transpose(1, 0, 2) for k in range(kinds * cell.L)]
+        return y.copy(), *(np.concatenate(finals[kind::kinds]) for kind in range(kinds))
 
 
 def _model(cell: Cell, tensors: dict[str, np.ndarray], reset: str) -> Any:
-    """One GRUSequence per layer: outputs y (B, D, T, H) of the last and h_n (B, D, H) of each."""
+    """One sequence operator per layer: outputs y (B, D, T, H) of the last and h_n (and c_n) (B, D, H) of each."""
     import openvino as ov
     import openvino.opset13 as ops
 
@@ -83,19 +89,31 @@ def _model(cell: Cell, tensors: dict[str, np.ndarray], reset: str) -> Any:
     y = x.output(0)
     for layer in range(cell.L):
         w, r, b_ih, b_hh = onnx_model.layer_arrays(cell, tensors, layer)
-        if reset == "after":  # biases z, r summed; those of h apart
+        if cell.unit == "lstm":
+            w, r, b_ih, b_hh = (_gates_fico(array, H) for array in (w, r, b_ih, b_hh))
+            bias = b_ih + b_hh
+        elif reset == "after":  # biases z, r summed; those of h apart
             bias = np.concatenate([(b_ih + b_hh)[:, : 2 * H], b_ih[:, 2 * H :], b_hh[:, 2 * H :]], axis=1)
         else:
             bias = b_ih + b_hh
-        h0 = ops.parameter([cell.B, D, H], np.float32, name=f"h0_{layer}")
-        parameters.append(h0)
-        node = ops.gru_sequence(
-            y, h0, lengths, ops.constant(w), ops.constant(r), ops.constant(bias), H,
-            "bidirectional" if D == 2 else "forward", linear_before_reset=reset == "after",
-        )  # fmt: skip
+        letters = ("h", "c") if cell.unit == "lstm" else ("h",)
+        begins = [ops.parameter([cell.B, D, H], np.float32, name=f"{letter}0_{layer}") for letter in letters]
+        parameters += begins
+        constants = [ops.constant(array) for array in (w, r, bias)]
+        side = "bidirectional" if D == 2 else "forward"
+        if cell.unit == "lstm":
+            node = ops.lstm_sequence(y, *begins, lengths, *constants, H, side)
+        else:
+            node = ops.gru_sequence(y, *begins, lengths, *constants, H, side, linear_before_reset=reset == "after")
         y = node.output(0)
-        finals.append(node.output(1))
+        finals += [node.output(1 + k) for k in range(len(letters))]
         if layer < cell.L - 1:  # (B, D, T, H) → (B, T, D·H)
             swapped = ops.transpose(y, ops.constant(np.array([0, 2, 1, 3])))
             y = ops.reshape(swapped, ops.constant(np.array([cell.B, cell.T, D * H])), False).output(0)
-    return ov.Model([y, *finals], parameters, "gru")
+    return ov.Model([y, *finals], parameters, cell.unit)
+
+
+def _gates_fico(array: np.ndarray, H: int) -> np.ndarray:
+    """Reorder gates along the second axis from ONNX's i, o, f, c to OpenVINO's f, i, c, o."""
+    i, o, f, c = (array[:, gate * H : (gate + 1) * H] for gate in range(4))
+    return np.concatenate([f, i, c, o], axis=1)

@@ -1,4 +1,4 @@
-"""PyTorch: `nn.GRU` (time-major, its native order) and `nn.GRUCell`; int8 by dynamic quantization."""
+"""PyTorch: `nn.GRU` and `nn.LSTM` (time-major, its native order) and `nn.GRUCell`; int8 by dynamic quantization."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from runners import Work, need_reset_after
+from runners import Unusable, Work, need_reset_after
 
 
 class Runner:
@@ -16,6 +16,8 @@ class Runner:
     def __init__(self, work: Work) -> None:
         cell, tensors, xs, h0, settings = work.cell, work.tensors, work.xs, work.h0, work.settings
         need_reset_after(settings, "PyTorch")
+        if settings.precision not in ("float32", "int8", "bf16"):
+            raise Unusable(f"PyTorch has no {settings.precision} that is compared here")
         import torch
 
         torch.set_num_threads(settings.threads)
@@ -23,7 +25,9 @@ class Runner:
         self._guard = torch.inference_mode()
         self._guard.__enter__()  # for the life of the process: entering it per call would be timed
         self.version, self.cell, self.torch = torch.__version__, cell, torch
-        self.h, self.h0 = torch.zeros(cell.B, cell.H), torch.from_numpy(h0)
+        self.h, self.begin = torch.zeros(cell.B, cell.H), torch.from_numpy(h0)
+        if work.c0 is not None:
+            self.begin = (self.begin, torch.from_numpy(work.c0))
         weights = {name: torch.from_numpy(array) for name, array in tensors.items()}
         if settings.kind == "step":
             module: Any = torch.nn.GRUCell(cell.I, cell.H)
@@ -31,7 +35,8 @@ class Runner:
             self.xs = [torch.from_numpy(np.ascontiguousarray(x[:, 0])) for x in xs]
             self.call = self._step
         else:
-            module = torch.nn.GRU(cell.I, cell.H, num_layers=cell.L, bidirectional=cell.D == 2)
+            form = torch.nn.LSTM if cell.unit == "lstm" else torch.nn.GRU
+            module = form(cell.I, cell.H, num_layers=cell.L, bidirectional=cell.D == 2)
             self.xs = [torch.from_numpy(np.ascontiguousarray(x.transpose(1, 0, 2))) for x in xs]
             self.call = self._sequence
         module.load_state_dict(weights)
@@ -40,7 +45,11 @@ class Runner:
         if settings.precision == "bf16":
             self.module = module.to(torch.bfloat16)
             self.xs = [x.to(torch.bfloat16) for x in self.xs]
-            self.h, self.h0 = self.h.to(torch.bfloat16), self.h0.to(torch.bfloat16)
+            self.h = self.h.to(torch.bfloat16)
+            if work.c0 is None:
+                self.begin = self.begin.to(torch.bfloat16)
+            else:
+                self.begin = tuple(state.to(torch.bfloat16) for state in self.begin)
 
     def _quantized(self, module: Any) -> Any:
         torch = self.torch
@@ -48,12 +57,12 @@ class Runner:
         with warnings.catch_warnings():  # "torch.ao.quantization is deprecated"
             warnings.simplefilter("ignore")
             holder = torch.ao.quantization.quantize_dynamic(
-                torch.nn.Sequential(module), {torch.nn.GRU, torch.nn.GRUCell}, dtype=torch.qint8
+                torch.nn.Sequential(module), {type(module)}, dtype=torch.qint8
             )
         return holder[0]
 
     def _sequence(self, k: int) -> None:
-        self.last = self.module(self.xs[k], self.h0)
+        self.last = self.module(self.xs[k], self.begin)
 
     def _step(self, k: int) -> None:
         self.h = self.module(self.xs[k], self.h)
@@ -61,9 +70,10 @@ class Runner:
     def restart(self) -> None:
         self.h = self.torch.zeros_like(self.h)
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
+    def result(self) -> tuple[np.ndarray, ...]:
         if self.call == self._step:
             h = self.h.float().numpy()
             return h[:, None], h[None]
-        y, h_n = self.last
-        return y.float().numpy().transpose(1, 0, 2), h_n.float().numpy()
+        y, states = self.last
+        states = states if isinstance(states, tuple) else (states,)
+        return y.float().numpy().transpose(1, 0, 2), *(state.float().numpy() for state in states)

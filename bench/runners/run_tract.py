@@ -30,19 +30,20 @@ class Runner:
         self.xs = [tensor(np.ascontiguousarray(x.transpose(1, 0, 2))) for x in xs]
         self.zeros = tensor(np.zeros_like(h0))
         self.h0 = self.zeros if self.step else tensor(h0)
+        self.memory = [] if work.c0 is None else [tensor(work.c0)]
 
     def call(self, k: int) -> None:
         # A fresh state per run is what `run` makes; a reused one carries h over and ignores h0.
-        self.last = self.runnable.run([self.xs[k], self.h0])
+        self.last = self.runnable.run([self.xs[k], self.h0, *self.memory])
         if self.step:
             self.h0 = self.last[0]
 
     def restart(self) -> None:
         self.h0 = self.zeros
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
+    def result(self) -> tuple[np.ndarray, ...]:
         if self.step:
             h = self.h0.to_numpy()
             return h.transpose(1, 0, 2), h
-        y, h_n = (tensor.to_numpy() for tensor in self.last)
-        return onnx_model.batch_first(y, self.cell), h_n
+        y, *states = (tensor.to_numpy() for tensor in self.last)
+        return onnx_model.batch_first(y, self.cell), *states
