@@ -96,18 +96,18 @@ class Matrix(NamedTuple):
 
 
 def quantized(weight: Array) -> Matrix:
-    """Each row by its own largest magnitude: scale = max|w| / 127."""
+    """Each row by its own largest magnitude: scale = max|w| / 127, but never one whose 127 units are infinite."""
     weight = np.asarray(weight, F)
-    scale = (np.abs(weight).max(axis=1, initial=0) / F(127)).astype(F)
+    scale = np.minimum(np.abs(weight).max(axis=1, initial=0) / F(127), np.nextafter(np.finfo(F).max / F(127), F(0)))
     safe = np.where(scale > 0, scale, F(1))[:, None]
     q = np.where(scale[:, None] > 0, np.clip(np.rint(weight / safe), -127, 127), 0)
-    return Matrix(q.astype(np.float64), scale)
+    return Matrix(q.astype(np.float64) + 0.0, scale)  # integers have no -0
 
 
 def widened(weight: Array) -> Array:
     """The float32 matrix that the int8 one stands for."""
     q, scale = quantized(weight)
-    return mul(q.astype(F), scale[:, None])
+    return mul(q.astype(F), flushed(scale)[:, None])
 
 
 class Prepared(NamedTuple):
@@ -143,7 +143,7 @@ def product(rows: Prepared, m: Matrix) -> Array:
     total, *low = [exact.astype(F) for exact in sums]
     for plane in low:
         total = mul_add(total, F(256), plane)
-    return mul(mul(total, m.scale), rows.unit)
+    return mul(mul(total, flushed(m.scale)), rows.unit)
 
 
 # ---- layers --------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def product(rows: Prepared, m: Matrix) -> Array:
 
 def dense(weight: Array, bias: Array | None, activation: str, x: Array, precision: str = "int8") -> Array:
     """x (…, I) → (…, O), each row on its own range."""
-    start = F(0) if bias is None else np.asarray(bias, F)
+    start = F(0) if bias is None else flushed(np.asarray(bias, F))
     return FUNCTIONS[activation](add(start, product(prepare(x, precision), quantized(weight))))
 
 
@@ -174,8 +174,8 @@ class Cell:
         hidden = len(b) // {"min_gru": 2, "mgu": 2, "rnn": 1}.get(name, 3 if "gru" in name else 4)
         # The recurrent bias of a candidate that is reset after its product stays apart.
         joined = np.arange(len(b)) < (2 * hidden if name == "gru_reset_after" else len(b))
-        self.bias = np.where(joined, add(b, d), b)
-        self.apart = d[2 * hidden :]
+        self.bias = flushed(np.where(joined, add(b, d), b))
+        self.apart = flushed(d[2 * hidden :])
         self.peepholes = np.split(part.get("weight_ph", np.zeros(3 * hidden, F)), 3)
         if "weight_hh" in part:
             r = part["weight_hh"]
