@@ -1,4 +1,5 @@
-"""Every cell beside the GRU: against an oracle of their own, and held to the laws that every route gives one result."""
+"""Every cell beside the GRU: against an oracle of their own, and held to the laws that every route gives one result,
+in every precision."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 import cgru
 from cgru.cells import CELLS
 from cgru.errors import CgruError, FormatError, ShapeError, UnsupportedError
+from cgru.precision import PRECISIONS
+
+EACH_PRECISION = pytest.mark.parametrize("precision", PRECISIONS)
 
 
 def error(a: np.ndarray, b: np.ndarray) -> float:
@@ -47,10 +51,10 @@ def test_each_kind_at_a_fixed_size(backend: str, name: str) -> None:
         assert np.abs(last[key]).max() > 0
 
 
-@settings(max_examples=40)
-@given(data=st.data(), case=nets(least=2, directions=1, lengths=False))
-def test_chunked_is_whole(backend: str, data: st.DataObject, case: Net) -> None:
-    net = cgru.Model([case.layer(name="cell")], backend=backend)
+@settings(max_examples=60)
+@given(data=st.data(), case=nets(least=2, directions=1, lengths=False), precision=st.sampled_from(PRECISIONS))
+def test_chunked_is_whole(backend: str, data: st.DataObject, case: Net, precision: str) -> None:
+    net = cgru.Model([case.layer(name="cell")], backend=backend).quantize(precision)
     begin = net.state({f"cell.{name}": array for name, array in case.begin.items()}, batch=case.batch)
     want, want_state = net.run(case.x, begin, mask=case.mask)
     cut = data.draw(st.integers(1, case.steps - 1))
@@ -62,10 +66,10 @@ def test_chunked_is_whole(backend: str, data: st.DataObject, case: Net) -> None:
         assert_same(backend, state.arrays()[key], array, key)
 
 
-@settings(max_examples=40)
-@given(case=nets(), threads=st.integers(2, 4))
-def test_batch_and_threads_do_not_matter(backend: str, case: Net, threads: int) -> None:
-    layer = case.layer()
+@settings(max_examples=60)
+@given(case=nets(), threads=st.integers(2, 4), precision=st.sampled_from(PRECISIONS))
+def test_batch_and_threads_do_not_matter(backend: str, case: Net, threads: int, precision: str) -> None:
+    layer = case.layer().quantized(precision)
     want, _ = layer(case.x, case.given(), case.lengths, case.mask, backend=backend)
     got, _ = layer(case.x, case.given(), case.lengths, case.mask, backend=backend, threads=threads)
     assert_same(backend, got, want, f"{threads} threads")
@@ -77,12 +81,13 @@ def test_batch_and_threads_do_not_matter(backend: str, case: Net, threads: int) 
     assert_same(backend, y, want[b], "alone")
 
 
+@EACH_PRECISION
 @pytest.mark.parametrize("name", list(KINDS))
-def test_many_rows_on_several_threads_and_many_units(name: str) -> None:
+def test_many_rows_on_several_threads_and_many_units(name: str, precision: str) -> None:
     """Large enough that rows, and then units, are really shared out."""
     for batch, hidden in ((40, 65), (1, 300)):
         case = Net(33, hidden, 2, 1, True, batch, 70, seed=batch, name=name)
-        net = cgru.Model([case.layer()], backend="packed")
+        net = cgru.Model([case.layer()], backend="packed").quantize(precision)
         want, want_state = net.run(case.x)
         for threads in (2, 3):
             got, state = net.run(case.x, threads=threads)
@@ -90,10 +95,11 @@ def test_many_rows_on_several_threads_and_many_units(name: str) -> None:
             assert state.data.tobytes() == want_state.data.tobytes()
 
 
+@EACH_PRECISION
 @pytest.mark.parametrize("name", list(KINDS))
-def test_streams_and_pools_give_the_same_bits(name: str) -> None:
+def test_streams_and_pools_give_the_same_bits(name: str, precision: str) -> None:
     case = Net(7, 21, 2, 1, True, 3, 6, seed=3, name=name)
-    net = cgru.Model([case.layer()])
+    net = cgru.Model([case.layer()], backend="packed").quantize(precision)
     want = net(case.x)
     stream, pool = net.stream(batch=3), net.pool(capacity=5)
     pool.open()
@@ -103,17 +109,34 @@ def test_streams_and_pools_give_the_same_bits(name: str) -> None:
         assert_same("packed", pool.step(ids, case.x[:, t]), want[:, t], f"pool, step {t}")
 
 
+@EACH_PRECISION
 @pytest.mark.parametrize("name", list(KINDS))
-def test_saved_and_loaded_equal_to_the_bit(name: str, tmp_path: Path) -> None:
+def test_saved_and_loaded_equal_to_the_bit(name: str, precision: str, tmp_path: Path) -> None:
     case = Net(4, 9, 2, 2, True, 2, 5, seed=9, name=name)
     net = cgru.Model([case.layer(return_sequences=False), cgru.Dense(np.ones((2, 2 * case.kind.emitted(9)), "f4"))])
+    net = net.quantize(precision)
     assert net(case.x).shape == (2, 2)
     net.save(tmp_path / "net.safetensors")
     again = cgru.load(tmp_path / "net.safetensors")
     assert again(case.x).tobytes() == net(case.x).tobytes()
     assert repr(again) == repr(net)
-    for key, array in net.layers[0].arrays().items():
-        assert np.array_equal(array, case.arrays[key]), key
+    for key, array in again.layers[0].arrays().items():
+        assert np.array_equal(array, net.layers[0].arrays()[key]), key
+        if precision == "float32":
+            assert np.array_equal(array, case.arrays[key]), key
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@settings(max_examples=60)
+@given(case=nets())
+def test_16_bit_weights_are_widened_exactly(precision: str, case: Net) -> None:
+    """float32 arithmetic with the weights as they were rounded, which is what the reference has. One instruction set
+    rounds what they multiply to bf16 as well, by one part in 512 at most."""
+    layer = case.layer().quantized(precision)
+    want, _ = layer(case.x, case.given(), case.lengths, case.mask, backend="reference")
+    got, _ = layer(case.x, case.given(), case.lengths, case.mask, backend="packed")
+    both = precision == "bf16" and cgru.show_config().isa_in_use == "avx512bf16"
+    assert error(got, want) <= (1e-2 if both else 2e-6)
 
 
 @settings(max_examples=30)

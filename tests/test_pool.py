@@ -150,7 +150,8 @@ TestTraffic.settings = settings(max_examples=100, stateful_step_count=40)
 TestBlasTraffic.settings = TestReferenceTraffic.settings = settings(max_examples=15, stateful_step_count=30)
 
 
-@pytest.mark.parametrize("seed", range(len(pool_traffic.KINDS)))
+# Every kind of network, then every precision.
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 5, 10, 15, 16])
 def test_a_short_soak(seed: int) -> None:
     """The traffic of tests/soak/pool_traffic.py, which is meant to run for minutes, a short while without faults."""
     count = pool_traffic.run(turns=1200, seed=seed, faults=False)

@@ -29,6 +29,7 @@ from networks import Kind, build
 
 import cgru
 from cgru import CgruError
+from cgru.precision import PRECISIONS
 
 KINDS = [
     Kind(24, 64, layers=2, head=5),
@@ -49,7 +50,8 @@ class Soak:
     def __init__(self, seed: int, capacity: int = 200, faults: bool = True) -> None:
         self.rng = np.random.default_rng(seed)
         self.kind, self.capacity, self.faults = KINDS[seed % len(KINDS)], capacity, faults
-        self.net = build(self.kind, seed, "packed")
+        precision = PRECISIONS[seed // len(KINDS) % len(PRECISIONS)]
+        self.net = build(self.kind, seed, "packed").quantize(precision)
         self.pool = self.net.pool(capacity)
         self.twins: dict[int, Any] = {}
         self.ill: set[int] = set()
@@ -262,8 +264,8 @@ def run(seconds: float = 0.0, turns: int = 0, seed: int = 0, faults: bool = True
             raise
         total += soak.count
         at += 1
-        # A round of every kind of network first: then nothing more is to be kept.
-        if at - seed == 2 * len(KINDS):
+        # A round of every kind of network in every precision first: then nothing more is to be kept.
+        if at - seed == len(KINDS) * len(PRECISIONS):
             settled = resident()
     if settled:
         total["KiB grown, resident"] = round(1024 * (resident() - settled))
