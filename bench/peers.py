@@ -39,13 +39,14 @@ SLOW_ROUNDS = 3
 # What holds a library to AVX2. The others cannot be held.
 AVX2_ENVIRONMENT = {
     "cgru": {"CGRU_ISA": "avx2"},
+    "before": {"CGRU_ISA": "avx2"},
     "torch": {"MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "openvino": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
 DEFAULT_PEERS = {
     ("sequence", "float32"): "cgru,torch,onnxruntime,openvino,tract,mnn",
-    ("sequence", "int8"): "cgru:int8,cgru:int8x16,cgru,torch:int8,openvino:bf16,onnxruntime,tract",
-    ("sequence", "int8x16"): "cgru:int8x16,cgru,torch:int8,openvino:bf16,onnxruntime,tract",
+    ("sequence", "int8"): "cgru:int8,cgru:int8x16,cgru,torch:int8,openvino:bf16,onnxruntime,tract,litert:int8",
+    ("sequence", "int8x16"): "cgru:int8x16,cgru,torch:int8,openvino:bf16,onnxruntime,tract,litert:int8",
     ("sequence", "bf16"): "cgru:bf16,cgru:fp16,cgru,torch:bf16,openvino:bf16,onnxruntime,tract",
     ("sequence", "fp16"): "cgru:fp16,cgru,torch:bf16,openvino:bf16,onnxruntime,tract",
     ("step", "float32"): "cgru,torch,onnxruntime,openvino,tract,mnn,litert,numpy",
@@ -68,7 +69,7 @@ class Gone(Exception):
 class Worker:
     """One library in its own process, at one precision, and what it measured on the present cell."""
 
-    def __init__(self, label: str, cores: list[int], isa: str | None, threads: int) -> None:
+    def __init__(self, label: str, cores: list[int], isa: str | None, threads: int, before: Path | None) -> None:
         self.label = label
         self.name, _, precision = label.partition(":")
         self.precision = precision or "float32"
@@ -84,8 +85,12 @@ class Worker:
             self.refusal = "cannot be held to AVX2"
         elif isa == "avx2":
             self.environment |= AVX2_ENVIRONMENT[self.name]
-        elif isa and self.name == "cgru":
+        elif isa and self.name in ("cgru", "before"):
             self.environment["CGRU_ISA"] = isa
+        if self.name == "before":
+            if before is None:
+                raise SystemExit("the column 'before' needs --before SRC")
+            self.environment["PYTHONPATH"] = str(before.resolve())
         self.cores = cores
         self.process: subprocess.Popen[str] | None = None
         self.version = ""
@@ -266,6 +271,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--reset", choices=("after", "before"), default="after")
     add("--precision", choices=tuple(TOLERANCE), default="float32", help="with float32 beside it")
     add("--peers", help=f"comma-separated, NAME or NAME:PRECISION; names: {', '.join(RUNNERS)}")
+    add("--rivals", help="the columns the ratio is taken with (default: all that are not cgru)")
+    add("--before", type=Path, metavar="SRC", help="src folder of another build of cgru: the column 'before'")
     add("--rounds", type=int, default=11, help="rounds per cell (default 11)")
     add("--threads", type=int, default=1)
     add("--isa", help="CGRU_ISA for cgru; avx2 also holds PyTorch and OpenVINO to AVX2")
@@ -292,10 +299,13 @@ def main() -> None:
     labels = (options.peers or DEFAULT_PEERS[kind, options.precision]).split(",")
     if options.isa and not options.peers:
         labels = [label for label in labels if label.partition(":")[0] in AVX2_ENVIRONMENT]
+    strangers = set(options.rivals.split(",")) - set(labels) if options.rivals else set()
+    if strangers:
+        raise SystemExit(f"--rivals: {', '.join(sorted(strangers))} not among the columns {', '.join(labels)}")
     cores = choose_cores(options.threads, options.core)
     ceilings = json.loads(options.ceiling.read_text()) if options.ceiling else ceiling.measure(cores[0])
     probe = ceiling.Probe(cores[0]) if options.threads == 1 else None
-    workers = [Worker(label, cores, options.isa, options.threads) for label in labels]
+    workers = [Worker(label, cores, options.isa, options.threads, options.before) for label in labels]
     table = report.Table(labels, ceilings, options)
     print(table.heading())
     rows = []
@@ -309,7 +319,7 @@ def main() -> None:
             worker.stop()
     print(table.footing())
     if options.json:
-        apart = ("json", "ceiling", "cells")
+        apart = ("json", "ceiling", "cells", "before")
         settings = {name: value for name, value in vars(options).items() if name not in apart}
         versions = {worker.name: worker.version for worker in workers if worker.version}
         versions["python"] = sys.version.split()[0]

@@ -51,7 +51,8 @@ class Table:
         self.width = 32 if self.reduced else 15
         # The first column of cgru is compared in the row itself, each other one in a line of its own below.
         self.ours = [label for label in labels if label.partition(":")[0] == "cgru"]
-        self.rivals = [label for label in labels if label.partition(":")[0] != "cgru"]
+        others = [label for label in labels if label.partition(":")[0] != "cgru"]
+        self.rivals = options.rivals.split(",") if options.rivals else others
         self.rival_width = max(map(len, ["best peer", *self.rivals]))
 
     def heading(self) -> str:

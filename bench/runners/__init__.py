@@ -22,6 +22,7 @@ from cells import Cell
 
 RUNNERS = {
     "cgru": "runners.run_cgru",
+    "before": "runners.run_cgru",  # another build of cgru, where peers.py --before says
     "torch": "runners.run_torch",
     "onnxruntime": "runners.run_onnxruntime",
     "openvino": "runners.run_openvino",
