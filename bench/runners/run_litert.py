@@ -29,33 +29,46 @@ class Runner:
         from ai_edge_litert.interpreter import Interpreter
 
         self.version, self.cell = version("ai-edge-litert"), cell
-        content = _model(cell, work.tensors, settings.precision == "int8")
-        self.interpreter = Interpreter(model_content=content, num_threads=settings.threads)
-        self.interpreter.allocate_tensors()
-        self.x_index, self.h_index = (entry["index"] for entry in self.interpreter.get_input_details())
-        (self.out_index,) = (entry["index"] for entry in self.interpreter.get_output_details())
+
+        def build(part: str) -> tuple[Any, list[int], list[int]]:
+            content = _model(cell, work.tensors, settings.precision == "int8", part)
+            interpreter = Interpreter(model_content=content, num_threads=settings.threads)
+            interpreter.allocate_tensors()
+            details = (interpreter.get_input_details(), interpreter.get_output_details())
+            inputs, outputs = ([entry["index"] for entry in entries] for entries in details)
+            return interpreter, inputs, outputs
+
+        self.interpreter, self.inputs, (self.out_index,) = build("step" if settings.kind == "step" else "recurrent")
         if settings.kind == "step":
             self.xs = [np.ascontiguousarray(x[:, 0]) for x in work.xs]
             self.h = np.zeros((cell.B, cell.H), np.float32)
-        else:  # each step's input contiguous
-            self.sequences = [np.ascontiguousarray(x.transpose(1, 0, 2)) for x in work.xs]
+        else:
+            self.projection, self.projection_inputs, self.projection_outputs = build("projection")
+            self.sequences = [x.transpose(1, 0, 2).reshape(cell.T * cell.B, cell.I) for x in work.xs]
             self.h0 = work.h0[0]
         self.call = self._step if settings.kind == "step" else self._sequence
 
     def _step(self, k: int) -> None:
         interpreter = self.interpreter
-        interpreter.set_tensor(self.x_index, self.xs[k])
-        interpreter.set_tensor(self.h_index, self.h)
+        x_index, h_index = self.inputs
+        interpreter.set_tensor(x_index, self.xs[k])
+        interpreter.set_tensor(h_index, self.h)
         interpreter.invoke()
         self.h = interpreter.get_tensor(self.out_index)
 
     def _sequence(self, k: int) -> None:
-        interpreter = self.interpreter
+        """The input side of all steps in one invocation, then an invocation a step."""
+        interpreter, projection, cell = self.interpreter, self.projection, self.cell
+        projection.set_tensor(self.projection_inputs[0], self.sequences[k])
+        projection.invoke()
+        # Views of the results, not copies.
+        rz, n = (projection.tensor(index)().reshape(cell.T, cell.B, -1) for index in self.projection_outputs)
         invoke, give, take = interpreter.invoke, interpreter.set_tensor, interpreter.get_tensor
-        x_index, h_index, out_index = self.x_index, self.h_index, self.out_index
-        h, steps = self.h0, []
-        for x in self.sequences[k]:
-            give(x_index, x)
+        rz_index, n_index, h_index = self.inputs
+        out_index, h, steps = self.out_index, self.h0, []
+        for rz_t, n_t in zip(rz, n, strict=True):
+            give(rz_index, rz_t)
+            give(n_index, n_t)
             give(h_index, h)
             invoke()
             h = take(out_index)
@@ -71,8 +84,13 @@ class Runner:
         return self.h[:, None], self.h[None]
 
 
-def _model(cell: Cell, tensors: dict[str, np.ndarray], int8: bool) -> bytes:
-    """Inputs x (B, I) and h (B, H), output h' (B, H), reset after; int8 weights symmetric per output row."""
+def _model(cell: Cell, tensors: dict[str, np.ndarray], int8: bool, part: str) -> bytes:
+    """Reset after; int8 weights symmetric per output row. By `part`:
+
+    step:       inputs x (B, I) and h (B, H), output h' (B, H)
+    projection: input x (T·B, I), outputs W_rz x + b (T·B, 2H) and W_n x + b (T·B, H)
+    recurrent:  inputs those two of one step, (B, 2H) and (B, H), and h (B, H), output h' (B, H)
+    """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -116,7 +134,7 @@ def _model(cell: Cell, tensors: dict[str, np.ndarray], int8: bool) -> bytes:
         if int8:
             scale = np.abs(weight).max(axis=1) / 127
             weight = np.clip(np.rint(weight / scale[:, None]), -127, 127).astype(np.int8)
-        out = tensor((B, len(bias)))
+        out = tensor((*arrays[source].shape[:-1], len(bias)))
         constants = [tensor(weight.shape, weight, scale), tensor(bias.shape, bias)]
         operator("FULLY_CONNECTED", [source, *constants], [out], schema.FullyConnectedOptionsT())
         return out
@@ -130,19 +148,28 @@ def _model(cell: Cell, tensors: dict[str, np.ndarray], int8: bool) -> bytes:
     w, r = tensors["weight_ih_l0"], tensors["weight_hh_l0"]
     b_w, b_r = tensors["bias_ih_l0"], tensors["bias_hh_l0"]
     rz = slice(0, 2 * H)
-    x, h = tensor((B, I)), tensor((B, H))
-    sums = elementwise("ADD", linear(x, w[rz], b_w[rz]), linear(h, r[rz], b_r[rz]), width=2 * H)
-    gates = elementwise("LOGISTIC", sums, width=2 * H)
-    reset, update = tensor((B, H)), tensor((B, H))
-    split = schema.SplitOptionsT()
-    split.numSplits = 2
-    operator("SPLIT", [tensor((), np.array(1, np.int32)), gates], [reset, update], split)
-    inner = elementwise("MUL", reset, linear(h, r[2 * H :], b_r[2 * H :]))
-    n = elementwise("TANH", elementwise("ADD", linear(x, w[2 * H :], b_w[2 * H :]), inner))
-    out = elementwise("ADD", n, elementwise("MUL", update, elementwise("SUB", h, n)))
+    if part == "recurrent":
+        side_rz, side_n = inputs = [tensor((B, 2 * H)), tensor((B, H))]
+    else:
+        inputs = [tensor((B if part == "step" else cell.T * B, I))]
+        side_rz = linear(inputs[0], w[rz], b_w[rz])
+        side_n = linear(inputs[0], w[2 * H :], b_w[2 * H :])
+    outputs = [side_rz, side_n]
+    if part != "projection":
+        h = tensor((B, H))
+        inputs.append(h)
+        sums = elementwise("ADD", side_rz, linear(h, r[rz], b_r[rz]), width=2 * H)
+        gates = elementwise("LOGISTIC", sums, width=2 * H)
+        reset, update = tensor((B, H)), tensor((B, H))
+        split = schema.SplitOptionsT()
+        split.numSplits = 2
+        operator("SPLIT", [tensor((), np.array(1, np.int32)), gates], [reset, update], split)
+        inner = elementwise("MUL", reset, linear(h, r[2 * H :], b_r[2 * H :]))
+        n = elementwise("TANH", elementwise("ADD", side_n, inner))
+        outputs = [elementwise("ADD", n, elementwise("MUL", update, elementwise("SUB", h, n)))]
 
     graph, model = schema.SubGraphT(), schema.ModelT()
-    graph.tensors, graph.inputs, graph.outputs, graph.operators = arrays, [x, h], [out], operators
+    graph.tensors, graph.inputs, graph.outputs, graph.operators = arrays, inputs, outputs, operators
     graph.name = "gru"
     model.version, model.subgraphs, model.buffers, model.description = 3, [graph], buffers, "gru step"
     model.operatorCodes = []
