@@ -24,11 +24,12 @@ from cgru.precision import PRECISIONS, Stored, reduce, widen
 
 REDUCED = PRECISIONS[1:]
 
-#: float32 of every size, many of them alike in a row.
+#: float32 of every size, some of them half-way between two reduced numbers.
 MATRICES = hnp.arrays(
     np.float32,
     hnp.array_shapes(min_dims=2, max_dims=2, max_side=9),
-    elements=st.floats(-60000, 60000, width=32) | st.sampled_from([0.0, -0.0, 1.5, -1.5, 127.0, 63.5]),
+    elements=st.floats(-60000, 60000, width=32)
+    | st.sampled_from([0.0, -0.0, 1.5, 127.0, 63.5, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-11]),
 )
 
 
@@ -288,6 +289,10 @@ def test_a_dump_of_one_precision_is_refused_by_another(backend: str) -> None:
             else:
                 with pytest.raises(FormatError, match="another network"):
                     other.stream().restore(blob)
+    # Weights doubled are the same int8 numbers with other scales.
+    arrays = {name: array * array.ndim for name, array in net.layers[0].arrays().items()}
+    louder = cgru.Model([cgru.GRU(arrays)], backend=backend).quantize("int8")
+    assert louder._fingerprint() != nets[1]._fingerprint()
     again = cgru.Model([Case(3, 4, 1, 1, True, 1, 1, seed=4).gru()], backend=backend).quantize("int8")
     assert again._fingerprint() == nets[1]._fingerprint()
 

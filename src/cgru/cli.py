@@ -140,9 +140,11 @@ def bench(options: argparse.Namespace) -> None:
     found = speed.measure(net, streams=options.streams, threads=threads)
     if options.json:
         rows = [{**vars(line), "steps_per_second": line.steps_per_second} for line in found]
-        _print_json({"file": options.file, "backends": net.backends, "threads": threads, "speed": rows})
+        told = {"file": options.file, "precision": net.precision, "backends": net.backends, "threads": threads}
+        _print_json(told | {"speed": rows})
         return
-    print(f"{os.path.basename(options.file)}: {net.parameters:,} parameters, {', '.join(sorted(set(net.backends)))}")
+    runs_on = ", ".join(sorted(set(net.backends)))
+    print(f"{os.path.basename(options.file)}: {net.parameters:,} parameters, {net.precision}, {runs_on}")
     print(speed.table(found))
 
 

@@ -20,7 +20,7 @@ from .model import Model
 from .threads import resolve
 
 #: Seconds for which the two networks take turns, and how many turns there are at least.
-SECONDS, TURNS = 0.4, 5
+SECONDS, TURNS = 0.4, 3
 #: How much longer a call must take before anyone is warned: medians of a busy machine differ by less.
 SLOWER = 1.05
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..arrays import Float32
 from ..errors import CgruError, FormatError
 from ..layers import LAYERS, Layer
-from ..precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled, widen
+from ..precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled
 from . import safetensors
 from .file_bytes import Source
 from .naming import errors_name
@@ -109,7 +109,7 @@ def _specification(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
             known = ", ".join(LAYERS)
             raise FormatError(f"{where}: {name[:80]!r} is of kind {str(kind)[:40]!r}; known are {known}")
         precision = entry.get("precision", "float32")
-        if not isinstance(precision, str) or precision not in PRECISIONS:
+        if precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise FormatError(f"{where}: {name[:80]!r} has precision {str(precision)[:40]!r}; known are {known}")
         for key, value in options.items():
@@ -195,16 +195,24 @@ def _expect(tensor: str, found: str, wanted: str) -> None:
 
 def _layer(entry: Mapping[str, Any], stored: Mapping[str, Float32 | Stored]) -> Layer:
     name, precision = entry["name"], entry.get("precision", "float32")
-    arrays = {key: widen(held, precision) if isinstance(held, Stored) else held for key, held in stored.items()}
+    arrays = {key: _blank(held.values.shape) if isinstance(held, Stored) else held for key, held in stored.items()}
     layer = LAYERS[entry["kind"]].from_parts(name, entry["options"], arrays)
-    left = sorted(arrays.keys() - layer.arrays().keys())
+    known = layer.arrays()
+    left = sorted(arrays.keys() - known.keys())
     if left:
         raise FormatError(f"nothing uses the tensor {f'{name}.{left[0]}'[:80]!r}: {name[:80]!r} is a {entry['kind']}")
     if precision == "float32":
         return layer
     if not layer.reducible:
         raise FormatError(f"{name[:80]!r} has precision {precision!r}, but a {entry['kind']} has no weights to reduce")
-    return layer.holding(precision, stored)
+    return layer.holding(precision, {key: stored[key] for key in known})
+
+
+def _blank(shape: tuple[int, ...]) -> Float32:
+    """Stands for a reduced matrix while its shape is checked; memory never touched, which the system never gives."""
+    zeros = np.zeros(shape, np.float32)
+    zeros.flags.writeable = False
+    return zeros
 
 
 def _some(names: Sequence[str]) -> str:
