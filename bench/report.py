@@ -140,7 +140,7 @@ class Table:
         lines = []
         for (label, reason), cells in self.reasons.items():
             where = "; ".join(cells) if len(cells) < 3 else f"{len(cells)} cells"
-            lines.append(f"  – {label}: {reason} ({where})")
+            lines.append(f"  – {label}: {' '.join(reason.split())} ({where})")
         return "\n".join(lines)
 
     def as_json(self, cell: Cell, entries: dict[str, Entry]) -> dict[str, Any]:
