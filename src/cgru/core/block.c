@@ -49,7 +49,7 @@ static cgru_prepared room_of(const block *b, const lane *l)
 static float range_of(const cgru_scan *scan, const cgru_direction *dir, const float *state)
 {
     float range = state[dir->emitted + 1];
-    if (range != 0.0f || !scan->bounded) return range;
+    if (range != 0.0f || !scan->bounded || scan->h.scale == NULL) return range;
     range = 1.0f;
     for (int i = 0; i < scan->out; i++) {
         float size = fabsf(state[dir->state + i]);

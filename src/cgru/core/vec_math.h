@@ -45,15 +45,9 @@ static __attribute__((noinline)) vec v_rare(int activation, vec x)
     return v_load(lanes);
 }
 
-static inline vec v_activate(int activation, vec x)
+static __attribute__((noinline)) vec v_other(int activation, vec x)
 {
     switch (activation) {
-    case CGRU_LINEAR:
-        return x;
-    case CGRU_SIGMOID:
-        return v_sigmoid(x);
-    case CGRU_TANH:
-        return v_tanh(x);
     case CGRU_RELU:
         return v_max(v_set(0.0f), x);
     case CGRU_HARD_SIGMOID:
@@ -63,4 +57,11 @@ static inline vec v_activate(int activation, vec x)
     default:
         return v_rare(activation, x);
     }
+}
+
+static inline __attribute__((always_inline)) vec v_activate(int activation, vec x)
+{
+    if (activation == CGRU_SIGMOID) return v_sigmoid(x);
+    if (activation == CGRU_TANH) return v_tanh(x);
+    return activation == CGRU_LINEAR ? x : v_other(activation, x);
 }
