@@ -206,6 +206,7 @@ def test_the_same_precision_again_is_the_same_layers() -> None:
         (lambda net: net.quantize({"gru": "int4"}), "layers: gru: 'int4' is no precision"),
         (lambda net: net.quantize({"rnn": "int8"}), "no layer is named 'rnn'; there are embedding, gru, head, softmax"),
         (lambda net: net.quantize("int8", {"rnn": "int8"}), "no layer is named 'rnn'"),
+        (lambda net: net.quantize("int8", ["gru"]), "layers: expected a mapping from name to precision, found list"),
         (lambda net: net.quantize({"softmax": "int8"}), "softmax: a layer of kind activation has no weights to hold"),
         (lambda net: net.quantize("int8").quantize("bf16"), "embedding: its weights are int8 already; quantize the"),
         (lambda net: net.quantize("int8").quantize("float32"), "quantize the float32 network instead"),
@@ -319,7 +320,8 @@ def test_a_sample_leaves_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_reduced_network_that_is_slower_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch, 1e-6, 2e-6)
-    with pytest.warns(CgruWarning, match=r"int8 is slower than float32 here: 2\.0 µs against 1\.0 µs .*\(1, 3\)"):
+    with pytest.warns(CgruWarning, match=r"int8 is slower than float32 here: 2\.0 µs .* 1\.0 µs .*\(1, 3\)") as caught:
         q = network().quantize({"gru": "int8"}, sample=[1, 2, 3])
+    assert caught[0].filename == __file__
     assert q.report is not None
     assert q.report.speedup == pytest.approx(0.5)

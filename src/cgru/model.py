@@ -287,6 +287,8 @@ class Model:
         else:
             check_precision(precision)
             found.update({layer.name: precision for layer in self.layers if layer.reducible})
+        if not isinstance(layers, Mapping | None):
+            raise CgruError(f"layers: expected a mapping from name to precision, found {type(layers).__name__}")
         named.update(layers or {})
         for name, value in named.items():
             if name not in found:
