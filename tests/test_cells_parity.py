@@ -97,22 +97,42 @@ def test_same_numbers_as_keras(keras, backend, kind, units, depth, both, last, m
     assert np.abs(cgru.from_keras(model, backend=backend)(x) - want).max() <= CLOSE
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "SimpleRNN"])
-def test_keras_states_and_cells(keras: Any, backend: str, kind: str) -> None:
-    L = keras.layers
-    rng = np.random.default_rng(5)
-    x = rng.standard_normal((3, 6, 4)).astype(np.float32)
-    layer = getattr(L, kind)(5, return_sequences=True, return_state=True)
-    begin = [rng.standard_normal((3, 5)).astype(np.float32) for _ in range(2 if kind == "LSTM" else 1)]
+@settings(max_examples=25)
+@given(
+    kind=st.sampled_from(["LSTM", "SimpleRNN"]), units=st.sampled_from([1, 3, 8, 17]), both=st.booleans(),
+    last=st.booleans(), masked=st.booleans(), backwards=st.booleans(), steps=st.integers(1, 12),
+    seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_keras_states(keras, backend, kind, units, both, last, masked, backwards, steps, seed) -> None:
+    """From states that are never zero, h and c unlike each other, to the last ones."""
+    rng, backwards = np.random.default_rng(seed), backwards and not both
+    options = {"return_sequences": not last, "go_backwards": backwards}
+    layer = getattr(keras.layers, kind)(units, return_state=True, **options)
+    layer = keras.layers.Bidirectional(layer) if both else layer
     layer.build((None, None, 4))
-    layer.set_weights([rng.uniform(-0.4, 0.4, array.shape).astype(np.float32) for array in layer.get_weights()])
-    out, *after = (np.asarray(part.detach()) for part in layer(x, initial_state=begin))
-    ours = getattr(cgru, {"LSTM": "LSTM", "SimpleRNN": "RNN"}[kind]).from_keras(layer.get_weights())
-    got, state = ours(x, tuple(h[None] for h in begin) if len(begin) > 1 else begin[0][None], backend=backend)
+    filled(layer, seed)
+    x = rng.standard_normal((3, steps, 4)).astype(np.float32)
+    mask = rng.random((3, steps)) < 0.6 if masked else None
+    names, directions = ("h", "c")[: 1 + (kind == "LSTM")], 1 + both
+    begin = rng.standard_normal((directions, len(names), 3, units)).astype(np.float32)
+    out, *after = (
+        np.asarray(part.detach()) for part in layer(x, initial_state=list(begin.reshape(-1, 3, units)), mask=mask)
+    )
+    arrays = layer.get_weights()
+    ours = {"LSTM": cgru.LSTM, "SimpleRNN": cgru.RNN}[kind].from_keras(
+        arrays[:3], backward=arrays[3:] or None, zero_output_for_mask=both and not last, **options
+    )
+    given = tuple(begin.swapaxes(0, 1))
+    got, state = ours(x, given if len(given) > 1 else given[0], mask=mask, backend=backend)
     assert np.abs(got - out).max() <= CLOSE
-    for a, b in zip(state if isinstance(state, tuple) else (state,), after, strict=True):
-        assert np.abs(a[0] - b).max() <= CLOSE
-    cell = getattr(L, kind + "Cell")
+    for k, array in enumerate(state if isinstance(state, tuple) else (state,)):
+        assert np.abs(array - np.stack(after)[k :: len(names)]).max() <= CLOSE
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "SimpleRNN"])
+def test_keras_cells(keras: Any, backend: str, kind: str) -> None:
+    L, cell = keras.layers, getattr(keras.layers, kind + "Cell")
+    x = np.random.default_rng(5).standard_normal((3, 6, 4)).astype(np.float32)
     model = filled(keras.Sequential([keras.Input((None, 4)), L.RNN([cell(3), cell(6)], return_sequences=True)]), 6)
     assert np.abs(cgru.from_keras(model, backend=backend)(x) - np.asarray(model(x).detach())).max() <= CLOSE
 
