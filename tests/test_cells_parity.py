@@ -119,7 +119,8 @@ def test_keras_states(keras, backend, kind, units, both, last, masked, backwards
         np.asarray(part.detach()) for part in layer(x, initial_state=list(begin.reshape(-1, 3, units)), mask=mask)
     )
     arrays = layer.get_weights()
-    ours = {"LSTM": cgru.LSTM, "SimpleRNN": cgru.RNN}[kind].from_keras(
+    own: Any = {"LSTM": cgru.LSTM, "SimpleRNN": cgru.RNN}[kind]
+    ours = own.from_keras(
         arrays[:3], backward=arrays[3:] or None, zero_output_for_mask=both and not last, **options
     )
     given = tuple(begin.swapaxes(0, 1))
