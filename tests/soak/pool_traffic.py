@@ -5,11 +5,12 @@
 
 The two settings of glibc make it ask the system for memory anew, so that there is such a thing as none.
 
-Opens, steps, resets and closes come at random. Among them: ids that are closed, unknown or named twice, input of wrong
-shape and type, NaN and infinity, a second thread at the pool during a step, and calls that find no memory (Linux).
-What is checked, all the time: every output and every state, to the bit, against a stream of its own for each one open;
-that mistakes raise CgruError and move nothing; that NaN stays where it was given; that memory does not grow. Ends with
-one line of figures; a difference ends it at once with the seed that leads there.
+Opens, steps, resets and closes come at random, on networks of several kinds in every precision. Among them: ids that
+are closed, unknown or named twice, input of wrong shape and type, NaN and infinity, a second thread at the pool during
+a step, and calls that find no memory (Linux). What is checked, all the time: every output and every state, to the bit,
+against a stream of its own for each one open; that mistakes raise CgruError and move nothing; that NaN stays where it
+was given; that memory does not grow. Ends with one line of figures; a difference ends it at once with the seed that
+leads there.
 """
 
 from __future__ import annotations
