@@ -10,7 +10,7 @@
 
 /* Each row and panel of a tile: `row`, the first `unit` of the panel, and where its sums lie. */
 #define EACH_PLACE(G)                                                                                                  \
-    for (const float *sum = sums, *last = sums; last; last = NULL)                                                     \
+    for (float *sum = sums, *last = sums; last; last = NULL)                                                     \
         for (int row = r0; row < r0 + n; row++)                                                                        \
             for (int unit = p0 * VL; unit < (p0 + panels) * VL; unit += VL, sum += (G) * VL)
 
@@ -31,6 +31,22 @@ INLINE vec interpolate(vec z, vec h, vec n)
     return v_fma(z, h, v_mul(v_sub(v_set(1.0f), z), n));
 }
 
+/* count vectors of each of n groups of G, activated where they stand. The chains of one activation are long and those of
+ * different vectors independent, so all of one kind are done before what waits for them (int8, 64 rows of 128 units:
+ * 48.2 µs a step, against 50.3). */
+INLINE void activate_each(int activation, float *sums, const int G, const int count, int n)
+{
+    if (activation == CGRU_SIGMOID) {
+        for (int i = 0; i < n; i++, sums += G * VL) {
+            UNROLL for (int g = 0; g < count; g++) v_store(sums + g * VL, v_sigmoid(v_load(sums + g * VL)));
+        }
+    } else {
+        for (int i = 0; i < n; i++, sums += G * VL) {
+            for (int g = 0; g < count; g++) v_store(sums + g * VL, v_activate(activation, v_load(sums + g * VL)));
+        }
+    }
+}
+
 /* r, z = σ(sums); n = φ(input side + r ⊙ recurrent side) */
 static void gru_after_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
 {
@@ -38,14 +54,13 @@ static void gru_after_tile(const void *what, const void *given, int r0, int n, i
     const cgru_rows *rows = given;
     float sums[ACCUMULATORS * VL], candidate[ACCUMULATORS / 3 * VL];
     gru_after_sums(sums, candidate, scan, rows, r0, n, p0, panels);
-    const int gate = scan->recurrent_activation, act = scan->activation;
+    activate_each(scan->recurrent_activation, sums, 3, 2, n * panels);
     const float *input = candidate;
     EACH_PLACE(3)
     {
-        vec r = v_activate(gate, v_load(sum)), z = v_activate(gate, v_load(sum + VL));
-        vec c = v_activate(act, v_fma(r, v_load(sum + 2 * VL), v_load(input)));
+        vec c = v_activate(scan->activation, v_fma(v_load(sum), v_load(sum + 2 * VL), v_load(input)));
         vec h = load_units(rows->h[row], unit, scan->hidden);
-        store_units(rows->out[row], unit, scan->hidden, interpolate(z, h, c));
+        store_units(rows->out[row], unit, scan->hidden, interpolate(v_load(sum + VL), h, c));
         input += VL;
     }
 }
@@ -57,12 +72,12 @@ static void gru_before_gates_tile(const void *what, const void *given, int r0, i
     const cgru_rows *rows = given;
     float sums[MOST_SUMS * VL];
     complete(2, 3, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
-    const int gate = scan->recurrent_activation;
+    activate_each(scan->recurrent_activation, sums, 2, 2, n * panels);
     EACH_PLACE(2)
     {
-        vec r = v_activate(gate, v_load(sum)), z = v_activate(gate, v_load(sum + VL));
-        v_store(rows->scratch[row] + unit, z);
-        v_store(operand(scan, rows, row) + unit, v_mul(r, load_units(rows->h[row], unit, scan->hidden)));
+        vec h = load_units(rows->h[row], unit, scan->hidden);
+        v_store(rows->scratch[row] + unit, v_load(sum + VL));
+        v_store(operand(scan, rows, row) + unit, v_mul(v_load(sum), h));
     }
 }
 
@@ -117,22 +132,27 @@ static void rnn_tile(const void *what, const void *given, int r0, int n, int p0,
 /* i, f, o = σ(sums), the peepholes p added: p_i ⊙ c, p_f ⊙ c, p_o ⊙ c'; g = φ(sum); c' = f ⊙ c + i ⊙ g, in place;
  * the output is o ⊙ φ(c'), h' or what a projection makes h' of. */
 INLINE void lstm_epilogue(const int peepholes, const int projects, const cgru_scan *scan, const cgru_rows *rows,
-                          const float *sums, int r0, int n, int p0, int panels)
+                          float *sums, int r0, int n, int p0, int panels)
 {
     const int gate = scan->recurrent_activation, act = scan->activation, hidden = scan->hidden;
+    if (peepholes) {
+        EACH_PLACE(4)
+        {
+            const float *peep = scan->h.bias + unit * 3;
+            vec c = load_units(rows->own[row], unit, hidden);
+            v_store(sum, v_fma(v_load(peep), c, v_load(sum)));
+            v_store(sum + VL, v_fma(v_load(peep + VL), c, v_load(sum + VL)));
+        }
+    }
+    activate_each(gate, sums, 4, 2, n * panels);
+    if (!peepholes) activate_each(gate, sums + 3 * VL, 4, 1, n * panels);
     EACH_PLACE(4)
     {
-        const float *peep = scan->h.bias + unit * 3;
         float *own = rows->own[row];
-        vec i_ = v_load(sum), f = v_load(sum + VL), o = v_load(sum + 3 * VL), c = load_units(own, unit, hidden);
-        if (peepholes) {
-            i_ = v_fma(v_load(peep), c, i_);
-            f = v_fma(v_load(peep + VL), c, f);
-        }
-        vec g = v_activate(act, v_load(sum + 2 * VL));
-        c = v_fma(v_activate(gate, f), c, v_mul(v_activate(gate, i_), g));
-        if (peepholes) o = v_fma(v_load(peep + 2 * VL), c, o);
-        vec y = v_mul(v_activate(gate, o), v_activate(act, c));
+        vec c = load_units(own, unit, hidden), o = v_load(sum + 3 * VL);
+        c = v_fma(v_load(sum + VL), c, v_mul(v_load(sum), v_activate(act, v_load(sum + 2 * VL))));
+        if (peepholes) o = v_activate(gate, v_fma(v_load(scan->h.bias + unit * 3 + 2 * VL), c, o));
+        vec y = v_mul(o, v_activate(act, c));
         store_units(own, unit, hidden, c);
         if (projects) v_store(operand(scan, rows, row) + unit, y);
         else store_units(rows->out[row], unit, hidden, y);
