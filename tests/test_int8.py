@@ -103,7 +103,7 @@ def test_the_oracle_is_near_float64() -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("precision", INT8)
-@settings(max_examples=12)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_cells_equal_the_oracle(name: str, precision: str, data: st.DataObject) -> None:
     """States begin anywhere, beyond ±1 too."""
