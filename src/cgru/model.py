@@ -130,25 +130,39 @@ class Model:
 
         Raises :class:`ShapeError` or :class:`CgruError` before anything runs.
         """
-        count = resolve_threads(threads)
         x3, single = self._input(x)
-        batch, steps = x3.shape[:2]
-        flow = Flow(x3, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
-        advanced = self._state(state, batch)
+        advanced = self._state(state, x3.shape[0])
+        return self._advance(x3, single, advanced, lengths, mask, out, threads, backend), advanced
+
+    def _advance(
+        self,
+        x: np.ndarray,
+        single: bool,
+        state: State,
+        lengths: Any,
+        mask: Any,
+        out: Float32 | None,
+        threads: int | str | None,
+        backend: str | None,
+    ) -> Any:
+        """:meth:`run` on input that is checked, (B, T, …), and a state that is its own and advanced in place."""
+        count = resolve_threads(threads)
+        batch, steps = x.shape[:2]
+        flow = Flow(x, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
         room = None
         if out is not None:
-            self._check_out(out, x3, single)
+            self._check_out(out, x, single)
             room = out[None] if single else out
         stages = self._stages(backend)
         for stage in stages:
-            flow = stage.run(flow, advanced.data, count, room if stage is stages[-1] else None)
+            flow = stage.run(flow, state.data, count, room if stage is stages[-1] else None)
         if room is not None and flow.x is room:
-            return out, advanced
-        y = _finish(flow.x, x3, single)
+            return out
+        y = _finish(flow.x, x, single)
         if out is not None:
             out[...] = y
-            y = out
-        return y, advanced
+            return out
+        return y
 
     def gates(
         self, x: Any, lengths: Any = None, mask: Any = None, state: State | Mapping[str, Any] | None = None

@@ -92,38 +92,42 @@ class State:
     def copy(self) -> State:
         return State(self.layout, self.data.copy())
 
-    def arrays(self) -> dict[str, Float32]:
-        """Copies by name, in torch's shape: ``{"gru.h": (L·D, B, H), …}``."""
+    def arrays(self, names: Iterable[str] | None = None) -> dict[str, Float32]:
+        """Copies by name, in torch's shape: ``{"gru.h": (L·D, B, H), …}``; of all, or of those named "h", "c", …"""
         found = {}
         for key, parts in self.layout.keys().items():
-            array = found[key] = np.empty((len(parts), self.batch, parts[0][1]), np.float32)
+            if names is not None and key.rpartition(".")[2] not in names:
+                continue
+            start, size = parts[0]
+            if len(parts) == 1:
+                found[key] = self.data[None, :, start : start + size].copy()
+                continue
+            array = found[key] = np.empty((len(parts), self.batch, size), np.float32)
             for row, (start, size) in zip(array, parts, strict=True):
                 row[...] = self.data[:, start : start + size]
         return found
 
     @classmethod
-    def from_arrays(
-        cls, layout: StateLayout, arrays: Mapping[str, Any], batch: int, called: Mapping[str, str] | None = None
-    ) -> State:
-        """A state from arrays shaped as :meth:`arrays` gives them; those left out are zero.
-
-        ``called`` says what a caller knows an array as, where that is not its name here.
-        """
-        data = layout.zeros(batch)
-        keys = layout.keys()
+    def from_arrays(cls, layout: StateLayout, arrays: Mapping[str, Any], batch: int) -> State:
+        """A state from arrays shaped as :meth:`arrays` gives them; those left out are zero."""
+        state, keys = cls(layout, layout.zeros(batch)), layout.keys()
         for key, value in arrays.items():
             if key not in keys:
                 raise CgruError(f"state: no array named {key!r}; this network carries {', '.join(keys) or 'none'}")
-            parts, where = keys[key], (called or {}).get(key, f"state {key!r}")
-            array = float32(value, where, (2, 3))
-            shape = (len(parts), batch, parts[0][1])
-            if array.ndim == 2 and batch == 1:
-                array = array[:, None]
-            if array.shape != shape:
-                raise ShapeError(f"{where}: expected shape {shape} (layers·directions, B, H), found {array.shape}")
-            for row, (start, size) in zip(array, parts, strict=True):
-                data[:, start : start + size] = row
-        return cls(layout, data)
+            state.place(key, value, f"state {key!r}")
+        return state
+
+    def place(self, key: str, value: Any, where: str) -> None:
+        """Write the array named ``key``, shaped as :meth:`arrays` gives it; ``where`` names it in messages."""
+        parts, batch = self.layout.keys()[key], self.batch
+        array = float32(value, where, (2, 3))
+        shape = (len(parts), batch, parts[0][1])
+        if array.ndim == 2 and batch == 1:
+            array = array[:, None]
+        if array.shape != shape:
+            raise ShapeError(f"{where}: expected shape {shape} (layers·directions, B, H), found {array.shape}")
+        for row, (start, size) in zip(array, parts, strict=True):
+            self.data[:, start : start + size] = row
 
     def __repr__(self) -> str:
         keys = self.layout.keys()

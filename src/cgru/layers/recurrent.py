@@ -17,6 +17,7 @@ from .. import activations
 from ..arrays import Float32, float32, own
 from ..cells import Cell
 from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
+from ..state import State
 from .base import Layer, only, take
 from .build import plain, reorder, split_concat, stacked
 from .pointwise import pick
@@ -301,28 +302,31 @@ class Recurrent(Layer):
         ``x`` (B, T, I) or (T, I); ``h0`` (L·D, B, H), or (L·D, H) beside a (T, I) input, zero where None; for a
         cell with two state arrays a pair, as torch.nn.LSTM takes it. Gives out (B, T, D·H) and h_n shaped as h0.
         """
-        from ..model import Model
-        from ..state import State
-
-        if self._alone is None:
-            self._alone = Model([self])
         model = self._alone
-        keys = [f"{self.name}.{array}" for array in self.cell.carried]
-        x = plain(x)
-        given: State | None = None
-        if h0 is not None:
-            parts = (h0,) if len(keys) == 1 else h0
-            if not isinstance(parts, tuple) or len(parts) != len(keys):
-                raise CgruError(f"h0: expected a tuple of {len(keys)} arrays ({', '.join(self.cell.carried)})")
-            called = {key: f"{array}0" for key, array in zip(keys, self.cell.carried, strict=True)}
-            arrays = dict(zip(keys, map(plain, parts), strict=True))
-            checked, single = model._input(x)
-            x = checked[0] if single else checked
-            given = State.from_arrays(model._layout, arrays, len(checked), called)
-        out, state = model.run(x, given, lengths, mask, threads=threads, backend=backend)
-        final = state.arrays()
-        last = tuple(final[key][:, 0] if np.ndim(x) == 2 else final[key] for key in keys)
+        if model is None:
+            from ..model import Model
+
+            model = self._alone = Model([self])
+        x3, single = model._input(plain(x))
+        state = self._initial(model, h0, len(x3))
+        out = model._advance(x3, single, state, lengths, mask, None, threads, backend)
+        final = state.arrays(self.cell.carried)
+        last = tuple(final.values())
+        if single:
+            last = tuple(array[:, 0] for array in last)
         return out, last[0] if len(last) == 1 else last
+
+    def _initial(self, model: Model, h0: Any, batch: int) -> State:
+        """The state that a caller gives as ``h0``, or as a tuple of h0 and c0; zero where None."""
+        state = State(model._layout, model._layout.zeros(batch))
+        if h0 is not None:
+            carried = self.cell.carried
+            parts = (h0,) if len(carried) == 1 else h0
+            if not isinstance(parts, tuple) or len(parts) != len(carried):
+                raise CgruError(f"h0: expected a tuple of {len(carried)} arrays ({', '.join(carried)})")
+            for name, part in zip(carried, parts, strict=True):
+                state.place(f"{self.name}.{name}", plain(part), f"{name}0")
+        return state
 
     def describe(self) -> str:
         words = [f"{self.input_size} → {self.hidden_size}"]
