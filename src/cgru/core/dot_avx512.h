@@ -1,9 +1,15 @@
 /* Integer primitives for AVX-512: 16 sums of four products each. With VNNI one instruction; without, three and a sign. */
 #include <string.h>
 
+#ifdef VNNI
+#define DOT_ROWS 8 /* 2 to 4 % faster than 5, unlike float32's */
+#define DOT_SUMS 24
+#define DOT_SUMS_OF_FOUR 24
+#else
 #define DOT_ROWS 5
 #define DOT_SUMS 15
 #define DOT_SUMS_OF_FOUR 16
+#endif
 
 typedef __m512i ivec, bvec;
 
