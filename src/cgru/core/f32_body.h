@@ -29,8 +29,33 @@ INLINE void multiply(const int R, const int P, const int G, vec *total, const fl
     UNROLL for (int r = 0; r < R; r++) row[r] = v[r];
     UNROLL for (int p = 0; p < P; p++) weight[p] = w + p * panel + first * VL;
     for (int k = 0; k < inner;) {
+#ifdef F32_AT_ONCE
+        __asm__("" : "+m"(*(vec(*)[R * P * G])total)); /* no register for a total while a chain runs */
+#endif
         const int end = inner - k > SPAN ? k + SPAN : inner;
         UNROLL for (int j = 0; j < R * P * G; j++) acc[j] = v_set(0.0f);
+#ifdef F32_AT_ONCE
+        for (; k + F32_AT_ONCE <= end; k += F32_AT_ONCE) {
+            vec in[TILE_ROWS];
+            UNROLL for (int r = 0; r < R; r++) in[r] = v_load(row[r] + k);
+            UNROLL for (int lane = 0; lane < F32_AT_ONCE; lane++)
+            {
+                UNROLL for (int p = 0; p < P; p++)
+                {
+                    UNROLL for (int g = 0; g < G; g++)
+                    {
+                        vec a = v_load(weight[p] + g * VL);
+                        UNROLL for (int r = 0; r < R; r++)
+                        {
+                            vec *sum = &acc[(r * P + p) * G + g];
+                            *sum = v_fma_lane(a, in[r], lane, *sum);
+                        }
+                    }
+                    weight[p] += stride * VL;
+                }
+            }
+        }
+#endif
         for (; k < end; k++) {
             if (R < P * G) { /* hold the inputs, stream the weights */
                 vec in[TILE_ROWS];

@@ -27,6 +27,16 @@ INLINE void prepare_row(const cgru_matrix *m, const float *v, float range, char 
     (void)m, (void)v, (void)range, (void)to;
 }
 
+INLINE vec widened(const uint16_t *from, const int half)
+{
+#ifdef WEIGHTS_BF16
+    return half ? v_upper(from) : v_lower(from);
+#else
+    (void)half;
+    return v_half(from);
+#endif
+}
+
 /* acc += the weights of `half` (0 or 1) of a group times in[r] */
 INLINE void multiply_one(const int R, const int P, const int G, vec *acc, const uint16_t *const *weight,
                          const float *const *row, int k, const int half)
@@ -37,12 +47,7 @@ INLINE void multiply_one(const int R, const int P, const int G, vec *acc, const 
     {
         UNROLL for (int g = 0; g < G; g++)
         {
-            const uint16_t *from = weight[p] + g * VL * GROUP;
-#ifdef WEIGHTS_BF16
-            vec a = half ? v_upper(from) : v_lower(from);
-#else
-            vec a = v_half(from);
-#endif
+            vec a = widened(weight[p] + g * VL * GROUP, half);
             UNROLL for (int r = 0; r < R; r++)
             {
                 vec *sum = &acc[(r * P + p) * G + g];
@@ -50,7 +55,6 @@ INLINE void multiply_one(const int R, const int P, const int G, vec *acc, const 
             }
         }
     }
-    (void)half;
 }
 
 INLINE void multiply(const int R, const int P, const int G, vec *acc, const cgru_matrix *m, int p0,
@@ -63,7 +67,30 @@ INLINE void multiply(const int R, const int P, const int G, vec *acc, const cgru
     UNROLL for (int r = 0; r < R; r++) row[r] = v[r];
     UNROLL for (int p = 0; p < P; p++) weight[p] = (const uint16_t *)m->weight + (p0 + p) * panel;
     UNROLL for (int j = 0; j < R * P * G; j++) acc[j] = v_set(0.0f);
-    for (int k = 0; k < inner; k += GROUP) {
+    int k = 0;
+#ifdef F32_AT_ONCE
+    for (; k + F32_AT_ONCE <= inner; k += F32_AT_ONCE) {
+        vec in[TILE_ROWS];
+        UNROLL for (int r = 0; r < R; r++) in[r] = v_load(row[r] + k);
+        UNROLL for (int lane = 0; lane < F32_AT_ONCE; lane++)
+        {
+            UNROLL for (int p = 0; p < P; p++)
+            {
+                UNROLL for (int g = 0; g < G; g++)
+                {
+                    vec a = widened(weight[p] + (lane / GROUP * G + g) * VL * GROUP, lane % GROUP);
+                    UNROLL for (int r = 0; r < R; r++)
+                    {
+                        vec *sum = &acc[(r * P + p) * G + g];
+                        *sum = v_fma_lane(a, in[r], lane, *sum);
+                    }
+                }
+            }
+        }
+        UNROLL for (int p = 0; p < P; p++) weight[p] += F32_AT_ONCE * G * VL;
+    }
+#endif
+    for (; k < inner; k += GROUP) {
         multiply_one(R, P, G, acc, weight, row, k, 0);
         if (GROUP == 2 && k + 1 < inner) multiply_one(R, P, G, acc, weight, row, k + 1, 1);
         UNROLL for (int p = 0; p < P; p++) weight[p] += G * VL * GROUP;

@@ -80,7 +80,30 @@ INLINE void multiply(const int R, const int P, const int G, ivec *acc, const cgr
         UNROLL for (int j = 0; j < P * G; j++)
             acc[r * P * G + j] = DOT_OFFSET ? i_negative(i_load(m->offset + (p0 * G + j) * VL)) : i_set(0);
     }
-    for (int k = 0; k < groups; k++) {
+    int k = 0;
+#ifdef DOT_AT_ONCE
+    for (; k + DOT_AT_ONCE <= groups; k += DOT_AT_ONCE) {
+        bvec in[TILE_ROWS];
+        UNROLL for (int r = 0; r < R; r++) in[r] = b_load((const int8_t *)row[r] + 4 * k);
+        UNROLL for (int lane = 0; lane < DOT_AT_ONCE; lane++)
+        {
+            UNROLL for (int p = 0; p < P; p++)
+            {
+                UNROLL for (int g = 0; g < G; g++)
+                {
+                    bvec a = b_load(weight[p] + (lane * G + g) * VL * 4);
+                    UNROLL for (int r = 0; r < R; r++)
+                    {
+                        ivec *sum = &acc[(r * P + p) * G + g];
+                        *sum = dot_lane(*sum, a, in[r], lane);
+                    }
+                }
+            }
+        }
+        UNROLL for (int p = 0; p < P; p++) weight[p] += DOT_AT_ONCE * G * VL * 4;
+    }
+#endif
+    for (; k < groups; k++) {
         if (R < P * G) { /* hold the inputs, stream the weights */
             bvec in[TILE_ROWS];
             UNROLL for (int r = 0; r < R; r++) in[r] = b_four(row[r] + 4 * k);
