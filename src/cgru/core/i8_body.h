@@ -104,28 +104,18 @@ INLINE void multiply(const int R, const int P, const int G, ivec *acc, const cgr
     }
 #endif
     for (; k < groups; k++) {
-        if (R < P * G) { /* hold the inputs, stream the weights */
-            bvec in[TILE_ROWS];
-            UNROLL for (int r = 0; r < R; r++) in[r] = b_four(row[r] + 4 * k);
-            UNROLL for (int p = 0; p < P; p++)
+        bvec in[TILE_ROWS]; /* held while the weights go by: the other way round gcc 12 copies sums to and fro */
+        UNROLL for (int r = 0; r < R; r++) in[r] = b_four(row[r] + 4 * k);
+        UNROLL for (int p = 0; p < P; p++)
+        {
+            UNROLL for (int g = 0; g < G; g++)
             {
-                UNROLL for (int g = 0; g < G; g++)
+                bvec a = b_load(weight[p] + g * VL * 4);
+                UNROLL for (int r = 0; r < R; r++)
                 {
-                    bvec a = b_load(weight[p] + g * VL * 4);
-                    UNROLL for (int r = 0; r < R; r++)
-                        acc[(r * P + p) * G + g] = dot(acc[(r * P + p) * G + g], a, in[r]);
+                    ivec *sum = &acc[(r * P + p) * G + g];
+                    *sum = dot(*sum, a, in[r]);
                 }
-            }
-        } else { /* hold the weights, stream the inputs */
-            bvec a[MAX_PANELS * 4];
-            UNROLL for (int p = 0; p < P; p++)
-            {
-                UNROLL for (int g = 0; g < G; g++) a[p * G + g] = b_load(weight[p] + g * VL * 4);
-            }
-            UNROLL for (int r = 0; r < R; r++)
-            {
-                bvec in = b_four(row[r] + 4 * k);
-                UNROLL for (int j = 0; j < P * G; j++) acc[r * P * G + j] = dot(acc[r * P * G + j], a[j], in);
             }
         }
         UNROLL for (int p = 0; p < P; p++) weight[p] += G * VL * 4;
