@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs the kernel and cell tests on an emulated AArch64 machine, so that NEON is tested without an Arm one.
+# Runs the tests of kernels, cells and precisions on an emulated AArch64 machine: NEON is tested without an Arm one.
 #
-#   tools/aarch64.sh                 set up (once), build, test on every CPU below
+#   tools/aarch64.sh                 set up (once), build, test on a CPU that has SDOT and on one that has not
 #   tools/aarch64.sh FILE [OPTION…]  the same with other tests: what stands here is handed to pytest
 #   CPUS=cortex-a53 tools/aarch64.sh
 #   tools/aarch64.sh setup           only fetch the emulated Python
@@ -61,6 +61,7 @@ mkdir -p "$TREE/build"
 cp -R src tests pyproject.toml "$TREE"
 find "$TREE/src" -name '*.so' -delete
 "$PYTHON" -m cython -3 src/cgru/backends/_packed.pyx -o "$TREE/build/_packed.c"
+jobs=
 for source in "$TREE/build/_packed.c" src/cgru/core/*.c src/cgru/core/isa/*_generic.c src/cgru/core/isa/*_neon*.c; do
     # The flags of setup.py.
     case $source in *_neondot.c) own=-march=armv8.2-a+dotprod ;; *) own= ;; esac
@@ -68,8 +69,9 @@ for source in "$TREE/build/_packed.c" src/cgru/core/*.c src/cgru/core/isa/*_gene
         -DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION -Iinclude -Isrc/cgru/core -I"$SITE/numpy/_core/include" \
         -I"$ROOT/usr/include/python$VERSION" -I"$ROOT/usr/include" -c "$source" \
         -o "$TREE/build/$(basename "$source" .c).o" &
+    jobs="$jobs $!"
 done
-wait
+for job in $jobs; do wait "$job"; done
 aarch64-linux-gnu-gcc -shared -pthread "$TREE"/build/*.o -lm \
     -o "$TREE/src/cgru/backends/_packed.cpython-311-aarch64-linux-gnu.so"
 
