@@ -104,18 +104,30 @@ INLINE void multiply(const int R, const int P, const int G, ivec *acc, const cgr
     }
 #endif
     for (; k < groups; k++) {
-        bvec in[TILE_ROWS]; /* held while the weights go by: the other way round gcc 12 copies sums to and fro */
-        UNROLL for (int r = 0; r < R; r++) in[r] = b_four(row[r] + 4 * k);
-        UNROLL for (int p = 0; p < P; p++)
-        {
-            UNROLL for (int g = 0; g < G; g++)
+        /* Inputs are held while the weights go by: the other way round gcc 12 copies sums to and fro (four rows by three
+         * sums with VNNI: 37 instructions instead of 23). Beside 24 sums eight inputs would not fit. */
+        if (R < 8) {
+            bvec in[TILE_ROWS];
+            UNROLL for (int r = 0; r < R; r++) in[r] = b_four(row[r] + 4 * k);
+            UNROLL for (int p = 0; p < P; p++)
             {
-                bvec a = b_load(weight[p] + g * VL * 4);
-                UNROLL for (int r = 0; r < R; r++)
+                UNROLL for (int g = 0; g < G; g++)
                 {
-                    ivec *sum = &acc[(r * P + p) * G + g];
-                    *sum = dot(*sum, a, in[r]);
+                    bvec a = b_load(weight[p] + g * VL * 4);
+                    UNROLL for (int r = 0; r < R; r++)
+                        acc[(r * P + p) * G + g] = dot(acc[(r * P + p) * G + g], a, in[r]);
                 }
+            }
+        } else {
+            bvec a[MAX_PANELS * 4];
+            UNROLL for (int p = 0; p < P; p++)
+            {
+                UNROLL for (int g = 0; g < G; g++) a[p * G + g] = b_load(weight[p] + g * VL * 4);
+            }
+            UNROLL for (int r = 0; r < R; r++)
+            {
+                bvec in = b_four(row[r] + 4 * k);
+                UNROLL for (int j = 0; j < P * G; j++) acc[r * P * G + j] = dot(acc[r * P * G + j], a[j], in);
             }
         }
         UNROLL for (int p = 0; p < P; p++) weight[p] += G * VL * 4;
