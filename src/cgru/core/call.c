@@ -23,18 +23,6 @@ struct cgru_work {
 
 /* ---- scratch ---------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    char *at;
-    size_t used;
-} arena;
-
-static void *take(arena *a, size_t bytes)
-{
-    void *memory = a->at ? a->at + a->used : NULL;
-    a->used += (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
-    return memory;
-}
-
 static int chunk_steps(const cgru_net *net, int rows, int64_t steps)
 {
     int64_t by_rows = CHUNK_ROWS / rows, by_floats = CHUNK_FLOATS / ((int64_t)rows * (net->projection + 1));
@@ -46,7 +34,7 @@ static int chunk_steps(const cgru_net *net, int rows, int64_t steps)
 
 /* Lays the block's scratch out from the arena; with a NULL arena it only counts. Pointers that members fill with the
  * same values each for itself are per member; all else is shared. */
-static void lay_out(block *b, arena *a, int member)
+static void lay_out(block *b, cgru_arena *a, int member)
 {
     const cgru_net *net = b->net;
     size_t steps = b->steps > 0 ? (size_t)b->steps : 1, rows = b->rows;
@@ -59,41 +47,41 @@ static void lay_out(block *b, arena *a, int member)
         const cgru_node *node = &net->nodes[i];
         paired |= node->kind == CGRU_RECURRENT && node->directions > 1 && node->merge != CGRU_CONCAT;
     }
-    arena shared = *a;
-    b->valid = masked ? take(&shared, rows * steps) : NULL;
+    cgru_arena shared = *a;
+    b->valid = masked ? cgru_take(&shared, rows * steps) : NULL;
     for (int i = 0; i < 2; i++)
-        b->whole[i] = segments > 1 + i ? take(&shared, rows * steps * net->widest * sizeof(float)) : NULL;
-    b->pair = paired ? take(&shared, rows * steps * net->widest * sizeof(float)) : NULL;
+        b->whole[i] = segments > 1 + i ? cgru_take(&shared, rows * steps * net->widest * sizeof(float)) : NULL;
+    b->pair = paired ? cgru_take(&shared, rows * steps * net->widest * sizeof(float)) : NULL;
     const int lanes = b->stages > 2 ? b->stages : 2;
     for (int i = 0; i < lanes; i++) {
         lane *l = &b->lanes[i];
         for (int k = 0; k < 2; k++) {
             size_t hop = net->count > 1 ? many * net->widest * sizeof(float) : 0;
-            l->hop[k] = take(&shared, hop);
-            l->hand[k] = take(&shared, b->stages > 1 ? hop : 0);
+            l->hop[k] = cgru_take(&shared, hop);
+            l->hand[k] = cgru_take(&shared, b->stages > 1 ? hop : 0);
         }
-        l->projected = take(&shared, many * net->projection * sizeof(float));
-        l->ring = take(&shared, rows * 2 * net->hidden * sizeof(float));
-        l->between = take(&shared, rows * 2 * net->hidden * sizeof(float));
+        l->projected = cgru_take(&shared, many * net->projection * sizeof(float));
+        l->ring = cgru_take(&shared, rows * 2 * net->hidden * sizeof(float));
+        l->between = cgru_take(&shared, rows * 2 * net->hidden * sizeof(float));
     }
     *a = shared;
     for (int m = 0; m <= member; m++) {
         for (int i = 0; i < lanes; i++) {
             lane *l = &b->lanes[i];
-            l->pointer_in = take(a, many * sizeof(float *));
-            l->pointer_projected = take(a, many * sizeof(float *));
-            l->pointer_out = take(a, many * sizeof(float *));
-            l->pointer_h = take(a, rows * sizeof(float *));
-            l->current = take(a, rows * sizeof(float *));
-            l->pointer_scratch = take(a, rows * sizeof(float *));
-            l->pointer_own = take(a, rows * sizeof(float *));
-            l->step_projected = take(a, rows * sizeof(float *));
-            l->step_x = take(a, rows * sizeof(float *));
-            l->emitted = take(a, rows);
-            l->range = take(a, rows * sizeof(float));
-            l->step_range = take(a, rows * sizeof(float));
-            l->prepared = take(a, many * net->prepared);
-            l->active = take(a, rows * sizeof(int));
+            l->pointer_in = cgru_take(a, many * sizeof(float *));
+            l->pointer_projected = cgru_take(a, many * sizeof(float *));
+            l->pointer_out = cgru_take(a, many * sizeof(float *));
+            l->pointer_h = cgru_take(a, rows * sizeof(float *));
+            l->current = cgru_take(a, rows * sizeof(float *));
+            l->pointer_scratch = cgru_take(a, rows * sizeof(float *));
+            l->pointer_own = cgru_take(a, rows * sizeof(float *));
+            l->step_projected = cgru_take(a, rows * sizeof(float *));
+            l->step_x = cgru_take(a, rows * sizeof(float *));
+            l->emitted = cgru_take(a, rows);
+            l->range = cgru_take(a, rows * sizeof(float));
+            l->step_range = cgru_take(a, rows * sizeof(float));
+            l->prepared = cgru_take(a, many * net->prepared);
+            l->active = cgru_take(a, rows * sizeof(int));
         }
     }
 }
@@ -166,7 +154,7 @@ static void run_call(void *what, cgru_member member)
     }
     for (; first < end; first += BLOCK_ROWS) {
         block b = block_of(whole, first, end - first, member);
-        arena a = {memory, 0};
+        cgru_arena a = {memory, 0};
         lay_out(&b, &a, member.rank);
         cgru_run_block(&b);
     }
@@ -200,10 +188,10 @@ static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work
     if (work->planned != net->serial || plan->rows != call->rows || plan->whole_steps != call->steps || (plan->mask != NULL) != masked) {
         whole_call whole = {net, call, NULL, 0, 1};
         block b = block_of(&whole, 0, call->rows, cgru_alone);
-        arena a = {NULL, 0};
+        cgru_arena a = {NULL, 0};
         lay_out(&b, &a, 0);
         if (reserve(work, a.used) != CGRU_OK) return CGRU_NO_MEMORY;
-        a = (arena){work->memory, 0};
+        a = (cgru_arena){work->memory, 0};
         lay_out(&b, &a, 0);
         b.mask = b.valid;
         *plan = b;
@@ -229,7 +217,7 @@ int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
     whole.share = (size_t)by_rows; /* while counting: only whether there are shares */
     int64_t rows = by_rows ? (call->rows + whole.threads - 1) / whole.threads : call->rows;
     block b = block_of(&whole, 0, rows, cgru_alone);
-    arena a = {NULL, 0};
+    cgru_arena a = {NULL, 0};
     lay_out(&b, &a, by_rows ? 0 : whole.threads - 1);
     size_t bytes = a.used;
     whole.share = by_rows ? bytes : 0;

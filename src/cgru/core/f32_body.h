@@ -113,18 +113,9 @@ INLINE void put_down(const int count, const vec *acc, float *sums)
 
 /* ---- dense layers and input projections -------------------------------------------------------------------------- */
 
-typedef struct {
-    int activation;
-    const float *const *v;
-    float *const *out;
-} linear_rows;
-
-static void linear_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+INLINE void linear_sums(float *sums, const cgru_matrix *m, const linear_rows *rows, int r0, int n, int p0, int panels)
 {
-    const cgru_matrix *m = what;
-    const linear_rows *rows = given;
     const ptrdiff_t panel = (ptrdiff_t)m->inner * VL;
-    float sums[ACCUMULATORS * VL];
 #define LINEAR(R, P)                                                                                                   \
     {                                                                                                                  \
         vec acc[(R) * (P)];                                                                                            \
@@ -134,22 +125,6 @@ static void linear_tile(const void *what, const void *given, int r0, int n, int 
     }
     WITH_CONSTANTS(n, panels, 1, LINEAR)
 #undef LINEAR
-    for (int r = 0; r < n; r++) {
-        for (int p = 0; p < panels; p++) {
-            int unit = (p0 + p) * VL, left = m->units - unit;
-            vec y = v_activate(rows->activation, v_load(sums + (r * panels + p) * VL));
-            if (left >= VL) v_store(rows->out[r0 + r] + unit, y);
-            else v_store_part(rows->out[r0 + r] + unit, y, left);
-        }
-    }
-}
-
-static void NAME(cgru_linear)(const cgru_matrix *m, int activation, int n, const float *const *v, float *const *out,
-                              cgru_prepared room, int p0, int p1)
-{
-    (void)room;
-    linear_rows rows = {activation, v, out};
-    each_tile(linear_tile, m, &rows, 1, 1, n, p0, p1, 0, 0);
 }
 
 INLINE void project_tile(const int G, const cgru_matrix *m, const linear_rows *rows, int r0, int n, int p0, int panels)
@@ -168,36 +143,6 @@ INLINE void project_tile(const int G, const cgru_matrix *m, const linear_rows *r
     }
     WITH_CONSTANTS(n, panels, G, PROJECT)
 #undef PROJECT
-}
-
-#define PROJECT_TILE(G)                                                                                                \
-    static void project##G##_tile(const void *what, const void *given, int r0, int n, int p0, int panels)              \
-    {                                                                                                                  \
-        project_tile(G, what, given, r0, n, p0, panels);                                                               \
-    }
-PROJECT_TILE(1)
-PROJECT_TILE(2)
-PROJECT_TILE(3)
-PROJECT_TILE(4)
-
-static void NAME(cgru_project)(const cgru_matrix *m, int n, const float *const *v, float *const *out, cgru_prepared room,
-                               int p0, int p1)
-{
-    (void)room;
-    linear_rows rows = {CGRU_LINEAR, v, out};
-    switch (m->gates) {
-    case 1:
-        each_tile(project1_tile, m, &rows, 1, 1, n, p0, p1, 0, 0);
-        break;
-    case 2:
-        each_tile(project2_tile, m, &rows, 2, 1, n, p0, p1, 0, 0);
-        break;
-    case 3:
-        each_tile(project3_tile, m, &rows, 3, 1, n, p0, p1, 0, 0);
-        break;
-    default:
-        each_tile(project4_tile, m, &rows, 4, 1, n, p0, p1, 0, 0);
-    }
 }
 
 /* ---- one step of a cell -------------------------------------------------------------------------------------------- */
@@ -301,5 +246,12 @@ static ptrdiff_t panel_bytes(const cgru_matrix *m)
 {
     return (ptrdiff_t)m->inner * m->gates * VL * (ptrdiff_t)sizeof(float);
 }
+
+INLINE void prepare_rows(const cgru_matrix *m, int n, const float *const *v, cgru_prepared room)
+{
+    (void)m, (void)n, (void)v, (void)room;
+}
+
+#include "linear.h"
 
 #include "cell_steps.h"

@@ -173,7 +173,7 @@ INLINE void put_down(const int R, const int P, const int G, const ivec *acc, con
                                                      int panels, const tile_out *out)                                  \
     {                                                                                                                  \
         enum { GATES = G };                                                                                            \
-        const uint8_t *bytes[TILE_ROWS];                                                                               \
+        const uint8_t *bytes[TILE_ROWS] = {NULL};                                                                      \
         const int planes = m->planes;                                                                                  \
         for (int r = 0; r < n; r++) {                                                                                  \
             bytes[r * planes] = (const uint8_t *)v[r] + HEADER;                                                        \

@@ -44,3 +44,10 @@ void cgru_release(void *memory)
     free(memory);
 #endif
 }
+
+void *cgru_take(cgru_arena *a, size_t bytes)
+{
+    void *memory = a->at ? a->at + a->used : NULL;
+    a->used += (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
+    return memory;
+}

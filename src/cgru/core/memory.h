@@ -10,4 +10,12 @@
 void *cgru_allocate(size_t bytes);
 void cgru_release(void *memory);
 
+/* Memory measured and laid out by one and the same walk: with at NULL it only counts. */
+typedef struct {
+    char *at;
+    size_t used;
+} cgru_arena;
+
+void *cgru_take(cgru_arena *a, size_t bytes);
+
 #endif

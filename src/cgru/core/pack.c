@@ -22,19 +22,6 @@ static int is_int8(int precision)
     return precision == CGRU_INT8 || precision == CGRU_INT8X16;
 }
 
-/* Memory is measured and laid out by the same walk; with at NULL it only counts. */
-typedef struct {
-    char *at;
-    size_t used;
-} arena;
-
-static void *take(arena *a, size_t bytes)
-{
-    void *memory = a->at ? a->at + a->used : NULL;
-    a->used += (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
-    return memory;
-}
-
 /* Padding must be zero, so that what it contributes is. */
 static char *zeroed(size_t bytes)
 {
@@ -55,12 +42,12 @@ static cgru_matrix shape(const cgru_kernels *kernels, int precision, int units, 
 }
 
 /* Weights, scales and offsets; the bias is laid out by itself. */
-static void lay_out_weights(const cgru_kernels *kernels, cgru_matrix *m, arena *a)
+static void lay_out_weights(const cgru_kernels *kernels, cgru_matrix *m, cgru_arena *a)
 {
     const size_t rows = (size_t)m->panels * m->gates * kernels->vl, group = m->arithmetic->group;
-    m->weight = take(a, rows * ((m->inner + group - 1) / group * group) * element_bytes(m->precision));
-    m->scale = is_int8(m->precision) ? take(a, rows * sizeof(float)) : NULL;
-    m->offset = is_int8(m->precision) ? take(a, rows * sizeof(int32_t)) : NULL;
+    m->weight = cgru_take(a, rows * ((m->inner + group - 1) / group * group) * element_bytes(m->precision));
+    m->scale = is_int8(m->precision) ? cgru_take(a, rows * sizeof(float)) : NULL;
+    m->offset = is_int8(m->precision) ? cgru_take(a, rows * sizeof(int32_t)) : NULL;
 }
 
 /* Gates [first, first + m->gates) of the stacked rows (G·units, inner) ↔ panels. */
@@ -114,10 +101,10 @@ static void pack_bias(int vl, const cgru_matrix *m, int first, const float *a, c
 
 static size_t lay_out_matrix(const cgru_kernels *kernels, cgru_matrix *m, char *memory)
 {
-    arena a = {memory, 0};
-    take(&a, sizeof *m);
+    cgru_arena a = {memory, 0};
+    cgru_take(&a, sizeof *m);
     lay_out_weights(kernels, m, &a);
-    m->bias = take(&a, (size_t)m->panels * m->gates * kernels->vl * sizeof(float));
+    m->bias = cgru_take(&a, (size_t)m->panels * m->gates * kernels->vl * sizeof(float));
     return a.used;
 }
 
@@ -177,13 +164,13 @@ static cgru_scan scan_shape(const cgru_kernels *kernels, const cgru_cell *cell, 
 static size_t lay_out_scan(const cgru_kernels *kernels, cgru_scan *scan, char *memory)
 {
     const size_t vectors = (size_t)scan->panels * kernels->vl * sizeof(float);
-    arena a = {memory, 0};
-    take(&a, sizeof *scan);
+    cgru_arena a = {memory, 0};
+    cgru_take(&a, sizeof *scan);
     lay_out_weights(kernels, &scan->h, &a);
     lay_out_weights(kernels, &scan->second, &a);
     lay_out_weights(kernels, &scan->x, &a);
-    scan->x.bias = take(&a, vectors * scan->x.gates);
-    scan->h.bias = take(&a, vectors * scan->cell->vectors);
+    scan->x.bias = cgru_take(&a, vectors * scan->x.gates);
+    scan->h.bias = cgru_take(&a, vectors * scan->cell->vectors);
     return a.used;
 }
 

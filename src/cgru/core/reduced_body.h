@@ -33,24 +33,14 @@ INLINE void product(const int G, const cgru_matrix *m, const void *const *v, int
 
 /* ---- dense layers and input projections -------------------------------------------------------------------------- */
 
-typedef struct {
-    int activation;
-    const float *const *v;
-    float *const *out;
-    cgru_prepared room;
-} linear_rows;
-
 INLINE void prepare_rows(const cgru_matrix *m, int n, const float *const *v, cgru_prepared room)
 {
     for (int r = 0; PREPARES && r < n; r++) prepare_row(m, v[r], 0.0f, room.memory + r * room.stride);
 }
 
-static void linear_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+INLINE void linear_sums(float *sums, const cgru_matrix *m, const linear_rows *rows, int r0, int n, int p0, int panels)
 {
-    const cgru_matrix *m = what;
-    const linear_rows *rows = given;
-    const void *v[TILE_ROWS];
-    float sums[MOST_SUMS * VL];
+    const void *v[TILE_ROWS] = {NULL};
     tile_out to = {.step = VL};
     gather(rows->room, rows->v, r0, n, v);
     for (int r = 0; r < n; r++) {
@@ -58,27 +48,11 @@ static void linear_tile(const void *what, const void *given, int r0, int n, int 
         to.sums[r] = sums + r * panels * VL;
     }
     product1(m, v, n, p0, panels, &to);
-    for (int r = 0; r < n; r++) {
-        for (int p = 0; p < panels; p++) {
-            int unit = (p0 + p) * VL, left = m->units - unit;
-            vec y = v_activate(rows->activation, v_load(sums + (r * panels + p) * VL));
-            if (left >= VL) v_store(rows->out[r0 + r] + unit, y);
-            else v_store_part(rows->out[r0 + r] + unit, y, left);
-        }
-    }
-}
-
-static void NAME(cgru_linear)(const cgru_matrix *m, int activation, int n, const float *const *v, float *const *out,
-                              cgru_prepared room, int p0, int p1)
-{
-    linear_rows rows = {activation, v, out, room};
-    prepare_rows(m, n, v, room);
-    each_tile(linear_tile, m, &rows, 1, planes_of(m), n, p0, p1, 0, 0);
 }
 
 INLINE void project_tile(const int G, const cgru_matrix *m, const linear_rows *rows, int r0, int n, int p0, int panels)
 {
-    const void *v[TILE_ROWS];
+    const void *v[TILE_ROWS] = {NULL};
     tile_out to = {.step = G * VL};
     gather(rows->room, rows->v, r0, n, v);
     for (int r = 0; r < n; r++) {
@@ -88,36 +62,7 @@ INLINE void project_tile(const int G, const cgru_matrix *m, const linear_rows *r
     product(G, m, v, n, p0, panels, &to);
 }
 
-#define PROJECT_TILE(G)                                                                                                \
-    static void project##G##_tile(const void *what, const void *given, int r0, int n, int p0, int panels)              \
-    {                                                                                                                  \
-        project_tile(G, what, given, r0, n, p0, panels);                                                               \
-    }
-PROJECT_TILE(1)
-PROJECT_TILE(2)
-PROJECT_TILE(3)
-PROJECT_TILE(4)
-
-static void NAME(cgru_project)(const cgru_matrix *m, int n, const float *const *v, float *const *out, cgru_prepared room,
-                               int p0, int p1)
-{
-    static tile_function *const tiles[] = {project1_tile, project2_tile, project3_tile, project4_tile};
-    linear_rows rows = {CGRU_LINEAR, v, out, room};
-    prepare_rows(m, n, v, room);
-    switch (m->gates) {
-    case 1:
-        each_tile(tiles[0], m, &rows, 1, planes_of(m), n, p0, p1, 0, 0);
-        break;
-    case 2:
-        each_tile(tiles[1], m, &rows, 2, planes_of(m), n, p0, p1, 0, 0);
-        break;
-    case 3:
-        each_tile(tiles[2], m, &rows, 3, planes_of(m), n, p0, p1, 0, 0);
-        break;
-    default:
-        each_tile(tiles[3], m, &rows, 4, planes_of(m), n, p0, p1, 0, 0);
-    }
-}
+#include "linear.h"
 
 /* ---- one step of a cell -------------------------------------------------------------------------------------------- */
 
@@ -145,7 +90,7 @@ INLINE void complete(const int G, const int gates, const int first, float *sums,
                      const cgru_matrix *m, const enum source source, const cgru_rows *rows, int r0, int n, int p0,
                      int panels)
 {
-    const void *v[TILE_ROWS];
+    const void *v[TILE_ROWS] = {NULL};
     tile_out to = {.step = gates * VL};
     for (int r = 0; r < n; r++) {
         to.base[r] = rows->proj[r0 + r] + (p0 * gates + first) * VL;
@@ -162,7 +107,7 @@ INLINE void complete(const int G, const int gates, const int first, float *sums,
 INLINE void gru_after_sums(float *sums, float *candidate, const cgru_scan *scan, const cgru_rows *rows, int r0, int n,
                            int p0, int panels)
 {
-    const void *v[TILE_ROWS];
+    const void *v[TILE_ROWS] = {NULL};
     tile_out to = {.step = 3 * VL, .apart = scan->h.bias + p0 * VL};
     gather_step(scan, rows, STATE, r0, n, v);
     for (int r = 0; r < n; r++) {
@@ -176,7 +121,7 @@ INLINE void gru_after_sums(float *sums, float *candidate, const cgru_scan *scan,
 
 INLINE void projection_sums(float *sums, const cgru_scan *scan, const cgru_rows *rows, int r0, int n, int p0, int panels)
 {
-    const void *v[TILE_ROWS];
+    const void *v[TILE_ROWS] = {NULL};
     tile_out to = {.step = 0};
     gather_step(scan, rows, OPERAND, r0, n, v);
     for (int r = 0; r < n; r++) to.sums[r] = sums + r * panels * VL;

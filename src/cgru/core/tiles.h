@@ -89,3 +89,11 @@ INLINE float *operand(const cgru_scan *scan, const cgru_rows *rows, int row)
 {
     return rows->scratch[row] + scan->panels * VL;
 }
+
+/* Rows of a dense layer or an input projection. */
+typedef struct {
+    int activation;
+    const float *const *v;
+    float *const *out;
+    cgru_prepared room;
+} linear_rows;
