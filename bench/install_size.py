@@ -54,7 +54,7 @@ open("gru.onnx", "wb").write(onnx_model.build(cell, tensors, "after"))
 """,
     "litert": """
 from runners.run_litert import _model
-open("step.tflite", "wb").write(_model(Cell(1, 1, 10, 128), tensors, False))
+open("step.tflite", "wb").write(_model(Cell(1, 1, 10, 128), tensors, False, "step"))
 """,
 }
 PREPARED["openvino"] = PREPARED["onnxruntime"]
