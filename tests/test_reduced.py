@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import KINDS as STREAMED
 from networks import Kind, build, draw_input
-from strategies import Case, cuts
+from strategies import Case
 
 import cgru
 from cgru import demo
@@ -102,13 +101,7 @@ def test_cuts_in_time_do_not_matter(
     """Though rows begin beyond ±1, which int8 has to remember."""
     net, x = big.network(kind, case, reset, "concat").quantize(precision), big.inputs_of(kind, case)
     state = net.state({k: 3 * a for k, a in big.begin(net, case).arrays().items()}, batch=case.batch)
-    want, want_state = net.run(x, state, None, case.mask)
-    pieces, ends = [], data.draw(cuts(case.steps))
-    for a, b in pairwise(ends):
-        y, state = net.run(x[:, a:b], state, None, None if case.mask is None else case.mask[:, a:b], threads=threads)
-        pieces.append(y)
-    bits(np.concatenate(pieces, axis=1), want, f"cut at {ends}")
-    bits(state.data, want_state.data, "state")
+    big.same_when_cut(net, x, state, case, threads, data)
 
 
 @pytest.mark.parametrize("precision", REDUCED)

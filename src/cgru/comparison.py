@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, backends
-from .backends.flow import Flow
+from . import backends
 from .errors import CgruError, CgruWarning
 from .layers import Activation, Dense, Layer
 from .model import Model
+from .tables import aligned
 from .threads import resolve
 
 #: Seconds for which the two networks take turns, and how many turns there are at least.
@@ -86,7 +86,7 @@ class Comparison:
             (error.name, *(f"{value:.3g}" for value in (error.max_abs, error.mean_abs, error.relative_rms)))
             for error in (*self.layers, self.output)
         ]
-        lines = _aligned(rows)
+        lines = aligned(rows)
         if self.agreement is not None:
             lines.append(f"top-1 agreement {self.agreement:.2%}")
         sides: list[tuple[str, ...]] = [("", "parameters", "bytes", f"µs a call, x {self.shape}")]
@@ -95,7 +95,7 @@ class Comparison:
             for which, side in (("first", self.first), ("second", self.second))
         ]
         sides.append(("second to first", "", f"{self.size:.3f} ×", f"{self.speedup:.2f} × as fast"))
-        return "\n".join((*lines, "", *_aligned(sides)))
+        return "\n".join((*lines, "", *aligned(sides)))
 
 
 def compare(
@@ -166,9 +166,7 @@ def _check_alike(first: Sequence[Layer], second: Sequence[Layer]) -> None:
 
 def _layer_outputs(net: Model, x: np.ndarray, lengths: Any, mask: Any, threads: int) -> list[_Output]:
     """What leaves every layer, each run as a stage of its own on the network's backend."""
-    batch, steps = x.shape[:2]
-    flow = Flow(x, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
-    state = net._layout.zeros(batch)
+    flow, state = net._flow(x, lengths, mask), net._layout.zeros(len(x))
     found = []
     for layer in net.layers:
         for stage in backends.compile_stages([layer], net._layout, net._backend)[0]:
@@ -220,8 +218,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]

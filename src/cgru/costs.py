@@ -11,6 +11,7 @@ import numpy as np
 
 from .layers import GRU, LSTM, RNN, Layer, Recurrent
 from .model import Model
+from .tables import aligned
 
 CELLS: tuple[type[Recurrent], ...] = (GRU, LSTM, RNN)
 #: Steps of the sequence that is timed, and seconds to go on timing for: the least of several runs counts.
@@ -42,12 +43,7 @@ def table(found: Sequence[Cost]) -> str:
         (cost.cell, f"{cost.parameters:,}", f"{cost.bytes:,}", f"{cost.multiply_adds:,}", f"{cost.microseconds:.2f}")
         for cost in found
     ]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        numbers = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
-        lines.append("  ".join((row[0].ljust(widths[0]), *numbers)))
-    return "\n".join(lines)
+    return "\n".join(aligned(rows))
 
 
 def _cost(cell: type[Recurrent], layers: Sequence[Recurrent]) -> Cost:

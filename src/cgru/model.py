@@ -147,8 +147,7 @@ class Model:
     ) -> Any:
         """:meth:`run` on input that is checked, (B, T, …), and a state that is its own and advanced in place."""
         count = resolve_threads(threads)
-        batch, steps = x.shape[:2]
-        flow = Flow(x, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
+        flow = self._flow(x, lengths, mask)
         room = None
         if out is not None:
             self._check_out(out, x, single)
@@ -178,9 +177,8 @@ class Model:
         from .backends import reference
 
         x3, single = self._input(x)
-        batch, steps = x3.shape[:2]
-        flow = Flow(x3, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
-        advanced = self._state(state, batch)
+        flow = self._flow(x3, lengths, mask)
+        advanced = self._state(state, x3.shape[0])
         record: dict[str, dict[str, Float32]] = {}
         for stage in reference.compile(self.layers, self._layout, record):
             flow = stage.run(flow, advanced.data, 1)
@@ -218,6 +216,11 @@ class Model:
             if wanted not in self._compiled:
                 self._compiled[wanted] = backends.compile_stages(self.layers, self._layout, wanted)[0]
             return self._compiled[wanted]
+
+    def _flow(self, x: np.ndarray, lengths: Any, mask: Any) -> Flow:
+        """What enters the first stage: checked input (B, T, …), and which steps count as the caller says it."""
+        batch, steps = x.shape[:2]
+        return Flow(x, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
 
     def _input(self, x: Any) -> tuple[np.ndarray, bool]:
         first = self.layers[0]

@@ -13,6 +13,7 @@ import numpy as np
 
 from .errors import UnsupportedError
 from .model import Model
+from .tables import aligned
 
 #: Seconds given to each line, and the steps of a sequence.
 SECONDS, STEPS = 0.3, 100
@@ -57,8 +58,7 @@ def measure(net: Model, *, streams: int | None = None, threads: int = 1) -> list
 def table(found: list[Speed]) -> str:
     lines = [(speed.what, f"{speed.microseconds:,.2f}", f"{speed.steps_per_second:,.0f}") for speed in found]
     rows = [("", "µs a call", "steps a second"), *lines]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows)
+    return "\n".join(aligned(rows))
 
 
 def _input(net: Model, batch: int, steps: int | None = None) -> np.ndarray:
