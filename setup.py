@@ -125,10 +125,13 @@ if LIMITED_API:
     MACROS.append(("Py_LIMITED_API", "0x030b0000"))
 
 SOURCES = {
-    "cgru.backends._blas": ["src/cgru/backends/_blas.pyx"],
-    "cgru.backends._packed": ["src/cgru/backends/_packed.pyx", *sorted(glob("src/cgru/core/**/*.c", recursive=True))],
+    "cgru.engine.backends._blas": ["src/cgru/engine/backends/_blas.pyx"],
+    "cgru.engine.backends._packed": [
+        "src/cgru/engine/backends/_packed.pyx",
+        *sorted(glob("src/cgru/core/**/*.c", recursive=True)),
+    ],
 }
-HEADERS = sorted(glob("src/cgru/*/*.h") + glob("include/cgru/*.h"))
+HEADERS = sorted(glob("src/cgru/**/*.h", recursive=True) + glob("include/cgru/*.h"))
 EXTENSIONS = [
     Extension(
         name,

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from cgru.backends import _blas
+from cgru.engine.backends import _blas
 
 ROWS = (1, 2, 4, 8, 12, 16, 32, 64, 256)
 WAYS = ("sgemm", "sgemv", "tiles")  # in the order of _blas.product's numbers

@@ -7,7 +7,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-from cgru import backends
+from cgru.engine import backends
 
 # A machine that does something else at the same time makes no test fail: no deadlines. The suite runs the same
 # examples every time; CGRU_EXPLORE=1 looks for new ones.

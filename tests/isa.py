@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgru import backends
+from cgru.engine import backends
 
 #: The interpreter for processes of their own; an emulated one is not what sys.executable says.
 PYTHON = os.environ.get("CGRU_TEST_PYTHON", sys.executable)
@@ -26,7 +26,7 @@ def require() -> None:
 def available() -> list[str]:
     """The instruction sets this machine can run; empty where the C core is not built."""
     try:
-        from cgru.backends._packed import isa_available
+        from cgru.engine.backends._packed import isa_available
     except ImportError:
         return []
     return list(isa_available())

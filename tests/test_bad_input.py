@@ -364,7 +364,7 @@ def test_unknown_backend_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_absent_backend_is_an_error_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(cgru.backends.backend("blas"), "unavailable", lambda: "it is not here")
+        patch.setattr(cgru.engine.backends.backend("blas"), "unavailable", lambda: "it is not here")
         with refused("backend='blas'", "it is not here", kind=UnsupportedError):
             cgru.Model([CASE.gru()], backend="blas")
 

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from strategies import Case, cases
 
 import cgru
-from cgru.activations import ACTIVATIONS, CODES, GATE_ACTIVATIONS
-from cgru.backends import blas
+from cgru.engine.backends import blas
+from cgru.spec.activations import ACTIVATIONS, CODES, GATE_ACTIVATIONS
 
 _missing = blas.unavailable()
 pytestmark = pytest.mark.skipif(_missing is not None, reason=f"backend blas: {_missing}")
 
 if _missing is None:
-    from cgru.backends import _blas
+    from cgru.engine.backends import _blas
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says about a process")
 
@@ -301,7 +301,7 @@ def test_scipy_is_imported_by_use_alone() -> None:
         LARGE
         + """
 import sys
-print("scipy" in sys.modules, cgru.backends.backend("blas").unavailable(), "scipy.linalg" in sys.modules)
+print("scipy" in sys.modules, cgru.engine.backends.backend("blas").unavailable(), "scipy.linalg" in sys.modules)
 gru(x, backend="reference")
 print("scipy.linalg" in sys.modules); run(1); print("scipy.linalg" in sys.modules)
 """

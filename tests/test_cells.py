@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cgru
-from cgru.cells import CELLS
 from cgru.errors import CgruError, FormatError, ShapeError, UnsupportedError
-from cgru.precision import PRECISIONS
+from cgru.spec.cells import CELLS
+from cgru.spec.precision import PRECISIONS
 
 EACH_PRECISION = pytest.mark.parametrize("precision", PRECISIONS)
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import cgru
-from cgru import cli, cli_files
+from cgru.cli import commands as cli
+from cgru.cli import files as cli_files
 
 CGRU = [sys.executable, "-m", "cgru"]
 

@@ -10,8 +10,8 @@ import pytest
 from strategies import Case
 
 import cgru
-from cgru import comparison
 from cgru.errors import CgruError, ShapeError
+from cgru.reports import comparison
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def sample(*shape: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def check(error: cgru.comparison.Error, name: str, a: np.ndarray, b: np.ndarray) -> None:
+def check(error: cgru.reports.comparison.Error, name: str, a: np.ndarray, b: np.ndarray) -> None:
     """Against the definitions, number by number."""
     pairs = list(zip(a.astype(float).ravel(), b.astype(float).ravel(), strict=True))
     apart = [abs(one - other) for one, other in pairs]

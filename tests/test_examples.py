@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from networks import Kind, build, noise
 
-from cgru.pool import Pool
+from cgru.engine.pool import Pool
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NSNET2 = Path(__file__).resolve().parents[2] / "shared" / "models" / "nsnet2"

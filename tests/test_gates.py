@@ -12,7 +12,8 @@ from oracle import FUNCTIONS
 from strategies import Case
 
 import cgru
-from cgru import cli, costs
+from cgru.cli import commands as cli
+from cgru.reports import costs
 
 CASE = Case(5, 7, 2, 2, True, 3, 9, seed=2, lengths=(9, 4, 0))
 
@@ -84,7 +85,7 @@ def known_gates(steps: int = 60) -> dict[str, np.ndarray]:
 
 
 def test_memory_is_the_half_life() -> None:
-    from cgru import plot
+    from cgru.reports import plot
 
     lives = plot.half_life(known_gates()["z"])
     np.testing.assert_allclose(lives, np.log(0.5) / np.log([0.5, 0.99, 0.1, 0.9]), rtol=1e-5)
@@ -94,7 +95,7 @@ def test_memory_is_the_half_life() -> None:
 
 
 def test_the_figure_carries_what_it_says() -> None:
-    from cgru import plot
+    from cgru.reports import plot
 
     found, x = known_gates(), np.random.default_rng(0).standard_normal((60, 2))
     figure = plot.gates_figure(found, x, title="a title", names=["one", "two"])
@@ -125,7 +126,7 @@ def test_the_figure_carries_what_it_says() -> None:
 
 
 def test_many_features_ids_and_long_sequences() -> None:
-    from cgru import plot
+    from cgru.reports import plot
 
     long = {gate: np.repeat(values, 100, axis=0) for gate, values in known_gates().items()}
     figure = plot.gates_figure(long, np.arange(6000))

@@ -39,7 +39,7 @@ def test_reference_and_packed_run_without_scipy() -> None:
 import numpy as np, cgru
 g = cgru.GRU.from_arrays(np.ones((3, 1), np.float32), np.ones((3, 1), np.float32))
 g(np.ones((2, 1), np.float32), backend="reference")
-if cgru.backends.backend("packed").unavailable() is None:
+if cgru.engine.backends.backend("packed").unavailable() is None:
     g(np.ones((2, 1), np.float32), backend="packed")
 """
     assert "scipy" not in loaded_after(code)

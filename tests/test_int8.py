@@ -308,7 +308,7 @@ import numpy as np
 import cgru
 from cell_oracle import KINDS, Net
 from strategies import Case
-from cgru.backends import _packed
+from cgru.engine.backends import _packed
 
 found = {"isa": np.array(_packed.isa_in_use())}
 number = 0
@@ -335,7 +335,7 @@ for precision in ("int8", "int8x16"):
             again, last = model.run(net.x, state, rows, net.mask, threads=2)
             assert np.array_equal(again, y) and np.array_equal(last.data, end.data), ("threads", precision, i, name)
     rng = np.random.default_rng(1)
-    for activation in cgru.activations.ACTIVATIONS:
+    for activation in cgru.spec.activations.ACTIVATIONS:
         weight = rng.standard_normal((37, 154)).astype(np.float32)
         model = cgru.Model([cgru.Dense(weight, activation=activation)], backend="packed").quantize(precision)
         keep(f"{precision} {activation}", model(8 * rng.standard_normal((1, 9, 154)).astype(np.float32)))

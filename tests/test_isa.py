@@ -19,7 +19,7 @@ ISAS = isa.available()
 CHECK = """
 import numpy as np
 import cgru
-from cgru.backends import _packed
+from cgru.engine.backends import _packed
 from strategies import Case
 
 found = {"isa": np.array(_packed.isa_in_use())}
@@ -108,7 +108,7 @@ def test_an_absent_one_is_an_error(name: str, backend: str) -> None:
 
 def test_an_empty_one_is_none() -> None:
     """CGRU_ISA set to nothing leaves the choice to cgru: the best there is."""
-    code = RUN.format(", backend='packed'") + "\nfrom cgru.backends import _packed; print(_packed.isa_in_use())"
+    code = RUN.format(", backend='packed'") + "\nfrom cgru.engine.backends import _packed; print(_packed.isa_in_use())"
     done = isa.process(code, "")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ISAS[-1]

@@ -15,7 +15,8 @@ keras = pytest.importorskip("keras", reason="Keras is not installed: the compari
 if keras.backend.backend() != "torch":
     pytest.skip(f"Keras runs on {keras.backend.backend()}; the comparison is made on torch", allow_module_level=True)
 
-from cgru import Model, UnsupportedError, backends  # noqa: E402
+from cgru import Model, UnsupportedError  # noqa: E402
+from cgru.engine import backends  # noqa: E402
 from cgru.formats import keras_files  # noqa: E402
 from cgru.formats.keras_layers import from_model  # noqa: E402
 

@@ -21,7 +21,7 @@ import cgru
 positive = np.arange(0, 0x7F800000, 1997, dtype=np.uint32).view(np.float32)
 grid = np.concatenate([positive, -positive, np.linspace(-20, 20, 1_000_001, dtype=np.float32)])
 found = {"x": grid}
-for name in cgru.activations.ACTIVATIONS:
+for name in cgru.spec.activations.ACTIVATIONS:
     if name != "softmax":
         layer = cgru.Model([cgru.Activation(name)], backend="packed")
         found[name] = layer(np.resize(grid, (1, grid.size)))[0]
@@ -87,7 +87,7 @@ def test_the_others_follow_their_definitions(name: str) -> None:
     found = evaluated(name)
     x = flushed(found["x"])
     with np.errstate(all="ignore"):
-        for function, exact in cgru.activations.ACTIVATIONS.items():
+        for function, exact in cgru.spec.activations.ACTIVATIONS.items():
             if function not in ("softmax", "tanh", "sigmoid"):
                 want = exact(x.astype(np.float64))
                 np.testing.assert_allclose(found[function], want, rtol=1e-6, atol=3e-7, err_msg=function)

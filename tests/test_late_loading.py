@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from isa import PYTHON
 
-from cgru import backends
+from cgru.engine import backends
 
 #: Extension modules of Python's own and numpy's: together more than a loader has room for, if each wanted some.
 OTHERS = (
@@ -96,7 +96,7 @@ def test_beside_another_openmp(order: tuple[str, str]) -> None:
 @pytest.mark.parametrize("name", ["_packed", "_blas"])
 def test_no_thread_local_storage(name: str) -> None:
     """What has no PT_TLS segment needs no room in the loader's static block, which late modules find used up."""
-    spec = importlib.util.find_spec(f"cgru.backends.{name}")
+    spec = importlib.util.find_spec(f"cgru.engine.backends.{name}")
     if spec is None or spec.origin is None:
         pytest.skip(f"{name} is not built")
     data = Path(spec.origin).read_bytes()

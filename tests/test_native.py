@@ -19,7 +19,7 @@ from cgru.errors import CgruError, FormatError, UnsupportedError
 from cgru.formats import load, native, read
 from cgru.formats import safetensors as ours
 from cgru.layers import LAYERS, Layer
-from cgru.precision import PRECISIONS, Stored
+from cgru.spec.precision import PRECISIONS, Stored
 
 SIZES = st.sampled_from([1, 3, 7, 17])
 NAMES = st.sampled_from(["a", "a.b", "gru", "größe", "x" * 300, 'q"\\', "0"])

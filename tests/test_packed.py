@@ -207,7 +207,7 @@ def test_unaligned_memory_is_copied() -> None:
     What they compute is the same either way on most processors: the sanitizers (tools/sanitize.sh) tell.
     """
     from cgru.arrays import own
-    from cgru.backends.packed import _adjacent
+    from cgru.engine.backends.packed import _adjacent
 
     for dtype in (np.float32, np.int64):
         odd = np.frombuffer(bytes(1 + 24 * np.dtype(dtype).itemsize), dtype, 24, offset=1).reshape(2, 3, 4)

@@ -20,8 +20,8 @@ from networks import KINDS, Kind, build, draw_input, noise
 
 import cgru
 from cgru import CgruError, ShapeError
-from cgru.pool import Pool
-from cgru.stream import Stream
+from cgru.engine.pool import Pool
+from cgru.engine.stream import Stream
 
 sys.path.insert(0, str(Path(__file__).parent / "soak"))
 import pool_traffic

@@ -18,9 +18,10 @@ from networks import KINDS, Kind, build, draw_input
 from strategies import Case
 
 import cgru
-from cgru import backends, comparison
+from cgru.engine import backends
 from cgru.errors import CgruError, CgruWarning, FormatError
-from cgru.precision import PRECISIONS, Stored, reduce, widen
+from cgru.reports import comparison
+from cgru.spec.precision import PRECISIONS, Stored, reduce, widen
 
 REDUCED = PRECISIONS[1:]
 

@@ -28,7 +28,7 @@ from strategies import Case
 import cgru
 from cgru import demo
 from cgru.demo import co2
-from cgru.precision import PRECISIONS
+from cgru.spec.precision import PRECISIONS
 
 isa.require()
 
@@ -50,7 +50,7 @@ def bits(got: Any, want: Any, what: str = "") -> None:
 
 def rounds_activations(precision: str, name: str | None = None) -> bool:
     """Whether an instruction set, by default the one in use, rounds what bf16 weights are multiplied with."""
-    from cgru.backends._packed import isa_in_use
+    from cgru.engine.backends._packed import isa_in_use
 
     return precision == "bf16" and (name or isa_in_use()) == "avx512bf16"
 

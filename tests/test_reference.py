@@ -10,8 +10,8 @@ import oracle
 import pytest
 
 from cgru import reference
-from cgru.activations import ACTIVATIONS, COMPLEMENTARY
-from cgru.cells import CELLS
+from cgru.spec.activations import ACTIVATIONS, COMPLEMENTARY
+from cgru.spec.cells import CELLS
 
 EQUATIONS: dict[str, Callable] = {"after": reference.gru_reset_after, "before": reference.gru_reset_before}
 

@@ -16,9 +16,9 @@ isa.require()
 CODE = """
 import numpy as np
 import cgru
-from cgru.backends._packed import BatchStepper
-from cgru.backends.packed import PackedStage
-from cgru.state import StateLayout
+from cgru.engine.backends._packed import BatchStepper
+from cgru.engine.backends.packed import PackedStage
+from cgru.engine.state import StateLayout
 
 def stage(width, seed):
     rng = np.random.default_rng(seed)

@@ -60,7 +60,7 @@ rm -rf "$TREE"
 mkdir -p "$TREE/build"
 cp -R src tests pyproject.toml "$TREE"
 find "$TREE/src" -name '*.so' -delete
-"$PYTHON" -m cython -3 src/cgru/backends/_packed.pyx -o "$TREE/build/_packed.c"
+"$PYTHON" -m cython -3 src/cgru/engine/backends/_packed.pyx -o "$TREE/build/_packed.c"
 jobs=
 for source in "$TREE/build/_packed.c" src/cgru/core/*.c src/cgru/core/isa/*_generic.c src/cgru/core/isa/*_neon*.c; do
     # The flags of setup.py.
@@ -73,7 +73,7 @@ for source in "$TREE/build/_packed.c" src/cgru/core/*.c src/cgru/core/isa/*_gene
 done
 for job in $jobs; do wait "$job"; done
 aarch64-linux-gnu-gcc -shared -pthread "$TREE"/build/*.o -lm \
-    -o "$TREE/src/cgru/backends/_packed.cpython-311-aarch64-linux-gnu.so"
+    -o "$TREE/src/cgru/engine/backends/_packed.cpython-311-aarch64-linux-gnu.so"
 
 # ---- the tests -------------------------------------------------------------------------------------------------------
 # A wrapper, so that tests that start a Python of their own start an emulated one.

@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .engine.model import Model
+from .engine.state import State
 from .errors import CgruError, CgruWarning, FormatError, ShapeError, UnsupportedError
 from .layers import GRU, LSTM, RNN, TITLED, Activation, Dense, Embedding, Masking, MinGRU, ThreeGate
-from .model import Model
-from .state import State
 
 if TYPE_CHECKING:
     from .adapters import from_keras, from_torch
-    from .comparison import Comparison, compare
-    from .config import show_config
     from .formats import load, read
+    from .reports.comparison import Comparison, compare
+    from .reports.config import show_config
 
 __version__ = "0.1.0"
 
@@ -46,13 +46,13 @@ __all__ = [
 
 #: Where the names live that are imported when first used, so that ``import cgru`` stays quick.
 _LATE = {
-    "Comparison": ".comparison",
-    "compare": ".comparison",
+    "Comparison": ".reports.comparison",
+    "compare": ".reports.comparison",
     "from_keras": ".adapters",
     "from_torch": ".adapters",
     "load": ".formats",
     "read": ".formats",
-    "show_config": ".config",
+    "show_config": ".reports.config",
 }
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from .engine.model import Model
 from .errors import CgruError, UnsupportedError
 from .formats.naming import errors_name
 from .formats.tensorfile import TensorFile
 from .formats.torch_layers import layers_from
 from .layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer
 from .layers.build import plain
-from .model import Model
 
 #: torch modules that do nothing once training is over.
 _INERT = frozenset(

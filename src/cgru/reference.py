@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .activations import Array, sigmoid
+from .spec.activations import Array, sigmoid
 
 Activation = Callable[[Array], Array]
 Gates = dict[str, Array]

@@ -30,7 +30,7 @@ from networks import Kind, build
 
 import cgru
 from cgru import CgruError
-from cgru.precision import PRECISIONS
+from cgru.spec.precision import PRECISIONS
 
 KINDS = [
     Kind(24, 64, layers=2, head=5),

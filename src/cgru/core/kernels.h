@@ -14,7 +14,7 @@
 
 #include "cgru/cgru.h"
 
-enum cgru_activation { /* the order of cgru.activations.ACTIVATIONS */
+enum cgru_activation { /* the order of cgru.spec.activations.ACTIVATIONS */
     CGRU_LINEAR,
     CGRU_SIGMOID,
     CGRU_TANH,
@@ -27,7 +27,7 @@ enum cgru_activation { /* the order of cgru.activations.ACTIVATIONS */
     CGRU_SOFTMAX
 };
 
-/* How weights are held, and with what they are multiplied: the order of cgru.precision.PRECISIONS. */
+/* How weights are held, and with what they are multiplied: the order of cgru.spec.precision.PRECISIONS. */
 enum cgru_precision {
     CGRU_FLOAT32,
     CGRU_INT8,   /* int8 weights with a scale for each row; activations in 8 bits */
@@ -90,7 +90,7 @@ typedef struct {
 /* A cell: all that the packer and the runner know of it. The gates are stacked in w_ih and w_hh in this order:
  * those that multiply the state in phase 0, then those that multiply in phase 1 what phase 0 left in scratch. */
 struct cgru_cell {
-    const char *name; /* as cgru.cells has it */
+    const char *name; /* as cgru.spec.cells has it */
     int gates;        /* that read the input */
     int recurrent;    /* of those, the ones of phase 0 that multiply the state */
     int phases;       /* 1 or 2 */

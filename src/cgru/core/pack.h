@@ -19,7 +19,7 @@ void cgru_matrix_weights(const cgru_kernels *kernels, const cgru_matrix *m, cgru
 size_t cgru_matrix_bytes(const cgru_kernels *kernels, const cgru_matrix *m);
 void cgru_matrix_free(cgru_matrix *m);
 
-/* The arrays of one direction, gates in the canonical order of cgru.cells; NULL where the cell has none (biases may
+/* The arrays of one direction, gates in the canonical order of cgru.spec.cells; NULL where the cell has none (biases may
  * always be). out is the number emitted: H, or P where the cell projects. */
 typedef struct {
     int precision, input, hidden, out;

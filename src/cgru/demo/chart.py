@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from cgru.demo import co2
-from cgru.plot import require_matplotlib, save
+from cgru.reports.plot import require_matplotlib, save
 
 MARKS = ("o", "+", "⊕")
 PLAIN_MARKS = ("o", "+", "@")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..engine.model import Model
 from ..errors import CgruError, FormatError, UnsupportedError
-from ..model import Model
 from . import native, safetensors
 from .file_bytes import Source, open_bytes
 from .file_bytes import shown as shown_name

@@ -16,14 +16,14 @@ import numpy as np
 from ..arrays import Float32
 from ..errors import CgruError, FormatError
 from ..layers import LAYERS, Layer
-from ..precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled
+from ..spec.precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled
 from . import safetensors
 from .file_bytes import Source
 from .naming import errors_name
 from .tensorfile import TensorFile
 
 if TYPE_CHECKING:
-    from ..model import Model
+    from ..engine.model import Model
 
 FORMAT = "cgru"
 VERSION = "1"
@@ -172,7 +172,7 @@ def _arrays_by_layer(
 
 
 def _scale(file: TensorFile, dtypes: Mapping[str, str], tensor: str, values: np.ndarray) -> Float32:
-    """The scale of each row of an int8 matrix; values and scales are such as :mod:`cgru.precision` makes."""
+    """The scale of each row of an int8 matrix; values and scales are such as :mod:`cgru.spec.precision` makes."""
     name = tensor + _SCALE
     if name not in file.tensors:
         raise FormatError(f"the tensor {name[:80]!r} is missing: an int8 matrix has a scale for each row")

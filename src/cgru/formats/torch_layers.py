@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..activations import ACTIVATIONS
 from ..errors import CgruError, FormatError, UnsupportedError
 from ..layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer, Recurrent
 from ..layers.recurrent import torch_stack
+from ..spec.activations import ACTIVATIONS
 from .naming import errors_name
 from .tensorfile import TensorFile
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arrays import Float32
 from ..errors import CgruError, FormatError
-from ..precision import Stored, check, is_matrix, reduce, widen
+from ..spec.precision import Stored, check, is_matrix, reduce, widen
 
 
 class PackedWeights(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from ..cells import CELLS
 from ..errors import UnsupportedError
+from ..spec.cells import CELLS
 from .build import keras_arrays
 from .recurrent import Recurrent
 

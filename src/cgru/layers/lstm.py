@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ..cells import CELLS
 from ..errors import UnsupportedError
+from ..spec.cells import CELLS
 from .build import keras_arrays, stacked
 from .recurrent import Recurrent
 

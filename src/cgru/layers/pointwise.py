@@ -7,9 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from .. import activations
 from ..arrays import own
 from ..errors import FormatError, ShapeError
+from ..spec import activations
 from .base import Layer, only, take
 
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from .. import activations
 from ..arrays import Float32, float32, own
-from ..cells import Cell
+from ..engine.state import State
 from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
-from ..state import State
+from ..spec import activations
+from ..spec.cells import Cell
 from .base import Layer, only, take
 from .build import plain, reorder, split_concat, stacked
 from .pointwise import pick
 
 if TYPE_CHECKING:
-    from ..model import Model
+    from ..engine.model import Model
 
 MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 
@@ -304,7 +304,7 @@ class Recurrent(Layer):
         """
         model = self._alone
         if model is None:
-            from ..model import Model
+            from ..engine.model import Model
 
             model = self._alone = Model([self])
         x3, single = model._input(plain(x))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..cells import CELLS, Cell
+from ..spec.cells import CELLS, Cell
 from .recurrent import Recurrent
 
 _UPDATE = {"z": "z", "u": "z", "f": "z", "n": "n", "h": "n", "c": "n", "a": "n"}

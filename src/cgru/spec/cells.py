@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from . import reference
+from .. import reference
 
 #: The arrays of most cells, in the order the equations take them.
 _ARRAYS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import arrays, backends
-from .arrays import Float32
+from .. import arrays
+from ..arrays import Float32
+from ..errors import CgruError, ShapeError, UnsupportedError
+from ..layers import Embedding, Layer, Recurrent
+from ..spec.precision import check as check_precision
+from ..threads import resolve as resolve_threads
+from . import backends
 from .backends.flow import Flow
-from .errors import CgruError, ShapeError, UnsupportedError
-from .layers import Embedding, Layer, Recurrent
-from .precision import check as check_precision
 from .state import State, StateLayout
-from .threads import resolve as resolve_threads
 
 if TYPE_CHECKING:
-    from .comparison import Comparison
+    from ..reports.comparison import Comparison
     from .pool import Pool
     from .stream import Stream
 
@@ -281,8 +282,8 @@ class Model:
         activations to 8 bits as well, ``int8x16`` to 16 bits: slower, and as exact as the weights allow.
 
         With a ``sample``, an ``x`` as for calling the network, the two are compared on it: the result's ``report`` is
-        the :class:`~cgru.comparison.Comparison`, and a :class:`~cgru.CgruWarning` says so where the reduced network is
-        slower than this one on this machine with input of that shape.
+        the :class:`~cgru.reports.comparison.Comparison`, and a :class:`~cgru.CgruWarning` says so where the reduced
+        network is slower than this one on this machine with input of that shape.
 
         Raises :class:`CgruError` for a name or precision that is unknown, weights that the precision cannot hold, and
         a layer that is in another reduced precision already.
@@ -290,7 +291,7 @@ class Model:
         wanted = self._precisions(precision, layers)
         made = Model([layer.quantized(wanted[layer.name]) for layer in self.layers], backend=self._backend)
         if sample is not None:
-            from .comparison import verify
+            from ..reports.comparison import verify
 
             made.report = verify(self, made, sample)
         return made
@@ -317,7 +318,7 @@ class Model:
 
     def save(self, path: Any) -> None:
         """Write the native form: a safetensors file with the specification in its metadata (docs/format.md)."""
-        from .formats import native
+        from ..formats import native
 
         native.save(self, path)
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .arrays import Float32, float32
-from .errors import CgruError, ShapeError
+from ..arrays import Float32, float32
+from ..errors import CgruError, ShapeError
 
 if TYPE_CHECKING:
-    from .layers import Layer
+    from ..layers import Layer
 
 #: Numbers of bookkeeping after a block's arrays: emitted, scale.
 AUX = 2

@@ -8,7 +8,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import __version__, backends, threads
+from .. import __version__, threads
+from ..engine import backends
 
 _BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _OPENMP_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND")
@@ -80,7 +81,7 @@ def show_config() -> Config:
 
 def _instruction_sets() -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
     try:
-        packed = importlib.import_module("cgru.backends._packed")
+        packed = importlib.import_module("cgru.engine.backends._packed")
     except ImportError:
         return (), (), None
     return tuple(packed.isa_built()), tuple(packed.isa_available()), packed.isa_in_use()

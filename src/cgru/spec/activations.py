@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UnsupportedError
+from ..errors import UnsupportedError
 
 Array = np.ndarray[tuple[Any, ...], np.dtype[np.floating]]
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from . import arrays
-from .arrays import Float32
+from .. import arrays
+from ..arrays import Float32
+from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
+from ..layers import Embedding, Recurrent
+from ..spec.precision import Stored
 from .backends.flow import Flow
-from .errors import CgruError, FormatError, ShapeError, UnsupportedError
-from .layers import Embedding, Recurrent
-from .precision import Stored
 
 if TYPE_CHECKING:
     from .model import Model
@@ -110,7 +110,7 @@ class Stream:
 
     def feed(self, chunk: Any, *, threads: int | str | None = None) -> Float32:
         """Any number of steps: (B, T, I) → (B, T, O), or (T, I) → (T, O) for a batch of one; ids (B, T) or (T,)."""
-        from .threads import resolve
+        from ..threads import resolve
 
         count = resolve(threads)
         x, single = self.net._input(chunk)

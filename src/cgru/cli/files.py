@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import CgruError, FormatError, UnsupportedError
+from ..errors import CgruError, FormatError, UnsupportedError
 
 PIPE = "-"
 FORMATS = ("npy", "npz", "csv", "wav")
@@ -117,7 +117,7 @@ def _npy(stream: BinaryIO, shown: str) -> np.ndarray:
 
 
 def _npz(data: bytes, shown: str) -> Input:
-    from .formats import npz
+    from ..formats import npz
 
     try:
         arrays = dict(npz.read(data).tensors)

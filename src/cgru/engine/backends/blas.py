@@ -14,9 +14,9 @@ from types import ModuleType
 
 import numpy as np
 
-from ..activations import CODES
-from ..arrays import Float32
-from ..layers import Activation, Dense, Layer, Recurrent, Scan
+from ...arrays import Float32
+from ...layers import Activation, Dense, Layer, Recurrent, Scan
+from ...spec.activations import CODES
 from ..state import StateLayout
 from .layerwise import LayerStage, ScanKernel, compile_layers
 
@@ -29,7 +29,7 @@ def unavailable() -> str | None:
     if find_spec("scipy") is None:
         return "SciPy is not installed; pip install scipy"
     if find_spec("._blas", __package__) is None:
-        return "its extension module cgru.backends._blas was not built; install cgru with a C compiler present"
+        return "its extension module cgru.engine.backends._blas was not built; install cgru with a C compiler present"
     return None
 
 
@@ -48,7 +48,7 @@ def compile(layers: Sequence[Layer], layout: StateLayout) -> list[LayerStage]:
 
 
 class Blas:
-    """float32 through :mod:`cgru.backends._blas`, for :mod:`~cgru.backends.layerwise`."""
+    """float32 through :mod:`cgru.engine.backends._blas`, for :mod:`~cgru.engine.backends.layerwise`."""
 
     dtype = np.float32
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import reference
-from ..activations import ACTIVATIONS
-from ..arrays import Float32
-from ..layers import Activation, Dense, Layer, Recurrent, Scan
+from ... import reference
+from ...arrays import Float32
+from ...layers import Activation, Dense, Layer, Recurrent, Scan
+from ...spec.activations import ACTIVATIONS
 from ..state import StateLayout
 from .layerwise import LayerStage, ScanKernel, compile_layers
 
@@ -30,7 +30,7 @@ def compile(
 
 
 class Float64:
-    """The arithmetic of :mod:`cgru.reference`, for :mod:`~cgru.backends.layerwise`."""
+    """The arithmetic of :mod:`cgru.reference`, for :mod:`~cgru.engine.backends.layerwise`."""
 
     dtype = np.float64
 

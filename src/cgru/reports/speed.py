@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UnsupportedError
-from .model import Model
+from ..engine.model import Model
+from ..errors import UnsupportedError
 from .tables import aligned
 
 #: Seconds given to each line, and the steps of a sequence.

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .layers import GRU, LSTM, RNN, Layer, Recurrent
-from .model import Model
+from ..engine.model import Model
+from ..layers import GRU, LSTM, RNN, Layer, Recurrent
 from .tables import aligned
 
 CELLS: tuple[type[Recurrent], ...] = (GRU, LSTM, RNN)

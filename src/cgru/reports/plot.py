@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CgruError, ShapeError
+from ..errors import CgruError, ShapeError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

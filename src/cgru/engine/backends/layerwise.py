@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..arrays import Float32
-from ..layers import Activation, Dense, Embedding, Layer, Masking, Recurrent, Scan
+from ...arrays import Float32
+from ...layers import Activation, Dense, Embedding, Layer, Masking, Recurrent, Scan
 from ..state import Block, StateLayout
 from .flow import Flow
 

@@ -12,9 +12,9 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
-from ..errors import CgruError, ShapeError, UnsupportedError
-from ..precision import Stored
-from ..threads import resolve
+from ...errors import CgruError, ShapeError, UnsupportedError
+from ...spec.precision import Stored
+from ...threads import resolve
 
 cnp.import_array()
 
@@ -280,7 +280,7 @@ cdef class Scan:
 # ---- networks --------------------------------------------------------------------------------------------------
 
 cdef class Net:
-    """A chain of nodes, each a dictionary as :mod:`cgru.backends.packed` makes it; immutable, shared by threads."""
+    """A chain of nodes, each a dictionary as :mod:`cgru.engine.backends.packed` makes it; immutable, shared by threads."""
 
     cdef cgru_net *net
     cdef cgru_work *spare  # scratch of the last call, for the next one

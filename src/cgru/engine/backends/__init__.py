@@ -1,7 +1,7 @@
 """The door to the three backends: which one runs a layer, and how layers become stages that run.
 
 A *stage* is one or more consecutive layers made ready by one backend. A model is a list of stages; running it
-hands a :class:`~cgru.backends.flow.Flow` from one to the next. ``reference`` and ``blas`` make one stage of each
+hands a :class:`~cgru.engine.backends.flow.Flow` from one to the next. ``reference`` and ``blas`` make one stage of each
 layer; ``packed`` makes one of every run of its layers. Adding a backend is one module with the three functions
 of :class:`Backend` and one line in :data:`BACKENDS`.
 """
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Protocol, cast
 
-from ..arrays import Float32
-from ..errors import UnsupportedError
-from ..layers import Layer
+from ...arrays import Float32
+from ...errors import UnsupportedError
+from ...layers import Layer
 from ..state import StateLayout
 from .flow import Flow
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import arrays
-from .arrays import Float32
-from .errors import CgruError, ShapeError
-from .layers import Embedding
+from .. import arrays
+from ..arrays import Float32
+from ..errors import CgruError, ShapeError
+from ..layers import Embedding
 from .stream import Claim, advance, check_out, check_streamable
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Pool(Claim):
         ``out`` receives the result if given: float32 (n, O) in C order. Raises :class:`CgruError` for an id that is
         not open or stands twice, and :class:`ShapeError` for input that does not fit.
         """
-        from .threads import resolve
+        from ..threads import resolve
 
         team = resolve(threads)
         self._enter()

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arrays import Float32
-from .errors import CgruError
+from ..arrays import Float32
+from ..errors import CgruError
 
 #: By the names used everywhere. ``int8x16`` has the weights of ``int8``; its activations have 16 bits rather than 8.
 PRECISIONS = ("float32", "int8", "int8x16", "bf16", "fp16")

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from . import backends
-from .errors import CgruError, CgruWarning
-from .layers import Activation, Dense, Layer
-from .model import Model
+from ..engine import backends
+from ..engine.model import Model
+from ..errors import CgruError, CgruWarning
+from ..layers import Activation, Dense, Layer
+from ..threads import resolve
 from .tables import aligned
-from .threads import resolve
 
 #: Seconds for which the two networks take turns, and how many turns there are at least.
 SECONDS, TURNS = 0.4, 3

@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import __version__, cli_files
-from .cli_files import PIPE
-from .errors import CgruError, UnsupportedError
-from .model import Model
-from .precision import PRECISIONS
-from .threads import resolve
+from .. import __version__
+from ..engine.model import Model
+from ..errors import CgruError, UnsupportedError
+from ..spec.precision import PRECISIONS
+from ..threads import resolve
+from . import files as cli_files
+from .files import PIPE
 
 #: Rows that one call runs: enough to keep any backend busy, few enough for the bar to move.
 ROWS = 256
@@ -49,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def info(options: argparse.Namespace) -> None:
     """What a file holds: layers, sizes, parameters, weights that are not finite, and what other cells would cost."""
-    from .costs import costs, table
-    from .formats import sniff
+    from ..formats import sniff
+    from ..reports.costs import costs, table
 
     net = _load(options)
     kind, file_bytes = sniff(options.file).title, os.path.getsize(options.file)
@@ -101,7 +102,7 @@ def info(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run a network over the sequences of a file."""
-    from .formats.naming import errors_name
+    from ..formats.naming import errors_name
 
     threads = resolve(options.threads)
     net = _load(options)
@@ -131,7 +132,8 @@ def run(options: argparse.Namespace) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """How fast a network runs on this machine; without FILE, the demo's forecaster."""
-    from . import load, speed
+    from .. import load
+    from ..reports import speed
 
     threads = resolve(options.threads)
     if options.file is None:
@@ -161,8 +163,8 @@ def convert(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """How far one network is from another of the same layers on a file's sequences, and how fast each is."""
-    from .comparison import compare as measured
-    from .formats import load, sniff
+    from ..formats import load, sniff
+    from ..reports.comparison import compare as measured
 
     threads = resolve(options.threads)
     nets = []
@@ -181,7 +183,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def gates(options: argparse.Namespace) -> None:
     """Draw what the gates of a layer did over one sequence."""
-    from . import plot
+    from ..reports import plot
 
     plot.require_matplotlib()
     net = _load(options)
@@ -206,14 +208,14 @@ def gates(options: argparse.Namespace) -> None:
 
 def demo(options: argparse.Namespace) -> None:
     """Forecast a real measured series with a trained network that comes with cgru."""
-    from .demo import run as run_demo
+    from ..demo import run as run_demo
 
     run_demo(plot=options.plot, json=options.json)
 
 
 def config(options: argparse.Namespace) -> None:
     """The instruction sets and backends of this installation."""
-    from .config import show_config
+    from ..reports.config import show_config
 
     found = show_config()
     if options.json:
@@ -226,7 +228,7 @@ def config(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> Model:
-    from . import load
+    from .. import load
 
     return load(options.file, layers=options.layers, prefix=options.prefix)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..activations import CODES
-from ..arrays import Float32
-from ..layers import Activation, Dense, Embedding, Layer, Masking, Recurrent
-from ..precision import Stored
+from ...arrays import Float32
+from ...layers import Activation, Dense, Embedding, Layer, Masking, Recurrent
+from ...spec.activations import CODES
+from ...spec.precision import Stored
 from ..state import StateLayout
 from .flow import Flow
 

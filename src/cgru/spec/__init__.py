@@ -1,0 +1,1 @@
+"""What a network is, without an engine: cells, activations, precisions."""
