@@ -137,7 +137,7 @@ def bench(options: argparse.Namespace) -> None:
 
     threads = resolve(options.threads)
     if options.file is None:
-        options.file = os.path.join(os.path.dirname(__file__), "demo", "co2_gru.pt")
+        options.file = os.path.join(os.path.dirname(os.path.dirname(__file__)), "demo", "co2_gru.pt")
     net = load(options.file, layers=options.layers, prefix=options.prefix)
     found = speed.measure(net, streams=options.streams, threads=threads)
     if options.json:
