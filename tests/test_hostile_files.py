@@ -18,9 +18,9 @@ import pytest
 from crafted import MEGABYTE, checkpoint, integer, mapping, refused, storage, tensor, text, write, zipped
 
 from cgru.errors import CgruError, FormatError, UnsupportedError
-from cgru.formats import npz, safetensors, torch_zip
-from cgru.formats.pickle_data import Limits, read_pickle
-from cgru.formats.zip_members import ZipMembers
+from cgru.formats.containers import npz, safetensors, torch_zip
+from cgru.formats.containers.pickle_data import Limits, read_pickle
+from cgru.formats.containers.zip_members import ZipMembers
 
 FOLDER = Path(__file__).parent / "fixtures" / "containers"
 READERS = {"torch": torch_zip.read, "safetensors": safetensors.read, "npz": npz.read}

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from cgru import CgruError, FormatError, Model, UnsupportedError
-from cgru.formats import hdf5, keras_files
-from cgru.formats.keras_layers import snake_case
+from cgru.formats.containers import hdf5
+from cgru.formats.readers import keras_files
+from cgru.formats.readers.keras_layers import snake_case
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed: Keras' weights are HDF5")
 

@@ -17,8 +17,8 @@ if keras.backend.backend() != "torch":
 
 from cgru import Model, UnsupportedError  # noqa: E402
 from cgru.engine import backends  # noqa: E402
-from cgru.formats import keras_files  # noqa: E402
-from cgru.formats.keras_layers import from_model  # noqa: E402
+from cgru.formats.readers import keras_files  # noqa: E402
+from cgru.formats.readers.keras_layers import from_model  # noqa: E402
 
 L = keras.layers
 TOLERANCE = 2e-6

@@ -15,7 +15,8 @@ import pytest
 
 import cgru
 from cgru.errors import CgruError, FormatError, UnsupportedError
-from cgru.formats import FORMATS, load, read, read_file, safetensors, sniff
+from cgru.formats import FORMATS, load, read, read_file, sniff
+from cgru.formats.containers import safetensors
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TORCH = FIXTURES / "torch"

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import cgru
 from cgru.errors import CgruError, FormatError, UnsupportedError
-from cgru.formats import load, native, read
-from cgru.formats import safetensors as ours
+from cgru.formats import load, read
+from cgru.formats.containers import safetensors as ours
+from cgru.formats.readers import native
 from cgru.layers import LAYERS, Layer
 from cgru.spec.precision import PRECISIONS, Stored
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cgru.errors import FormatError, UnsupportedError
-from cgru.formats import npz
+from cgru.formats.containers import npz
 
 FOLDER = Path(__file__).parent / "fixtures" / "containers"
 

@@ -43,7 +43,7 @@ def test_every_public_name_is_there() -> None:
 def test_star_import() -> None:
     code = "from cgru import *; print(load.__module__, GRU.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "cgru.formats GRU\n"
+    assert done.stdout == "cgru.formats.opening GRU\n"
 
 
 def test_the_readme_has_two_commands_that_make_their_own_environments() -> None:

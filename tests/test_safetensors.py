@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cgru.errors import CgruError, FormatError, ShapeError, UnsupportedError
-from cgru.formats import safetensors as ours
+from cgru.formats.containers import safetensors as ours
 
 FOLDER = Path(__file__).parent / "fixtures" / "containers"
 

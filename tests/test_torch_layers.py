@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from cgru import GRU, LSTM, RNN, Activation, Dense, Embedding, Model
 from cgru.errors import CgruError, FormatError, ShapeError, UnsupportedError
 from cgru.formats import load
-from cgru.formats.tensorfile import TensorFile
-from cgru.formats.torch_layers import layers_from
+from cgru.formats.containers.tensorfile import TensorFile
+from cgru.formats.readers.torch_layers import layers_from
 
 FIXTURES = Path(__file__).parent / "fixtures" / "torch"
 GOLDEN = np.load(FIXTURES / "golden.npz")

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgru.errors import FormatError, UnsupportedError
-from cgru.formats import torch_zip
-from cgru.formats.zip_members import zip_kind
+from cgru.formats.containers import torch_zip
+from cgru.formats.containers.zip_members import zip_kind
 
 FOLDER = Path(__file__).parent / "fixtures" / "containers"
 READABLE = [

@@ -9,9 +9,9 @@ import numpy as np
 
 from .engine.model import Model
 from .errors import CgruError, UnsupportedError
-from .formats.naming import errors_name
-from .formats.tensorfile import TensorFile
-from .formats.torch_layers import layers_from
+from .formats.containers.tensorfile import TensorFile
+from .formats.readers.naming import errors_name
+from .formats.readers.torch_layers import layers_from
 from .layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer
 from .layers.build import plain
 
@@ -86,7 +86,7 @@ def from_keras(model: Any, *, backend: str | None = None) -> Model:
 
     Raises :class:`UnsupportedError` naming the layer or setting that cgru does not run.
     """
-    from .formats import keras_layers
+    from .formats.readers import keras_layers
 
     return Model(keras_layers.from_model(model), backend=backend)
 

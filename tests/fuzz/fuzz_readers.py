@@ -28,8 +28,8 @@ else:
     instrumented = nullcontext()
 with instrumented:
     from cgru.errors import CgruError
-    from cgru.formats import npz, safetensors, torch_zip
-    from cgru.formats.zip_members import zip_kind
+    from cgru.formats.containers import npz, safetensors, torch_zip
+    from cgru.formats.containers.zip_members import zip_kind
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "containers"
 

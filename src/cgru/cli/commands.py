@@ -102,7 +102,7 @@ def info(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run a network over the sequences of a file."""
-    from ..formats.naming import errors_name
+    from ..formats.readers.naming import errors_name
 
     threads = resolve(options.threads)
     net = _load(options)

@@ -117,7 +117,7 @@ def _npy(stream: BinaryIO, shown: str) -> np.ndarray:
 
 
 def _npz(data: bytes, shown: str) -> Input:
-    from ..formats import npz
+    from ..formats.containers import npz
 
     try:
         arrays = dict(npz.read(data).tensors)

@@ -318,7 +318,7 @@ class Model:
 
     def save(self, path: Any) -> None:
         """Write the native form: a safetensors file with the specification in its metadata (docs/format.md)."""
-        from ..formats import native
+        from ..formats.readers import native
 
         native.save(self, path)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ..errors import FormatError
+from ...errors import FormatError
 
 
 @dataclass(frozen=True)

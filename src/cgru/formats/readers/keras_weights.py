@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import FormatError, UnsupportedError
+from ...errors import FormatError, UnsupportedError
 from .keras_graph import Entry
 
 

@@ -15,15 +15,15 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..errors import CgruError, FormatError, UnsupportedError
-from ..layers import Layer
-from . import hdf5, npz
-from .file_bytes import Source, open_bytes
-from .file_bytes import shown as shown_name
+from ...errors import CgruError, FormatError, UnsupportedError
+from ...layers import Layer
+from ..containers import hdf5, npz
+from ..containers.file_bytes import Source, open_bytes
+from ..containers.file_bytes import shown as shown_name
+from ..containers.tensorfile import TensorFile
+from ..containers.zip_members import ZipMembers
 from .keras_layers import from_config
 from .keras_weights import GroupedWeights, PathWeights, Weights
-from .tensorfile import TensorFile
-from .zip_members import ZipMembers
 
 looks_like_h5 = hdf5.looks_like
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from ..arrays import Float32
-from ..errors import CgruError, FormatError
-from ..layers import LAYERS, Layer
-from ..spec.precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled
-from . import safetensors
-from .file_bytes import Source
+from ...arrays import Float32
+from ...errors import CgruError, FormatError
+from ...layers import LAYERS, Layer
+from ...spec.precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled
+from ..containers import safetensors
+from ..containers.file_bytes import Source
+from ..containers.tensorfile import TensorFile
 from .naming import errors_name
-from .tensorfile import TensorFile
 
 if TYPE_CHECKING:
-    from ..engine.model import Model
+    from ...engine.model import Model
 
 FORMAT = "cgru"
 VERSION = "1"

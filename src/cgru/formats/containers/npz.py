@@ -13,7 +13,7 @@ import struct
 
 import numpy as np
 
-from ..errors import FormatError, UnsupportedError
+from ...errors import FormatError, UnsupportedError
 from .file_bytes import Source
 from .tensorfile import TensorFile
 from .zip_members import ZipMembers
@@ -36,7 +36,7 @@ _NUMBER = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248])", re.ASCII)
 def looks_like(head: bytes) -> bool:
     """Whether a file that begins with ``head`` may be an npz: a zip, even an empty one.
 
-    Zips of other kinds begin alike; :func:`cgru.formats.zip_members.zip_kind` tells them apart.
+    Zips of other kinds begin alike; :func:`cgru.formats.containers.zip_members.zip_kind` tells them apart.
     """
     return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
+from ...errors import CgruError, FormatError, ShapeError, UnsupportedError
 from .file_bytes import Source, open_bytes
 from .file_bytes import shown as shown_name
 from .tensorfile import TensorFile

@@ -7,7 +7,7 @@ import os
 import stat
 from typing import TypeAlias
 
-from ..errors import FormatError
+from ...errors import FormatError
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes"
 

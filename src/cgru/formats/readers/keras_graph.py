@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import FormatError, UnsupportedError
+from ...errors import FormatError, UnsupportedError
 
 _MODULES = ("keras.", "keras_core.", "tf_keras.", "tensorflow.", "tensorflow.python.keras.")
 MASK_NODES = ("NotEqual", "Any")

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FormatError, UnsupportedError
-from ..layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer, Masking, Recurrent
+from ...errors import FormatError, UnsupportedError
+from ...layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer, Masking, Recurrent
 from .keras_graph import Entry, chain, entries, entry, is_mask_node
 from .keras_weights import GroupedWeights, Weights
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CgruError, FormatError, UnsupportedError
+from ...errors import CgruError, FormatError, UnsupportedError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAX_OBJECTS = 100_000

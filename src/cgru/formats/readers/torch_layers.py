@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CgruError, FormatError, UnsupportedError
-from ..layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer, Recurrent
-from ..layers.recurrent import torch_stack
-from ..spec.activations import ACTIVATIONS
+from ...errors import CgruError, FormatError, UnsupportedError
+from ...layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer, Recurrent
+from ...layers.recurrent import torch_stack
+from ...spec.activations import ACTIVATIONS
+from ..containers.tensorfile import TensorFile
 from .naming import errors_name
-from .tensorfile import TensorFile
 
 #: Rows of ``weight_hh`` for each hidden unit → the cell.
 _CELLS = {1: "rnn", 3: "gru", 4: "lstm"}

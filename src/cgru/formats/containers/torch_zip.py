@@ -6,7 +6,7 @@ Layout (torch/serialization.py and caffe2/serialize/inline_container.cc): below 
 the persistent id ``('storage', <type>, key, location, element count)``, with an offset, a size and strides
 in elements.
 
-The pickle is read as data by :mod:`cgru.formats.pickle_data`: nothing in the file is imported or called.
+The pickle is read as data by :mod:`cgru.formats.containers.pickle_data`: nothing in the file is imported or called.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from ..errors import FormatError, UnsupportedError
+from ...errors import FormatError, UnsupportedError
 from .file_bytes import Source, open_bytes
 from .file_bytes import shown as shown_name
 from .pickle_data import Call, Global, OpaqueKey, Record, describe, read_pickle
@@ -75,7 +75,7 @@ class _Tensor:
 def looks_like(head: bytes) -> bool:
     """Whether a file that begins with ``head`` may be a torch file: a zip, a legacy stream or a pickle.
 
-    Zips of other kinds begin alike; :func:`cgru.formats.zip_members.zip_kind` tells them apart.
+    Zips of other kinds begin alike; :func:`cgru.formats.containers.zip_members.zip_kind` tells them apart.
     """
     return head[:4] == _ZIP or (len(head) > 1 and head[0] == _PICKLE and head[1] <= 5)
 

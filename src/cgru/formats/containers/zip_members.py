@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import FormatError
+from ...errors import FormatError
 from .file_bytes import Source, open_bytes
 from .file_bytes import shown as shown_name
 

@@ -1,0 +1,121 @@
+"""A file opened by its content: the network in it, its arrays, or the line of the table that it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..engine.model import Model
+from ..errors import CgruError, FormatError, UnsupportedError
+from .containers.file_bytes import Source, open_bytes
+from .containers.file_bytes import shown as shown_name
+from .containers.tensorfile import TensorFile
+from .readers.naming import errors_name
+from .table import FORMATS, Format, Probe, readable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HEAD = 64
+
+
+def load(
+    path: Source,
+    *,
+    layers: str | Sequence[Any] | None = None,
+    prefix: str | None = None,
+    backend: str | None = None,
+) -> Model:
+    """The network in a file: PyTorch ``.pt``/``.pth``, ``.safetensors``, ``.npz``, Keras ``.keras``/``.h5``.
+
+    ``path`` is a path, or the bytes of a file. What the file is, is told by its content. Nothing in it is
+    executed. A safetensors file is mapped into memory, so replace it rather than rewrite it in place.
+
+    Native and Keras files say their own layers. Of the others, the layers are inferred where the tensors'
+    names and shapes leave one reading, the form [Embedding] recurrent… [Linear]: that no activation lies
+    between a recurrent module and the Linear after it, and that the Linear sees every step, is taken for
+    granted. Elsewhere an :class:`UnsupportedError` shows the tensors and what to pass as ``layers``: a list
+    (or a text with commas between) in the order data passes, of
+
+    - a module's path in the file, ``"rnn"`` or ``"encoder.fc"`` (``""`` for tensors without a path);
+    - the name of an activation, ``"relu"``;
+    - ``"last"``: of the recurrent layer before it, only the last output goes on (of a bidirectional one, each
+      direction's own last);
+    - a dict with options: ``{"gru": "rnn", "reset": "before"}``, ``{"dense": "fc", "activation": "relu"}``,
+      ``{"embedding": "tok", "mask_zero": True}``, ``{"rnn": "rnn", "nonlinearity": "relu"}`` (an nn.RNN's tensors
+      do not say which); the kinds' options are those of the layers' constructors;
+    - ``{"ignore": ["decoder.*"]}``: tensors to leave out. All others must be used.
+
+    For example ``layers=["embed", "rnn", "last", "fc1", "relu", "fc2"]``. ``prefix="encoder"`` takes the
+    tensors whose names begin with ``encoder.`` alone, without it. ``backend`` is as for :class:`Model`.
+
+    Raises :class:`FormatError` for a file that is missing, damaged or no network, :class:`UnsupportedError`
+    for one that cgru does not run or cannot tell the layers of.
+    """
+    with _reading(path):
+        net = _format(path).layers(path, layers, prefix)
+        return Model(net, backend=backend)
+
+
+def read(path: Source) -> dict[str, np.ndarray]:
+    """Every array in a file by its name there, in the file's own order and gate layout; executes nothing.
+
+    The arrays are read-only, and those of a safetensors file show the file itself. Of a PyTorch checkpoint
+    they are the model's. Raises as :func:`load` does.
+    """
+    with _reading(path):
+        return dict(_format(path).read(path).tensors)
+
+
+def read_file(path: Source) -> TensorFile:
+    """As :func:`read`, with what the file tells beside its arrays."""
+    with _reading(path):
+        return _format(path).read(path)
+
+
+def sniff(path: Source) -> Format:
+    """The line of :data:`~cgru.formats.FORMATS` that a file is, by its content; raises as :func:`load` does."""
+    with _reading(path):
+        return _format(path)
+
+
+@contextmanager
+def _reading(path: Source) -> Iterator[None]:
+    """Whatever goes wrong with the file is a :class:`CgruError` that begins with its name."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise CgruError(f"path: expected a path, or the bytes of a file, found {type(path).__name__}")
+    shown = shown_name(path)
+    with errors_name(shown):
+        try:
+            yield
+        except OSError as error:
+            raise FormatError(f"cannot be read: {error.strerror or error}") from error
+
+
+def _format(source: Source) -> Format:
+    if not isinstance(source, bytes) and "\0" in str(os.fspath(source)):
+        raise FormatError("cannot be read: a path holds no zero bytes")
+    if not isinstance(source, bytes) and os.path.isdir(source):
+        raise FormatError("is a directory; expected a file")
+    data = open_bytes(source)
+    if not len(data):
+        raise FormatError("is empty; expected the weights of a network")
+    head = bytes(data[:_HEAD])
+    is_zip = head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+    kind = ""
+    if is_zip:
+        from .containers.zip_members import zip_kind
+
+        kind = zip_kind(source)
+    probe = Probe(source, head.ljust(_HEAD, b"\0"), kind)
+    for entry in FORMATS:
+        if entry.sniff(probe):
+            if entry.instead:
+                raise UnsupportedError(entry.instead)
+            return entry
+    what = "a zip that holds neither of PyTorch, NumPy nor Keras" if is_zip else f"of unknown kind ({head[:8]!r} …)"
+    raise FormatError(f"{what}; cgru reads {', '.join(readable())}")

@@ -1,0 +1,1 @@
+"""Readers: what a container's arrays and records mean, as layers. Only here are foreign gate orders known."""

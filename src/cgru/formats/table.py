@@ -1,0 +1,108 @@
+"""The one table of formats: what each is called, how it is recognised, which modules read it.
+
+To add a format, write a container with ``read(source) -> TensorFile`` and, if its files say their own layers, a
+reader with ``load(source) -> list[Layer]``, and add a line to :data:`FORMATS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CgruError
+from .containers import safetensors
+from .containers.file_bytes import Source
+from .containers.tensorfile import TensorFile
+from .readers import native
+
+# The modules of the other formats are imported where a file needs them: a process that loads a native network
+# and ends soon would spend more time on them than on its network.
+
+if TYPE_CHECKING:
+    from ..layers import Layer
+
+_KERAS = ".readers.keras_files"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the sniffers look at: the first bytes of a file, and for a zip what its members make it."""
+
+    source: Source
+    head: bytes
+    zip_kind: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """One line of the table.
+
+    ``module`` has ``read(source) -> TensorFile``; ``builder`` has ``load(source) -> list[Layer]`` where the
+    file says its own layers, and is empty where they are inferred from the tensors. A format that is known
+    but not read has ``instead``: what to do with such a file.
+    """
+
+    title: str
+    extensions: tuple[str, ...]
+    sniff: Callable[[Probe], bool]
+    module: str = ""
+    builder: str = ""
+    instead: str = ""
+
+    def read(self, source: Source) -> TensorFile:
+        return importlib.import_module(self.module, __package__).read(source)
+
+    def layers(self, source: Source, layers: str | Sequence[Any] | None, prefix: str | None) -> list[Layer]:
+        if not self.builder:
+            from .readers.torch_layers import layers_from
+
+            return layers_from(self.read(source), layers, prefix)
+        if layers is not None or prefix is not None:
+            raise CgruError(f"a {self.title} file says its own layers; leave layers= and prefix= away")
+        return importlib.import_module(self.builder, __package__).load(source)
+
+
+def _is_native(probe: Probe) -> bool:
+    return safetensors.looks_like(probe.head) and native.is_native(safetensors.read(probe.source).metadata)
+
+
+def _is_pickle(probe: Probe) -> bool:
+    from .containers.torch_zip import looks_like
+
+    return not probe.zip_kind and looks_like(probe.head)
+
+
+def _is_onnx(probe: Probe) -> bool:
+    """A ModelProto begins with field 1, the small ir_version, and goes on with another known field."""
+    head = probe.head
+    return head[:1] == b"\x08" and 0 < head[1] < 32 and head[2] in b"\x12\x1a\x22\x28\x32\x3a\x42\x72"
+
+
+#: Every format cgru knows, in the order in which a file is tried for them.
+FORMATS = (
+    Format("PyTorch", (".pt", ".pth", ".ckpt"), lambda p: p.zip_kind == "torch", ".containers.torch_zip"),
+    Format("Keras", (".keras",), lambda p: p.zip_kind == "keras", _KERAS, _KERAS),
+    Format("npz", (".npz",), lambda p: p.zip_kind == "npz", ".containers.npz"),
+    Format("cgru", (".safetensors",), _is_native, ".containers.safetensors", ".readers.native"),
+    Format("safetensors", (".safetensors",), lambda p: safetensors.looks_like(p.head), ".containers.safetensors"),
+    Format("HDF5", (".h5", ".hdf5"), lambda p: p.head.startswith(_HDF5), _KERAS, _KERAS),
+    # The reader of PyTorch files itself says what to do about its other containers.
+    Format("TorchScript", (".pt",), lambda p: p.zip_kind in ("torchscript", "pt2"), ".containers.torch_zip"),
+    Format("pickle", (".pt",), _is_pickle, ".containers.torch_zip"),
+    Format("JSON", (".json",), lambda p: p.head.lstrip()[:1] in (b"{", b"["), instead=(
+        "a JSON file, such as RTNeural's, which this version of cgru does not read; "
+        "save the network's own state_dict or .keras file"
+    )),
+    Format("ONNX", (".onnx",), _is_onnx, instead=(
+        "an ONNX model, which this version of cgru does not read; "
+        "save the state_dict or .keras file it was exported from"
+    )),
+)  # fmt: skip
+
+
+def readable() -> list[str]:
+    """The extensions of the files that cgru reads."""
+    return list(dict.fromkeys(extension for entry in FORMATS if not entry.instead for extension in entry.extensions))
