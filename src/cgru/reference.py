@@ -89,7 +89,11 @@ def lstm(
         c' = f ⊙ c + i ⊙ g
         h' = o ⊙ φ(c')
     """
-    return lstm_peephole(x, h, c, W, R, b, d, np.zeros(3 * c.shape[-1]), σ, φ)
+    ai, af, ag, ao = np.split(x @ W.T + b + h @ R.T + d, 4, axis=-1)
+    i, f, g, o = σ(ai), σ(af), φ(ag), σ(ao)
+    c = f * c + i * g
+    h = o * φ(c)
+    return h, c, {"i": i, "f": f, "g": g, "o": o, "z": f, "c": c, "h": h}
 
 
 def lstm_peephole(

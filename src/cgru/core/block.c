@@ -252,6 +252,16 @@ static void run_dense(block *b, lane *l, const cgru_node *node, sequence in, seq
     }
 }
 
+/* a != b by their bits, since the call's mode takes subnormals for zeros: signs of zero are alike, NaN equals nothing. */
+static int differs(float a, float b)
+{
+    uint32_t i, j;
+    memcpy(&i, &a, sizeof i);
+    memcpy(&j, &b, sizeof j);
+    if (((i | j) & 0x7fffffffu) == 0) return 0;
+    return i != j || (i & 0x7fffffffu) > 0x7f800000u;
+}
+
 /* Embedding, masking and activation, row by row; t0 is the chunk's first step. */
 static void run_rowwise(block *b, const cgru_node *node, sequence in, sequence out, int64_t t0, int steps)
 {
@@ -267,10 +277,10 @@ static void run_rowwise(block *b, const cgru_node *node, sequence in, sequence o
                 if (node->mask_zero) *valid &= id != 0;
             } else if (node->kind == CGRU_MASKING) {
                 int counts_here = 0;
-                for (int i = 0; i < node->in; i++) counts_here |= x[i] != node->mask_value;
+                for (int i = 0; i < node->in; i++) counts_here |= differs(x[i], node->mask_value);
                 if (counts_here) copy(y, x, node->in);
                 else memset(y, 0, (size_t)node->in * sizeof(float));
-                *valid &= (uint8_t)counts_here;
+                if (valid) *valid &= (uint8_t)counts_here; /* NULL after a node that gives its last output alone */
             } else {
                 copy(y, x, node->in);
                 if (node->activation == CGRU_SOFTMAX) softmax(y, node->in);

@@ -6,8 +6,8 @@
  * over all of float32 in steps: tanh 2.5 ulp, sigmoid 8.9e-8 (tests/test_kernel_math.py). */
 #include "kernels.h"
 
-/* exp(y) - 1 = (2^k)·p + (2^k - 1) for y in [-87, 87]; *scale is 2^k. */
-static inline vec exp_parts(vec y, vec *scale)
+/* exp(y) - 1 = (2^k)·p + (2^k - 1), and *exponent is k. */
+static inline vec exp_parts(vec y, vec *exponent)
 {
     vec k = v_round(v_mul(y, v_set(1.44269504f)));
     vec r = v_fma(k, v_set(-0.693145752f), y);
@@ -17,23 +17,25 @@ static inline vec exp_parts(vec y, vec *scale)
     q = v_fma(q, r, v_set(0x1.555486p-5f));
     q = v_fma(q, r, v_set(0x1.5554aep-3f));
     q = v_fma(q, r, v_set(0.5f));
-    *scale = v_exp2i(k);
+    *exponent = k;
     return v_fma(v_mul(r, r), q, r);
 }
 
 static inline vec v_tanh(vec x)
 {
-    vec scale, u = v_min(v_set(10.0f), v_abs(x));
-    vec p = exp_parts(v_mul(v_set(-2.0f), u), &scale);
+    vec k, u = v_min(v_set(10.0f), v_abs(x));
+    vec p = exp_parts(v_mul(v_set(-2.0f), u), &k), scale = v_exp2i(k);
     vec m = v_fma(scale, p, v_sub(scale, v_set(1.0f))); /* exp(-2u) - 1 */
     return v_copysign(v_div(m, v_add(m, v_set(2.0f))), x);
 }
 
+/* 1 / (1 + exp(-x)), which reaches 0 as it reaches 1: a gate that says "drop all" leaves nothing of a state of 3e38.
+ * Half of exp(-x) stays finite up to 89, and twice that overflows to infinity where the quotient is below float32. */
 static inline vec v_sigmoid(vec x)
 {
-    vec scale, y = v_max(v_set(-87.0f), v_min(v_set(87.0f), v_sub(v_set(0.0f), x)));
-    vec p = exp_parts(y, &scale);
-    return v_div(v_set(1.0f), v_add(v_fma(scale, p, scale), v_set(1.0f)));
+    vec k, y = v_max(v_set(-86.0f), v_min(v_set(89.0f), v_sub(v_set(0.0f), x)));
+    vec p = exp_parts(y, &k), half = v_exp2i(v_sub(k, v_set(1.0f)));
+    return v_div(v_set(1.0f), v_fma(v_fma(half, p, half), v_set(2.0f), v_set(1.0f)));
 }
 
 /* The ones real files seldom use, a number at a time. */

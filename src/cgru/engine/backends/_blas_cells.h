@@ -96,7 +96,7 @@ CGRU_INLINE float cgru_expm1(float x)
 CGRU_INLINE float cgru_sigmoid(float x)
 {
     float p, scale = cgru_exp_parts(cgru_clip(-x, -87.0f, 88.0f), &p);
-    return 1.0f / (1.0f + (scale * p + scale));
+    return x < -88.0f ? 0.0f : 1.0f / (1.0f + (scale * p + scale));
 }
 
 CGRU_INLINE float cgru_tanh(float x) /* 1 in float32 beyond 9.02 */
