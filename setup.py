@@ -1,12 +1,16 @@
 """Build the C extensions. Everything else about the package stands in pyproject.toml.
 
-Environment: ``CGRU_SANITIZE=address,undefined`` (or ``thread``) builds with sanitizers, ``CGRU_DEBUG=1``
-without optimisation, ``CGRU_NO_OPENMP=1`` without OpenMP even where the compiler has it,
-``CGRU_LIMITED_API=1`` for Python's stable ABI: one build for every Python ≥ 3.11.
+Environment: ``CGRU_JOBS=N`` compiles N files at a time (default: one a processor), ``CGRU_SANITIZE=address,undefined``
+(or ``thread``) builds with sanitizers, ``CGRU_DEBUG=1`` without optimisation, ``CGRU_NO_OPENMP=1`` without OpenMP even
+where the compiler has it, ``CGRU_LIMITED_API=1`` for Python's stable ABI: one build for every Python ≥ 3.11.
 """
 
+import logging
 import os
+import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,20 +30,19 @@ class Isa(NamedTuple):
 
     machines: tuple[str, ...]
     flags: list[str]
-    msvc_flags: list[str]
 
 
 ISA = {
-    "generic": Isa(("",), [], []),  # every machine
-    "avx2": Isa(X86, ["-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"]),
-    "avxvnni": Isa(X86, ["-mavxvnni", "-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"]),
-    "avx512": Isa(X86, AVX512, ["/arch:AVX512"]),
-    "avx512vnni": Isa(X86, [*AVX512, "-mavx512vnni"], ["/arch:AVX512"]),
-    "avx512bf16": Isa(X86, [*AVX512, "-mavx512vnni", "-mavx512bf16"], ["/arch:AVX512"]),
-    "neon": Isa(ARM, [], []),
-    "neondot": Isa(ARM, ["-march=armv8.2-a+dotprod"], []),
+    "generic": Isa(("",), []),  # every machine
+    "avx2": Isa(X86, ["-mavx2", "-mfma", "-mf16c"]),
+    "avxvnni": Isa(X86, ["-mavxvnni", "-mavx2", "-mfma", "-mf16c"]),
+    "avx512": Isa(X86, AVX512),
+    "avx512vnni": Isa(X86, [*AVX512, "-mavx512vnni"]),
+    "avx512bf16": Isa(X86, [*AVX512, "-mavx512vnni", "-mavx512bf16"]),
+    "neon": Isa(ARM, []),
+    "neondot": Isa(ARM, ["-march=armv8.2-a+dotprod"]),
 }
-OPENMP = [(["/openmp"], []), (["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
 
@@ -49,20 +52,30 @@ def isa_of(source: str) -> Isa | None:
     return ISA[path.stem.rpartition("_")[2]] if path.parent.name == "isa" else None
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class BuildExt(build_ext):
-    """Gives each instruction set's file its own flags, and the compiler's OpenMP where there is one."""
+    """Compiles several files at a time and says so; gives each instruction set's file its own flags, and the BLAS
+    module the compiler's OpenMP where there is one."""
 
     def build_extensions(self) -> None:
         if not any(Path(folder, "Python.h").exists() for folder in self.include_dirs):
             raise SystemExit("cgru: Python.h is missing; install Python's headers (apt install python3-dev)")
-        self.msvc = self.compiler.compiler_type == "msvc"
+        if self.compiler.compiler_type == "msvc":
+            raise SystemExit("cgru: the C core is written for gcc and clang; build with MinGW's (--compiler=mingw32)")
         self.compile_args, self.link_args = self.common_flags()
-        super().build_extensions()
+        self.openmp_args = self.openmp()
+        self.compile_all, self.compiler.compile = self.compiler.compile, self.compile_together
+        if self.verbose == 1:
+            logging.getLogger().setLevel(logging.WARNING)  # a line a file; -v shows its command too
+        with ThreadPoolExecutor(int(os.environ.get("CGRU_JOBS") or processors())) as self.pool:
+            self.parallel = len(self.extensions)  # they wait for their files in the one pool
+            super().build_extensions()
 
     def common_flags(self) -> tuple[list[str], list[str]]:
-        if self.msvc:
-            optimise = ["/Od", "/Zi"] if os.environ.get("CGRU_DEBUG") else ["/O2"]
-            return [*optimise, "/fp:precise", "/std:c11"], []
         compile_args = ["-std=gnu11", "-O0" if os.environ.get("CGRU_DEBUG") else "-O3", "-g0"]
         # One product and one sum stay two roundings unless a kernel asks for fma by name.
         compile_args += ["-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
@@ -80,7 +93,7 @@ class BuildExt(build_ext):
         """Flags with which this compiler builds and links an OpenMP program; none where it cannot."""
         if os.environ.get("CGRU_NO_OPENMP"):
             return [], []
-        for compile_args, link_args in OPENMP[:1] if self.msvc else OPENMP[1:]:
+        for compile_args, link_args in OPENMP:
             with tempfile.TemporaryDirectory() as folder:
                 probe = Path(folder, "probe.c")
                 probe.write_text(PROBE, encoding="ascii")
@@ -94,29 +107,36 @@ class BuildExt(build_ext):
         print("cgru: this compiler has no OpenMP; the blas backend's fused loops will run on one thread")
         return [], []
 
+    def compile_together(self, sources: list[str], *args: Any, extra_postargs: list[str], **rest: Any) -> list[str]:
+        """The compiler's ``compile``, several files at a time, each with its own flags and a line when it is done."""
+
+        def compile_one(source: str) -> list[str]:
+            begun = time.monotonic()
+            isa = isa_of(source)
+            objects: list[str] = self.compile_all(
+                [source], *args, **rest, extra_postargs=[*extra_postargs, *(isa.flags if isa else [])]
+            )
+            if self.verbose:
+                sys.stdout.write(f"cgru: compiled {source} in {time.monotonic() - begun:.0f} s\n")
+                sys.stdout.flush()
+            return objects
+
+        started = [self.pool.submit(compile_one, source) for source in sources]
+        try:
+            return [made for one in started for made in one.result()]
+        except BaseException:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
     def build_extension(self, ext: Extension) -> None:
-        compile_args, link_args = self.openmp() if ext.name.endswith("_blas") else ([], [])
+        compile_args, link_args = self.openmp_args if ext.name.endswith("_blas") else ([], [])
         ext.extra_compile_args = [*self.compile_args, *compile_args]
         ext.extra_link_args = [*self.link_args, *link_args]
         isas = {source: isa_of(source) for source in ext.sources}
         ext.sources = [s for s, isa in isas.items() if isa is None or self.plat_name.endswith(isa.machines)]
         if not self.plat_name.endswith((*X86, *ARM)):
             ext.define_macros.append(("CGRU_GENERIC_ONLY", "1"))
-        compile_all = self.compiler.compile
-
-        def compile_each(sources: list[str], *args: Any, extra_postargs: list[str], **rest: Any) -> list[str]:
-            objects = []
-            for source in sources:
-                isa = isa_of(source)
-                own = [] if isa is None else isa.msvc_flags if self.msvc else isa.flags
-                objects += compile_all([source], *args, **rest, extra_postargs=[*extra_postargs, *own])
-            return objects
-
-        self.compiler.compile = compile_each
-        try:
-            super().build_extension(ext)
-        finally:
-            self.compiler.compile = compile_all
+        super().build_extension(ext)
 
 
 LIMITED_API = bool(os.environ.get("CGRU_LIMITED_API"))
