@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+import fuzz_onnx
 from fuzz_readers import one_input, seeds
 
 # Numbers that sit at the edges of what headers count with.
@@ -47,3 +48,12 @@ def test_mutated_fixture_gives_arrays_or_a_cgru_error(name):
     rng = np.random.default_rng(sum(name.encode()))
     for _ in range(120 if seed[:1] not in (b"Z", b"N", b"S") else 250):
         one_input(mutate(seed, rng))
+
+
+@pytest.mark.parametrize("name", fuzz_onnx.seeds())
+def test_mutated_onnx_model_gives_records_or_a_cgru_error(name):
+    seed = fuzz_onnx.seeds()[name]
+    fuzz_onnx.one_input(seed)
+    rng = np.random.default_rng(sum(name.encode()))
+    for _ in range(1000):
+        fuzz_onnx.one_input(mutate(seed, rng))

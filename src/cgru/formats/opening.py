@@ -114,7 +114,7 @@ def _format(source: Source) -> Format:
     probe = Probe(source, head.ljust(_HEAD, b"\0"), kind)
     for entry in FORMATS:
         if entry.sniff(probe):
-            if entry.instead:
+            if not entry.module:
                 raise UnsupportedError(entry.instead)
             return entry
     what = "a zip that holds neither of PyTorch, NumPy nor Keras" if is_zip else f"of unknown kind ({head[:8]!r} …)"

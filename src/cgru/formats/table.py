@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CgruError
+from ..errors import CgruError, UnsupportedError
 from .containers import safetensors
 from .containers.file_bytes import Source
 from .containers.tensorfile import TensorFile
@@ -42,7 +42,7 @@ class Format:
 
     ``module`` has ``read(source) -> TensorFile``; ``builder`` has ``load(source) -> list[Layer]`` where the
     file says its own layers, and is empty where they are inferred from the tensors. A format that is known
-    but not read has ``instead``: what to do with such a file.
+    but not run has ``instead``: what to do with such a file; its tensors are read where it has a ``module``.
     """
 
     title: str
@@ -56,6 +56,8 @@ class Format:
         return importlib.import_module(self.module, __package__).read(source)
 
     def layers(self, source: Source, layers: str | Sequence[Any] | None, prefix: str | None) -> list[Layer]:
+        if self.instead:
+            raise UnsupportedError(self.instead)
         if not self.builder:
             from .readers.torch_layers import layers_from
 
@@ -76,9 +78,9 @@ def _is_pickle(probe: Probe) -> bool:
 
 
 def _is_onnx(probe: Probe) -> bool:
-    """A ModelProto begins with field 1, the small ir_version, and goes on with another known field."""
-    head = probe.head
-    return head[:1] == b"\x08" and 0 < head[1] < 32 and head[2] in b"\x12\x1a\x22\x28\x32\x3a\x42\x72"
+    from .containers.onnx_file import looks_like
+
+    return looks_like(probe.head)
 
 
 #: Every format cgru knows, in the order in which a file is tried for them.
@@ -96,8 +98,8 @@ FORMATS = (
         "a JSON file, such as RTNeural's, which this version of cgru does not read; "
         "save the network's own state_dict or .keras file"
     )),
-    Format("ONNX", (".onnx",), _is_onnx, instead=(
-        "an ONNX model, which this version of cgru does not read; "
+    Format("ONNX", (".onnx",), _is_onnx, ".containers.onnx_file", instead=(
+        "an ONNX model, of which this version of cgru reads the tensors (cgru.read) but does not run the graph; "
         "save the state_dict or .keras file it was exported from"
     )),
 )  # fmt: skip
@@ -105,4 +107,4 @@ FORMATS = (
 
 def readable() -> list[str]:
     """The extensions of the files that cgru reads."""
-    return list(dict.fromkeys(extension for entry in FORMATS if not entry.instead for extension in entry.extensions))
+    return list(dict.fromkeys(extension for entry in FORMATS if entry.module for extension in entry.extensions))

@@ -81,9 +81,7 @@ class Message:
         return f"<{self.kind}: {', '.join(self.fields)}>"
 
 
-def parse(
-    data: bytes | memoryview, kind: str, schema: Schema, *, shown: str, limits: Limits | None = None
-) -> Message:
+def parse(data: bytes | memoryview, kind: str, schema: Schema, *, shown: str, limits: Limits | None = None) -> Message:
     """The message of ``kind`` that all of ``data`` is.
 
     ``shown`` names the file in messages. Raises :class:`FormatError` for whatever breaks the wire format or the
@@ -149,9 +147,7 @@ class _Parser:
             raise self.wrong(start, f"{kind} has a field of {size} bytes where {end - at} are left: truncated")
         return at, at + size, 0
 
-    def value(
-        self, kind: str, name: str, type_: str, wire: int, at: int, end: int, number: int, depth: int
-    ) -> Any:
+    def value(self, kind: str, name: str, type_: str, wire: int, at: int, end: int, number: int, depth: int) -> Any:
         scalar = SCALARS.get(type_)
         if wire != (scalar[0] if scalar else _BYTES):
             raise self.wrong(at, f"{kind}.{name} has wire type {wire}; expected {type_}")
@@ -236,9 +232,7 @@ class _Parser:
             out += numbers.astype(dtype).tobytes()
             begin = stop
 
-    def varint_block(
-        self, kind: str, name: str, type_: str, raw: np.ndarray, last: np.ndarray, at: int
-    ) -> np.ndarray:
+    def varint_block(self, kind: str, name: str, type_: str, raw: np.ndarray, last: np.ndarray, at: int) -> np.ndarray:
         first = np.concatenate([[0], last[:-1] + 1])
         sizes = last - first + 1
         longest = int(sizes.max())
