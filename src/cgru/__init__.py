@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from .engine.model import Model
 from .engine.state import State
-from .errors import CgruError, CgruWarning, FormatError, ShapeError, UnsupportedError
+from .errors import (
+    ArgumentTypeError,
+    CgruError,
+    CgruWarning,
+    FormatError,
+    MissingFileError,
+    ShapeError,
+    TooLargeError,
+    UnsupportedError,
+)
 from .layers import GRU, LSTM, RNN, TITLED, Activation, Dense, Embedding, Masking, MinGRU, ThreeGate
 
 if TYPE_CHECKING:
@@ -23,6 +32,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Activation",
+    "ArgumentTypeError",
     "CgruError",
     "CgruWarning",
     "Comparison",
@@ -31,10 +41,12 @@ __all__ = [
     "FormatError",
     "Masking",
     "MinGRU",
+    "MissingFileError",
     "Model",
     "ShapeError",
     "State",
     "ThreeGate",
+    "TooLargeError",
     "UnsupportedError",
     "compare",
     "from_keras",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
+import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CgruError, ShapeError
+from .errors import ArgumentTypeError, CgruError, ShapeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,17 +18,32 @@ if TYPE_CHECKING:
 Float32 = np.ndarray[tuple[Any, ...], np.dtype[np.float32]]
 
 
-def _plain(value: Any, where: str, what: str) -> NDArray[Any]:
+def as_array(value: Any, where: str, what: str) -> NDArray[Any]:
     """``value`` as an array; whatever numpy or the value itself says against that becomes a ShapeError."""
+    if type(value) is not np.ndarray and _hides_numbers(value):
+        raise ShapeError(
+            f"{where}: it is a masked array, and numbers that are masked would be taken for numbers; pass its "
+            ".data, or .filled(…), and say by mask= which steps count"
+        )
     try:
         return np.asarray(value)
     except Exception as error:
-        raise ShapeError(f"{where}: not an array of {what} ({error})") from error
+        raise ShapeError(f"{where}: not an array of {what} ({error})") from None
+
+
+def _hides_numbers(value: Any, depth: int = 4) -> bool:
+    """Whether ``value`` is a numpy.ma array with anything masked, or a nest of lists that holds one."""
+    ma = sys.modules.get("numpy.ma")  # where nobody has imported it there is no such array
+    if ma is None:
+        return False
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and any(_hides_numbers(item, depth - 1) for item in value)
+    return isinstance(value, ma.MaskedArray) and bool(ma.is_masked(value))
 
 
 def real(value: Any, where: str) -> NDArray[Any]:
     """``value`` as an array of real floating numbers, or a :class:`ShapeError` that says why not."""
-    array = _plain(value, where, "numbers")
+    array = as_array(value, where, "numbers")
     if array.dtype.kind != "f":
         advice = "cast it with .astype('float32')" if array.dtype.kind in "iub" else "pass real floating-point numbers"
         raise ShapeError(f"{where}: expected real floating-point numbers, found dtype {array.dtype}; {advice}")
@@ -43,7 +60,14 @@ def float32(value: Any, where: str, ndim: int | tuple[int, ...]) -> Float32:
     if array.dtype == np.float32:  # native byte order too: a foreign one compares unequal
         return array
     with np.errstate(over="ignore"):
-        return array.astype(np.float32)
+        cast = array.astype(np.float32)
+    infinite = np.isinf(cast)
+    if infinite.any() and (beyond := infinite & np.isfinite(array)).any():
+        place = tuple(int(i) for i in np.argwhere(beyond)[0])
+        raise ShapeError(
+            f"{where}: {array[place]!s} at {place} is beyond float32, which ends at ±3.4e38; scale the numbers down"
+        )
+    return cast
 
 
 def own(value: Any, where: str, ndim: int | tuple[int, ...]) -> Float32:
@@ -70,7 +94,7 @@ def _writable(array: NDArray[Any]) -> bool:
 
 def ids(value: Any, where: str, vocabulary: int) -> NDArray[np.int64]:
     """Token ids (B, T) or (T,): integers in [0, vocabulary)."""
-    array = _plain(value, where, "integers")
+    array = as_array(value, where, "integers")
     if array.dtype.kind not in "iu":
         raise ShapeError(f"{where}: expected integer token ids, found dtype {array.dtype}; cast with .astype('int64')")
     if array.ndim not in (1, 2):
@@ -87,7 +111,7 @@ def lengths(value: Any, batch: int, steps: int) -> NDArray[np.int64] | None:
     """Row lengths (B,) in [0, T], in any order; a scalar stands for a batch of one."""
     if value is None:
         return None
-    array = _plain(value, "lengths", "integers")
+    array = as_array(value, "lengths", "integers")
     if array.dtype.kind not in "iu" and not (isinstance(value, (list, tuple)) and array.shape == (0,)):
         raise ShapeError(f"lengths: expected integers, found dtype {array.dtype}; cast with .astype('int64')")
     if array.ndim == 0:
@@ -104,22 +128,89 @@ def mask(value: Any, batch: int, steps: int) -> NDArray[np.bool_] | None:
     """Step mask (B, T), or (T,) for a batch of one: True where a step counts."""
     if value is None:
         return None
-    array = _plain(value, "mask", "booleans")
+    array = as_array(value, "mask", "booleans")
     if array.dtype.kind != "b":
         raise ShapeError(f"mask: expected booleans, found dtype {array.dtype}; pass mask != 0")
     if array.ndim == 1 and batch == 1:
         array = array[None]
     if array.shape != (batch, steps):
         raise ShapeError(f"mask: expected shape ({batch}, {steps}), one for each step of x, found {array.shape}")
-    return np.ascontiguousarray(array)
+    # Any byte but 0 is true, and the backends count on 1.
+    return np.not_equal(np.ascontiguousarray(array).view(np.uint8), 0)
 
 
 def positive(value: Any, where: str) -> int:
     """``value`` as an int of at least 1."""
+    return whole(value, where, 1)
+
+
+def whole(value: Any, where: str, least: int = 0) -> int:
+    """``value`` as an int of at least ``least``."""
     try:
         number = operator.index(value)
-    except TypeError:
-        raise CgruError(f"{where}: expected a whole number, found {value!r}") from None
-    if number < 1:
-        raise CgruError(f"{where}: expected at least 1, found {number}")
+    except Exception:
+        raise ArgumentTypeError(f"{where}: expected a whole number, found {brief(value)}") from None
+    if number < least:
+        raise CgruError(f"{where}: expected at least {least}, found {brief(number)}")
     return number
+
+
+def flag(value: Any, where: str) -> bool:
+    """``value`` as True or False."""
+    if isinstance(value, (bool, np.bool_)) or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    raise ArgumentTypeError(f"{where}: expected True or False, found {brief(value)}")
+
+
+def text(value: Any, where: str) -> str:
+    """``value`` if it is a str."""
+    if not isinstance(value, str):
+        raise ArgumentTypeError(f"{where}: expected a str, found {brief(value)}")
+    return value
+
+
+def optional_text(value: Any, where: str) -> str | None:
+    return None if value is None else text(value, where)
+
+
+def number(value: Any, where: str) -> float:
+    """``value`` as a float that float32 can hold; NaN and infinities are numbers too."""
+    try:
+        if isinstance(value, (str, bytes, bytearray)):
+            raise TypeError
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentTypeError(f"{where}: expected a number, found {brief(value)}") from None
+    with np.errstate(over="ignore"):
+        if np.isinf(np.float32(found)) and not np.isinf(found):
+            raise CgruError(f"{where}: {found} is beyond float32, which ends at ±3.4e38")
+    return found
+
+
+def mapping(value: Any, where: str, what: str = "a mapping from name to array") -> Mapping[str, Any]:
+    """``value`` if it is a mapping whose keys are all str."""
+    if not isinstance(value, Mapping):
+        raise ArgumentTypeError(f"{where}: expected {what}, found {brief(value)}")
+    if not all(isinstance(key, str) for key in value):
+        raise ArgumentTypeError(f"{where}: expected {what}, found keys that are no str")
+    return value
+
+
+def sequence(value: Any, where: str, what: str) -> Sequence[Any]:
+    """``value`` if it is a list, a tuple or an array: something to walk that has a length."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return list(value)
+    if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, Sequence):
+        raise ArgumentTypeError(f"{where}: expected {what}, found {brief(value)}")
+    return value
+
+
+def brief(value: object) -> str:
+    """How a message shows a value of any type: short, whatever its own repr does."""
+    try:
+        shown = repr(value)
+    except Exception:
+        shown = object.__repr__(value)
+    if type(value) is int and len(shown) <= 60:
+        return shown
+    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '…'}"

@@ -22,5 +22,17 @@ class ShapeError(CgruError):
     """An array has the wrong number of axes, the wrong size along one, or the wrong kind of numbers."""
 
 
+class ArgumentTypeError(CgruError, TypeError):
+    """An argument is of a type that cannot be used there at all."""
+
+
+class MissingFileError(FormatError, FileNotFoundError):
+    """There is no file of that name, or no directory to write one in."""
+
+
+class TooLargeError(CgruError, MemoryError):
+    """A call would need more memory than there is."""
+
+
 class CgruWarning(UserWarning):
     """Something works, but hardly as the caller would wish."""

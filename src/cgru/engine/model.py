@@ -40,7 +40,6 @@ class Model:
         self._layout = StateLayout(self.layers)
         self._backend = backends.choose(backend)
         self._lock = threading.Lock()
-        self._mark: bytes | None = None
         #: What :meth:`quantize` found on its sample; None where there was none. Not saved.
         self.report: Comparison | None = None
         self.input_size: int = next((layer.input_size for layer in self.layers if layer.input_size is not None), 0)
@@ -155,7 +154,7 @@ class Model:
             room = out[None] if single else out
         stages = self._stages(backend)
         for stage in stages:
-            flow = stage.run(flow, state.data, count, room if stage is stages[-1] else None)
+            flow = stage.run(flow, state._data, count, room if stage is stages[-1] else None)
         if room is not None and flow.x is room:
             return out
         y = _finish(flow.x, x, single)
@@ -182,7 +181,7 @@ class Model:
         advanced = self._state(state, x3.shape[0])
         record: dict[str, dict[str, Float32]] = {}
         for stage in reference.compile(self.layers, self._layout, record):
-            flow = stage.run(flow, advanced.data, 1)
+            flow = stage.run(flow, advanced._data, 1)
         if single:
             return {name: {gate: values[0] for gate, values in found.items()} for name, found in record.items()}
         return record
@@ -204,12 +203,7 @@ class Model:
         return open_pool(self, capacity)
 
     def _fingerprint(self) -> bytes:
-        from .stream import fingerprint
-
-        with self._lock:
-            if self._mark is None:
-                self._mark = fingerprint(self)
-            return self._mark
+        return self._layout.fingerprint()
 
     def _stages(self, backend: str | None) -> list[backends.Stage]:
         wanted = self._backend if backend is None else backends.checked(backend)
@@ -245,9 +239,12 @@ class Model:
                     f"state: expected a cgru.State or a mapping from name to array, found {type(state).__name__}"
                 )
             return State.from_arrays(self._layout, state, batch)
-        if state.layout is not self._layout and state.layout.blocks != self._layout.blocks:
+        if not self._layout.fits(state.layout):
             mine = State(self._layout, self._layout.zeros(batch))
-            raise CgruError(f"state: it belongs to another network; this one carries {mine}, found {state}")
+            raise CgruError(
+                f"state: it belongs to another network (other layers, sizes or weights); this one carries {mine}, "
+                f"found {state}; to take its numbers over all the same, pass state.arrays()"
+            )
         if state.batch != batch:
             raise ShapeError(f"state: expected {batch} rows, as x has, found {state.batch}")
         return state.copy()
@@ -259,6 +256,8 @@ class Model:
         features = self.output_size or x.shape[-1]
         shape = (x.shape[0], features) if self.gives_last else (*x.shape[:2], features)
         shape = shape[1:] if single else shape
+        if isinstance(out, np.ndarray) and hasattr(out, "mask"):
+            raise ShapeError("out: it is a masked array, whose mask would hide results; pass its .data")
         if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
             found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
             raise ShapeError(f"out: expected a float32 array of shape {shape}, found {found}")

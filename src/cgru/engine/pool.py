@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import arrays
 from ..arrays import Float32
-from ..errors import CgruError, ShapeError
+from ..errors import ArgumentTypeError, CgruError, ShapeError
 from ..layers import Embedding
 from .stream import Claim, advance, check_out, check_streamable
 
@@ -37,16 +37,32 @@ class Pool(Claim):
     _called = "pool"
 
     def __init__(self, net: Model, capacity: int) -> None:
+        if hasattr(self, "_data"):
+            raise CgruError("this pool is made already; net.pool() makes another")
         check_streamable(net)
         super().__init__()
-        self.net = net
-        self.capacity = arrays.positive(capacity, "capacity")
+        self._net = net
+        self._capacity = arrays.positive(capacity, "capacity")
         if self.capacity > MOST:
-            raise CgruError(f"capacity: expected at most {MOST}, found {capacity}; use several pools")
+            raise CgruError(f"capacity: expected at most {MOST}, found {arrays.brief(capacity)}; use several pools")
         self._data = net._layout.zeros(self.capacity)
         self._free = list(range(self.capacity - 1, -1, -1))
         self._owner = np.full(self.capacity, -1, np.int64)  # the id whose state a row holds
         self._place = np.zeros(self.capacity, np.int64)  # where in the step at hand a row was last named
+
+    @property
+    def net(self) -> Model:
+        return self._net
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise ArgumentTypeError(
+            "a pool is not copied or pickled: its ids name streams of this one pool in this one process; copy the "
+            "network, and take the streams across one by one"
+        )
 
     def __len__(self) -> int:
         """Streams now open."""
@@ -120,10 +136,7 @@ class Pool(Claim):
 
     def _rows(self, sids: Sequence[int] | NDArray[np.integer]) -> np.ndarray:
         """The rows of the ids named, each open and named once."""
-        try:
-            named = np.asarray(sids)
-        except (ValueError, OverflowError):
-            named = np.asarray(None)
+        named = arrays.as_array(sids, "sids: expected a sequence of stream ids", "integers")
         if named.ndim != 1 or (named.size and named.dtype.kind not in "iu"):
             raise CgruError("sids: expected a sequence of stream ids as open() gave them")
         signed = named.astype(np.int64)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import Float32, float32
-from ..errors import CgruError, ShapeError
+from ..arrays import Float32, float32, mapping, whole
+from ..errors import ArgumentTypeError, CgruError, ShapeError, TooLargeError
+from .fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from ..layers import Layer
@@ -44,17 +45,22 @@ class Block(NamedTuple):
 
 
 class StateLayout:
-    """The blocks of a whole network, by layer, and the width of a row."""
+    """The blocks of a whole network, by layer, and the width of a row; a state belongs to the network it is of."""
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         self.blocks: dict[str, list[Block]] = {}
+        self._layers = tuple(layers)
+        self._mark = b""
         offset = 0
-        for layer in layers:
+        for layer in self._layers:
             for arrays, sizes in layer.state_blocks():
                 block = Block(layer.name, arrays, sizes, offset)
                 self.blocks.setdefault(layer.name, []).append(block)
                 offset = -(-(block.aux + AUX) // _ALIGN) * _ALIGN
-        self.width = offset
+        self._index(offset)
+
+    def _index(self, width: int) -> None:
+        self.width = width
         self._keys: dict[str, list[tuple[int, int]]] = {}
         for found in self.blocks.values():
             for block in found:
@@ -63,11 +69,32 @@ class StateLayout:
                     self._keys.setdefault(f"{block.layer}.{name}", []).append((start, size))
                     start += size
 
+    @classmethod
+    def _known(cls, blocks: dict[str, list[Block]], width: int, mark: bytes) -> StateLayout:
+        """The layout of a network that is elsewhere: what a pickled state brings."""
+        layout = cls(())
+        layout.blocks, layout._mark = blocks, mark
+        layout._index(width)
+        return layout
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._known, (self.blocks, self.width, self.fingerprint())
+
+    def fingerprint(self) -> bytes:
+        """The network's :func:`~cgru.engine.fingerprint.fingerprint`, computed once."""
+        if not self._mark:
+            self._mark = fingerprint(self._layers)
+        return self._mark
+
+    def fits(self, other: StateLayout) -> bool:
+        """Whether states go from one to the other: the network is the same, or one is the other saved and loaded."""
+        return self is other or (self.blocks == other.blocks and self.fingerprint() == other.fingerprint())
+
     def zeros(self, batch: int) -> Float32:
         try:
             return np.zeros((batch, self.width), dtype=np.float32)
         except (MemoryError, OverflowError, ValueError):
-            raise CgruError(
+            raise TooLargeError(
                 f"no memory for the state of {batch:,} rows, {4 * self.width:,} bytes each; take fewer rows at once"
             ) from None
 
@@ -77,41 +104,76 @@ class StateLayout:
 
 
 class State:
-    """The state of a batch of rows between two calls: opaque, usable again, never changed by ``run``."""
+    """The state of a batch of rows between two calls: opaque, usable again, never changed by ``run``.
 
-    __slots__ = ("data", "layout")
+    It belongs to the network that made it, and to the same network saved and loaded. Pickled, it needs no network
+    beside it. Made by ``net.state`` and ``net.run``, not by hand.
+    """
 
-    def __init__(self, layout: StateLayout, data: Float32) -> None:
-        self.layout = layout
-        self.data = data
+    __slots__ = ("_data", "_layout")
+
+    _data: Float32
+    _layout: StateLayout
+
+    def __new__(cls, layout: StateLayout, data: Float32) -> State:
+        if not isinstance(layout, StateLayout):
+            raise ArgumentTypeError("State: a network makes its states; see net.state() and net.run()")
+        if not (
+            isinstance(data, np.ndarray)
+            and data.dtype == np.float32
+            and data.ndim == 2
+            and data.shape[1] == layout.width
+            and data.flags.carray
+        ):
+            raise ShapeError(f"State: expected float32 rows of {layout.width} numbers in C order")
+        self = super().__new__(cls)
+        self._layout, self._data = layout, data
+        return self
+
+    @property
+    def layout(self) -> StateLayout:
+        return self._layout
+
+    @property
+    def data(self) -> Float32:
+        """The rows (B, width), to look at and to write to; their number and width are fixed."""
+        return self._data.view()
 
     @property
     def batch(self) -> int:
-        return self.data.shape[0]
+        return self._data.shape[0]
 
     def copy(self) -> State:
-        return State(self.layout, self.data.copy())
+        return State(self._layout, self._data.copy())
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: Any) -> State:
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return State, (self._layout, self._data)
 
     def arrays(self, names: Iterable[str] | None = None) -> dict[str, Float32]:
         """Copies by name, in torch's shape: ``{"gru.h": (L·D, B, H), …}``; of all, or of those named "h", "c", …"""
         found = {}
-        for key, parts in self.layout.keys().items():
+        for key, parts in self._layout.keys().items():
             if names is not None and key.rpartition(".")[2] not in names:
                 continue
             start, size = parts[0]
             if len(parts) == 1:
-                found[key] = self.data[None, :, start : start + size].copy()
+                found[key] = self._data[None, :, start : start + size].copy()
                 continue
             array = found[key] = np.empty((len(parts), self.batch, size), np.float32)
             for row, (start, size) in zip(array, parts, strict=True):
-                row[...] = self.data[:, start : start + size]
+                row[...] = self._data[:, start : start + size]
         return found
 
     @classmethod
     def from_arrays(cls, layout: StateLayout, arrays: Mapping[str, Any], batch: int) -> State:
         """A state from arrays shaped as :meth:`arrays` gives them; those left out are zero."""
-        state, keys = cls(layout, layout.zeros(batch)), layout.keys()
-        for key, value in arrays.items():
+        state, keys = cls(layout, layout.zeros(whole(batch, "batch"))), layout.keys()
+        for key, value in mapping(arrays, "state").items():
             if key not in keys:
                 raise CgruError(f"state: no array named {key!r}; this network carries {', '.join(keys) or 'none'}")
             state.place(key, value, f"state {key!r}")
@@ -119,7 +181,7 @@ class State:
 
     def place(self, key: str, value: Any, where: str) -> None:
         """Write the array named ``key``, shaped as :meth:`arrays` gives it; ``where`` names it in messages."""
-        parts, batch = self.layout.keys()[key], self.batch
+        parts, batch = self._layout.keys()[key], self.batch
         array = float32(value, where, (2, 3))
         shape = (len(parts), batch, parts[0][1])
         if array.ndim == 2 and batch == 1:
@@ -127,9 +189,9 @@ class State:
         if array.shape != shape:
             raise ShapeError(f"{where}: expected shape {shape} (layers·directions, B, H), found {array.shape}")
         for row, (start, size) in zip(array, parts, strict=True):
-            self.data[:, start : start + size] = row
+            self._data[:, start : start + size] = row
 
     def __repr__(self) -> str:
-        keys = self.layout.keys()
+        keys = self._layout.keys()
         inside = ", ".join(f"{key} ({len(parts)}, {self.batch}, {parts[0][1]})" for key, parts in keys.items())
         return f"State({inside or 'nothing carried'})"

@@ -14,7 +14,6 @@ from .. import arrays
 from ..arrays import Float32
 from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
 from ..layers import Embedding, Recurrent
-from ..spec.precision import Stored
 from .backends.flow import Flow
 
 if TYPE_CHECKING:
@@ -34,28 +33,12 @@ def check_streamable(net: Model) -> None:
             raise UnsupportedError(f"{layer.name}: it {why}, so the network cannot stream; run whole sequences")
 
 
-def fingerprint(net: Model) -> bytes:
-    """Sixteen bytes that another network, in layers, sizes or weights, does not share."""
-    digest = hashlib.blake2b(digest_size=16)
-    for layer in net.layers:
-        digest.update(repr((layer.kind, layer.name, sorted(layer.options().items()))).encode())
-        if layer.precision != "float32":
-            digest.update(layer.precision.encode())
-        for name, held in sorted(layer.stored().items()):
-            for array in held if isinstance(held, Stored) else (held,):
-                if array is not None:
-                    digest.update(repr((name, array.shape, array.dtype.str)).encode())
-                    digest.update(np.ascontiguousarray(array).data)
-    return digest.digest()
-
-
 def admit_step(net: Model, x: Any, batch: int) -> tuple[np.ndarray, bool]:
     """``x`` of one step cast and checked: features (B, I) or ids (B,), and whether it came without a batch axis."""
     first = net.layers[0]
     if isinstance(first, Embedding):
-        tokens = np.asarray(x)
-        single = tokens.ndim == 0
-        tokens = arrays.ids(tokens[None] if single else x, "x", first.vocabulary)
+        single = np.ndim(x) == 0 if isinstance(x, (int, np.ndarray, np.generic)) else False
+        tokens = arrays.ids([x] if single else x, "x", first.vocabulary)
         if tokens.shape != (batch,):
             raise ShapeError(
                 f"x: expected {batch} token id{'s' * (batch > 1)} for one step, found shape {tokens.shape}"
@@ -105,8 +88,18 @@ class Stream:
     _called = "stream"
 
     def __init__(self, net: Model, batch: int) -> None:
-        self.net, self.batch = net, arrays.positive(batch, "batch")
-        self._data = net._layout.zeros(self.batch)
+        if hasattr(self, "_data"):
+            raise CgruError("this stream is made already; net.stream() makes another")
+        self._net, self._batch = net, arrays.positive(batch, "batch")
+        self._data = net._layout.zeros(self._batch)
+
+    @property
+    def net(self) -> Model:
+        return self._net
+
+    @property
+    def batch(self) -> int:
+        return self._batch
 
     def feed(self, chunk: Any, *, threads: int | str | None = None) -> Float32:
         """Any number of steps: (B, T, I) → (B, T, O), or (T, I) → (T, O) for a batch of one; ids (B, T) or (T,)."""
@@ -151,6 +144,13 @@ class Stream:
 
     __copy__ = copy
 
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its network and :meth:`dump`: what comes back is in the same state, with the same bits to come."""
+        return _stream_from, (self._net, self._batch, self.dump())
+
     def dump(self) -> bytes:
         """The state as bytes, for :meth:`restore` on a stream of the same network, batch and version of the form."""
         self._enter()
@@ -165,7 +165,7 @@ class Stream:
         """Take the state from :meth:`dump`; :class:`FormatError` where it is damaged or another network's."""
         shape = self._data.shape
         if not isinstance(blob, (bytes, bytearray, memoryview)):
-            raise FormatError(f"restore: expected bytes from dump(), found {type(blob).__name__}")
+            raise FormatError(f"restore: expected bytes from dump(), found {arrays.brief(blob)}")
         blob = bytes(blob)
         if len(blob) < _HEADER.size + _DIGEST or not blob.startswith(b"cgru stream "):
             raise FormatError("restore: these bytes are no dump of a stream")
@@ -243,6 +243,12 @@ def advance(net: Model, x: np.ndarray, state: Float32, threads: int) -> Any:
     for stage in net._stages(None):
         flow = stage.run(flow, state, threads)
     return flow.x
+
+
+def _stream_from(net: Model, batch: int, blob: bytes) -> Stream:
+    stream = open_stream(net, batch)
+    stream.restore(blob)
+    return stream
 
 
 def open_stream(net: Model, batch: int) -> Stream:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arrays import brief
 from ..engine.model import Model
-from ..errors import CgruError, FormatError, UnsupportedError
+from ..errors import (
+    ArgumentTypeError,
+    CgruError,
+    FormatError,
+    MissingFileError,
+    TooLargeError,
+    UnsupportedError,
+)
 from .containers.file_bytes import Source, open_bytes
 from .containers.file_bytes import shown as shown_name
 from .containers.tensorfile import TensorFile
@@ -83,24 +91,52 @@ def sniff(path: Source) -> Format:
         return _format(path)
 
 
+def _reading(path: Source) -> AbstractContextManager[None]:
+    """Whatever goes wrong with the file is a :class:`CgruError` that begins with its name.
+
+    What a path is, is looked at before the context begins, so that the traceback of a missing file is short.
+    """
+    if not isinstance(path, bytes):
+        _check_path(path)
+    return _naming(path)
+
+
+def _check_path(path: Any) -> None:
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"path: expected a path, or the bytes of a file, found {brief(path)}")
+    try:
+        if os.path.isdir(name):
+            raise FormatError(f"{name}: is a directory; expected a file")
+        os.stat(name)
+    except ValueError as error:
+        if isinstance(error, CgruError):
+            raise
+        raise FormatError(f"path: {name!r} cannot be read: a path holds no zero bytes or surrogates") from None
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{name}: cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise FormatError(f"{name}: cannot be read: {error.strerror or error}") from None
+
+
 @contextmanager
-def _reading(path: Source) -> Iterator[None]:
-    """Whatever goes wrong with the file is a :class:`CgruError` that begins with its name."""
-    if not isinstance(path, (str, bytes, os.PathLike)):
-        raise CgruError(f"path: expected a path, or the bytes of a file, found {type(path).__name__}")
-    shown = shown_name(path)
-    with errors_name(shown):
+def _naming(path: Source) -> Iterator[None]:
+    with errors_name(shown_name(path)):
         try:
             yield
+        except FileNotFoundError as error:
+            if isinstance(error, CgruError):
+                raise
+            raise MissingFileError(f"cannot be read: {error.strerror or error}") from None
         except OSError as error:
-            raise FormatError(f"cannot be read: {error.strerror or error}") from error
+            raise FormatError(f"cannot be read: {error.strerror or error}") from None
+        except MemoryError as error:
+            if isinstance(error, CgruError):
+                raise
+            raise TooLargeError("no memory for what it holds") from None
 
 
 def _format(source: Source) -> Format:
-    if not isinstance(source, bytes) and "\0" in str(os.fspath(source)):
-        raise FormatError("cannot be read: a path holds no zero bytes")
-    if not isinstance(source, bytes) and os.path.isdir(source):
-        raise FormatError("is a directory; expected a file")
     data = open_bytes(source)
     if not len(data):
         raise FormatError("is empty; expected the weights of a network")

@@ -12,7 +12,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
-from ...errors import CgruError, ShapeError, UnsupportedError
+from ...errors import CgruError, ShapeError, TooLargeError, UnsupportedError
 from ...spec.precision import Stored
 from ...threads import resolve
 
@@ -55,6 +55,7 @@ cdef extern from "kernels.h" nogil:
     enum: CGRU_FP16
     ctypedef struct cgru_cell:
         const char *name
+        int gates, recurrent, phases, projects, vectors
     ctypedef struct cgru_arithmetic:
         pass
     ctypedef struct cgru_kernels:
@@ -162,6 +163,9 @@ PRECISIONS = {
 }
 
 
+include "_admission.pxi"
+
+
 cdef float *floats(cnp.ndarray array) noexcept:
     return <float *>cnp.PyArray_DATA(array)
 
@@ -210,6 +214,9 @@ cdef class Matrix:
         self.precision = PRECISIONS[precision]
         self.units, self.inner = shape_of(weight)
         self.biased = bias is not None
+        expect(weight, (self.units, self.inner), "weight", dtype_of(self.precision, weight))
+        if self.biased:
+            expect(bias, (self.units,), "bias")
         self.m = cgru_matrix_new(
             kernels(), self.precision, self.units, self.inner, stored_at(weight), floats(bias) if self.biased else NULL
         )
@@ -254,6 +261,15 @@ cdef class Scan:
         self.shapes = {key: shape_of(array) for key, array in matrices.items()}
         self.vectors = {key: array for key, array in arrays.items() if key not in matrices}
         self.input = self.shapes["weight_ih"][1]
+        rows = kind.gates * hidden
+        shapes = {"weight_ih": (rows, self.input), "weight_hr": (out, hidden), "weight_ph": (kind.vectors * hidden,)}
+        shapes |= {"weight_hh": (rows, out), "bias_ih": (rows,), "bias_hh": (rows,)}
+        for key, array in arrays.items():
+            expect(array, shapes[key], key, dtype_of(self.precision, array) if key in matrices else np.float32)
+        if (kind.recurrent or (kind.phases > 1 and not kind.projects)) and "weight_hh" not in matrices:
+            raise ShapeError("weight_hh: expected a matrix, found none")
+        if kind.projects and "weight_hr" not in matrices or (not kind.projects and out != hidden):
+            raise ShapeError(f"weight_hr: a {cell} of {hidden} units cannot emit {out} numbers")
         given.precision, given.input, given.hidden, given.out = self.precision, self.input, hidden, out
         given.w_ih, given.w_hh = stored_at(matrices["weight_ih"]), stored_at(matrices.get("weight_hh"))
         given.w_hr, given.w_ph = stored_at(matrices.get("weight_hr")), floats_or_null(arrays, "weight_ph")
@@ -285,6 +301,10 @@ cdef class Net:
     cdef cgru_net *net
     cdef cgru_work *spare  # scratch of the last call, for the next one
     cdef object held  # keeps the packed weights alive
+    #: Features (or entries of the table) in, features out, and the least numbers of a state row.
+    cdef readonly Py_ssize_t inputs, outputs, width
+    cdef readonly bint ids
+    cdef bint collapses
 
     def __cinit__(self, list nodes not None):
         cdef cgru_node *array = <cgru_node *>calloc(len(nodes), sizeof(cgru_node))
@@ -319,6 +339,39 @@ cdef class Net:
         if self.net == NULL:
             raise MemoryError
         self.held = nodes
+        first = nodes[0]
+        self.inputs, self.outputs, self.ids = first["in"], nodes[len(nodes) - 1]["out"], first["kind"] == "embedding"
+        for given in nodes:
+            self.collapses |= not given.get("sequences", True)
+            for _, _, _, emitted in given.get("scans", ()):
+                self.width = max(self.width, emitted + 2)
+
+    cdef void admit(self, cnp.ndarray x, cnp.ndarray y, cnp.ndarray state, object lengths, object mask,
+                    object mask_out) except *:
+        """Refuse what the core would read or write beyond: it trusts every pointer it is given."""
+        cdef Py_ssize_t rows = x.shape[0] if x.ndim else 0, steps = x.shape[1] if x.ndim > 1 else 0
+        cdef int kind = cnp.NPY_INT64 if self.ids else cnp.NPY_FLOAT32
+        if not (
+            strided(x, kind, 2 if self.ids else 3, not self.ids)
+            and (self.ids or x.shape[2] == self.inputs)
+            and strided(y, cnp.NPY_FLOAT32, y.ndim, True)
+            and (y.ndim == 2 if self.collapses else y.ndim == 3 and y.shape[1] == steps)
+            and y.shape[0] == rows
+            and y.shape[y.ndim - 1] == self.outputs
+            and cnp.PyArray_ISWRITEABLE(y)
+            and strided(state, cnp.NPY_FLOAT32, 2, True)
+            and state.shape[0] == rows
+            and state.shape[1] >= self.width
+            and cnp.PyArray_ISWRITEABLE(state)
+            and (lengths is None or (plain(lengths, cnp.NPY_INT64, 1) and cnp.PyArray_DIM(lengths, 0) == rows))
+            and flags_fit(mask, rows, steps)
+            and flags_fit(mask_out, rows, steps)
+            and (mask_out is None or cnp.PyArray_ISWRITEABLE(<cnp.ndarray>mask_out))
+        ):
+            raise ShapeError(
+                f"the packed backend takes {self.inputs} features, gives {self.outputs} and carries {self.width} numbers "
+                f"a row; found x {x.dtype} {np.shape(x)}, y {y.dtype} {np.shape(y)}, state {state.dtype} {np.shape(state)}"
+            )
 
     def __dealloc__(self):
         cgru_work_free(self.spare)
@@ -333,6 +386,7 @@ cdef class Net:
         cdef cgru_call call
         cdef cgru_work *work
         cdef int status
+        self.admit(x, y, state, lengths, mask, mask_out)
         call.rows, call.steps = x.shape[0], x.shape[1]
         call.x = cnp.PyArray_DATA(x)
         call.x_row, call.x_step = x.strides[0] // x.itemsize, x.strides[1] // x.itemsize
@@ -358,7 +412,7 @@ cdef class Net:
         else:
             cgru_work_free(work)
         if status != CGRU_OK:
-            raise MemoryError("scratch for a call of the packed backend")
+            raise TooLargeError("no memory for the scratch of a call; take fewer rows or steps at once")
 
 
 # Scratch a network may keep between calls.
@@ -377,208 +431,7 @@ cdef inline int run_call(const cgru_net *net, const cgru_call *call, cgru_work *
     return status
 
 
-# ---- one step at a time -----------------------------------------------------------------------------------------
-
-cdef inline bint plain(object value, int kind, int ndim) noexcept:
-    """Whether value is an aligned, C-ordered array of exactly that type and number of axes."""
-    return (
-        cnp.PyArray_CheckExact(value)
-        and cnp.PyArray_TYPE(<cnp.ndarray>value) == kind
-        and cnp.PyArray_NDIM(<cnp.ndarray>value) == ndim
-        and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>value)
-    )
-
-
-cdef class Stepper:
-    """Steps a fixed batch of rows, or a choice of them, through a network; holds scratch and the call's frame.
-
-    Subclasses hold the state, say with ``_called`` what they are to the user, and with :meth:`_admit` what to make of
-    input that is not as it should be.
-    """
-
-    cdef cgru_net *net
-    cdef cgru_work *work
-    cdef cgru_call call
-    cdef readonly Py_ssize_t inputs, outputs
-    cdef bint ids, busy
-    cdef object held
-
-    def __dealloc__(self):
-        cgru_work_free(self.work)
-
-    def _bind(self, Net net not None, cnp.ndarray state not None, Py_ssize_t inputs, Py_ssize_t outputs, bint ids):
-        """The network, the state rows (B, width) that steps advance in place, and the features in and out."""
-        self.held = (net, state)
-        self.net = net.net
-        self.inputs, self.outputs, self.ids = inputs, outputs, ids
-        self.call.rows, self.call.steps, self.call.threads = state.shape[0], 1, 1
-        self.call.state = <float *>cnp.PyArray_DATA(state)
-        self.call.state_row = state.shape[1]
-        self.call.x_row, self.call.y_row = 1 if ids else inputs, outputs
-        self.call.x_step = self.call.y_step = 0
-        if self.work == NULL:
-            self.work = cgru_work_new()
-        if self.work == NULL:
-            raise MemoryError
-
-    def _enter(self):
-        """Claim the stepper for one call, or refuse: it is one thread's at a time."""
-        if self.busy:
-            raise CgruError(f"this {self._called} is in use by another thread; give each thread its own")
-        self.busy = True
-
-    def _leave(self):
-        self.busy = False
-
-    cdef inline int _run(self, cnp.ndarray x, cnp.ndarray y) noexcept:
-        """The call itself. The stepper must be claimed: its frame is what a call under way reads from."""
-        self.call.x = cnp.PyArray_DATA(x)
-        self.call.y = <float *>cnp.PyArray_DATA(y)
-        return run_call(self.net, &self.call, self.work)
-
-    cdef cnp.ndarray _receive(self, object out, Py_ssize_t batch, bint single, cnp.ndarray x):
-        """out if it can take the result without touching x."""
-        cdef char *start
-        cdef char *data
-        if plain(out, cnp.NPY_FLOAT32, 1 if single else 2) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and (
-            cnp.PyArray_DIM(out, 0) == self.outputs
-            if single
-            else cnp.PyArray_DIM(out, 0) == batch and cnp.PyArray_DIM(out, 1) == self.outputs
-        ):
-            start, data = <char *>cnp.PyArray_DATA(<cnp.ndarray>out), <char *>cnp.PyArray_DATA(x)
-            if start + cnp.PyArray_NBYTES(<cnp.ndarray>out) <= data or data + cnp.PyArray_NBYTES(x) <= start:
-                return out
-            raise ShapeError("out: it overlaps x; give a separate array")
-        raise ShapeError(f"out: expected a float32 array of shape {(batch, self.outputs)[single:]} in C order that can be written to")
-
-
-cdef class BatchStepper(Stepper):
-    """One step of every row at once."""
-
-    def step(self, x, out=None):
-        """One time step: features (B, I) → (B, O), or (I,) → (O,) for a batch of one; ids (B,) or one id.
-
-        ``out`` receives the result if given: float32 of its exact shape, C order. Raises :class:`ShapeError` before
-        anything is changed, and :class:`CgruError` where another thread is stepping this stream.
-        """
-        cdef cnp.npy_intp shape[2]
-        cdef Py_ssize_t batch = self.call.rows
-        cdef cnp.ndarray y
-        cdef int status
-        if not self.ids and plain(x, cnp.NPY_FLOAT32, 1) and batch == 1 and cnp.PyArray_DIM(x, 0) == self.inputs:
-            single = True
-        elif (
-            not self.ids
-            and plain(x, cnp.NPY_FLOAT32, 2)
-            and cnp.PyArray_DIM(x, 0) == batch
-            and cnp.PyArray_DIM(x, 1) == self.inputs
-        ):
-            single = False
-        else:
-            x, single = self._admit(x)
-        if out is None:
-            shape[0], shape[1] = batch, self.outputs
-            y = cnp.PyArray_SimpleNew(1, &shape[1], cnp.NPY_FLOAT32) if single else (
-                cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32))
-        else:
-            y = self._receive(out, batch, single, x)
-        if self.busy:
-            self._enter()
-        self.busy = True
-        status = self._run(x, y)
-        self.busy = False
-        if status != CGRU_OK:
-            raise MemoryError("scratch for a step")
-        return y
-
-
-cdef class ChoiceStepper(Stepper):
-    """One step of some rows, each named by its id: a serial number times a power of two, plus the row.
-
-    Subclasses say with :meth:`_rows` and :meth:`_input` what to make of ids and input that are not as they should be.
-    """
-
-    cdef object names
-    cdef const int64_t *owner
-    cdef int64_t *place
-    cdef int64_t capacity, low
-
-    def _name(self, cnp.ndarray owner not None, cnp.ndarray place not None, int64_t most):
-        """owner: the id of each row; place: scratch for as many; both int64. Ids modulo most are rows."""
-        self.names = (owner, place)
-        self.owner, self.place = <const int64_t *>cnp.PyArray_DATA(owner), <int64_t *>cnp.PyArray_DATA(place)
-        self.capacity, self.low = owner.shape[0], most - 1
-
-    cdef object _find(self, object sids):
-        """The rows of ids that come as a list of ints or an array of int64, each open and named once; else None."""
-        cdef const int64_t *given = NULL
-        cdef cnp.npy_intp n
-        cdef Py_ssize_t i
-        cdef int64_t sid, row
-        cdef int64_t *rows
-        cdef int overflow = 0
-        cdef PyObject *item
-        cdef cnp.ndarray found
-        if PyList_CheckExact(sids):
-            n = PyList_Size(sids)
-        elif plain(sids, cnp.NPY_INT64, 1):
-            n, given = cnp.PyArray_DIM(sids, 0), <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>sids)
-        else:
-            return None
-        found = cnp.PyArray_SimpleNew(1, &n, cnp.NPY_INT64)
-        rows = <int64_t *>cnp.PyArray_DATA(found)
-        for i in range(n):
-            if given != NULL:
-                sid = given[i]
-            else:
-                item = PyList_GetItem(sids, i)
-                if not PyLong_CheckExact(<object>item):
-                    return None
-                sid = PyLong_AsLongLongAndOverflow(<object>item, &overflow)
-            row = sid & self.low
-            if overflow or sid < 0 or row >= self.capacity or self.owner[row] != sid:
-                return None
-            rows[i] = row
-            self.place[row] = i
-        for i in range(n):
-            if self.place[rows[i]] != i:
-                return None
-        return found
-
-    def step(self, sids, x, out=None, *, threads=None):
-        """One step of the streams named: ``x`` (n, I), or ids (n,), row i for the i-th of them → (n, O).
-
-        ``out`` receives the result if given: float32 (n, O) in C order. Raises :class:`CgruError` for an id that is
-        not open or stands twice, and :class:`ShapeError` for input that does not fit.
-        """
-        cdef cnp.npy_intp shape[2]
-        cdef cnp.ndarray y
-        cdef int team = min(resolve(threads), 1 << 20)
-        if self.busy:
-            self._enter()
-        self.busy = True
-        try:
-            rows = self._find(sids)
-            if rows is None:
-                rows = self._rows(sids)
-            shape[0], shape[1] = cnp.PyArray_DIM(rows, 0), self.outputs
-            if self.ids or not (
-                plain(x, cnp.NPY_FLOAT32, 2)
-                and cnp.PyArray_DIM(x, 0) == shape[0]
-                and cnp.PyArray_DIM(x, 1) == self.inputs
-            ):
-                x = self._input(x, shape[0])
-            if out is None:
-                y = cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32)
-            else:
-                y = self._receive(out, shape[0], False, x)
-            self.call.rows, self.call.threads = shape[0], team
-            self.call.index = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows)
-            if shape[0] and self._run(x, y) != CGRU_OK:
-                raise MemoryError("scratch for a step")
-        finally:
-            self.busy = False
-        return y
+include "_steppers.pxi"
 
 
 KINDS = {

@@ -21,7 +21,7 @@ class PackedStream(BatchStepper, Stream):
     def __init__(self, net: Model, batch: int) -> None:
         Stream.__init__(self, net, batch)
         stage: Any = net._stages(None)[0]
-        self._bind(stage.net, self._data, net.input_size, net.output_size, net.takes_ids)
+        self._bind(stage.net, self._data)
 
     def _advance(self, x: np.ndarray, threads: int) -> Any:
         # In place: the C network fails before it writes, or not at all.
@@ -36,6 +36,6 @@ class PackedPool(ChoiceStepper, Pool):
 
     def __init__(self, net: Model, capacity: int) -> None:
         Pool.__init__(self, net, capacity)
-        self._name(self._owner, self._place, MOST)
         stage: Any = net._stages(None)[0]
-        self._bind(stage.net, self._data, net.input_size, net.output_size, net.takes_ids)
+        self._bind(stage.net, self._data)
+        self._name(self._owner, self._place, MOST)

@@ -18,8 +18,10 @@ def errors_name(shown: str, *, from_file: bool = False) -> Iterator[None]:
     try:
         yield
     except CgruError as error:
-        kind = type(error)
-        if from_file and not isinstance(error, UnsupportedError):
-            kind = FormatError
         text = str(error)
-        raise kind(text if text.startswith(f"{shown}: ") else f"{shown}: {text}") from error
+        text = text if text.startswith(f"{shown}: ") else f"{shown}: {text}"
+        if from_file and not isinstance(error, (FormatError, UnsupportedError)):
+            raise FormatError(text).with_traceback(error.__traceback__) from None
+        # The same error with another message: a second one would double the traceback.
+        error.args = (text,)
+        raise

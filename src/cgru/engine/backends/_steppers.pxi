@@ -1,0 +1,211 @@
+# One step at a time: the parts of streams and pools that call the core with nothing of Python's between.
+
+cdef class Stepper:
+    """Steps a fixed batch of rows, or a choice of them, through a network; holds scratch and the call's frame.
+
+    Subclasses hold the state, say with ``_called`` what they are to the user, and with :meth:`_admit` what to make of
+    input that is not as it should be.
+    """
+
+    cdef cgru_net *net
+    cdef cgru_work *work
+    cdef cgru_call call
+    cdef readonly Py_ssize_t inputs, outputs
+    cdef bint ids, busy
+    cdef object held
+
+    def __dealloc__(self):
+        cgru_work_free(self.work)
+
+    def _bind(self, Net net not None, cnp.ndarray state not None):
+        """The network, and the state rows (B, width) that steps advance in place. Once: a step may be under way."""
+        if self.net != NULL:
+            raise CgruError(f"this {self._called} is made already; make another")
+        if not (plain(state, cnp.NPY_FLOAT32, 2) and cnp.PyArray_ISWRITEABLE(state) and state.shape[1] >= net.width):
+            raise ShapeError(f"state: expected float32 rows of {net.width} numbers in C order")
+        self.work = cgru_work_new()
+        if self.work == NULL:
+            raise TooLargeError("no memory for the scratch of a step")
+        self.held = (net, state)
+        self.net = net.net
+        self.inputs, self.outputs, self.ids = net.inputs, net.outputs, net.ids
+        self.call.rows, self.call.steps, self.call.threads = state.shape[0], 1, 1
+        self.call.state = <float *>cnp.PyArray_DATA(state)
+        self.call.state_row = state.shape[1]
+        self.call.x_row, self.call.y_row = 1 if net.ids else net.inputs, net.outputs
+        self.call.x_step = self.call.y_step = 0
+
+    def _enter(self):
+        """Claim the stepper for one call, or refuse: it is one thread's at a time."""
+        if self.net == NULL:
+            raise CgruError(f"this {self._called} was never made; a network's own method makes one")
+        if self.busy:
+            raise CgruError(f"this {self._called} is in use by another thread; give each thread its own")
+        self.busy = True
+
+    def _leave(self):
+        self.busy = False
+
+    cdef inline int _run(self, cnp.ndarray x, cnp.ndarray y) noexcept:
+        """The call itself. The stepper must be claimed: its frame is what a call under way reads from."""
+        self.call.x = cnp.PyArray_DATA(x)
+        self.call.y = <float *>cnp.PyArray_DATA(y)
+        return run_call(self.net, &self.call, self.work)
+
+    cdef bint fits(self, object x, Py_ssize_t rows, bint single) noexcept:
+        """Whether x is one step of that many rows as the core reads it."""
+        if self.ids:
+            return plain(x, cnp.NPY_INT64, 1) and cnp.PyArray_DIM(x, 0) == rows
+        if single:
+            return rows == 1 and plain(x, cnp.NPY_FLOAT32, 1) and cnp.PyArray_DIM(x, 0) == self.inputs
+        return (
+            plain(x, cnp.NPY_FLOAT32, 2) and cnp.PyArray_DIM(x, 0) == rows and cnp.PyArray_DIM(x, 1) == self.inputs
+        )
+
+    cdef cnp.ndarray _receive(self, object out, Py_ssize_t batch, bint single, cnp.ndarray x):
+        """out if it can take the result without touching x."""
+        cdef char *start
+        cdef char *data
+        if plain(out, cnp.NPY_FLOAT32, 1 if single else 2) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) and (
+            cnp.PyArray_DIM(out, 0) == self.outputs
+            if single
+            else cnp.PyArray_DIM(out, 0) == batch and cnp.PyArray_DIM(out, 1) == self.outputs
+        ):
+            start, data = <char *>cnp.PyArray_DATA(<cnp.ndarray>out), <char *>cnp.PyArray_DATA(x)
+            if start + cnp.PyArray_NBYTES(<cnp.ndarray>out) <= data or data + cnp.PyArray_NBYTES(x) <= start:
+                return out
+            raise ShapeError("out: it overlaps x; give a separate array")
+        raise ShapeError(f"out: expected a float32 array of shape {(batch, self.outputs)[single:]} in C order that can be written to")
+
+
+cdef class BatchStepper(Stepper):
+    """One step of every row at once."""
+
+    def step(self, x, out=None):
+        """One time step: features (B, I) → (B, O), or (I,) → (O,) for a batch of one; ids (B,) or one id.
+
+        ``out`` receives the result if given: float32 of its exact shape, C order. Raises :class:`ShapeError` before
+        anything is changed, and :class:`CgruError` where another thread is stepping this stream.
+        """
+        cdef cnp.npy_intp shape[2]
+        cdef Py_ssize_t batch = self.call.rows
+        cdef cnp.ndarray y
+        cdef int status
+        if self.net == NULL:
+            self._enter()
+        if not self.ids and self.fits(x, batch, True):
+            single = True
+        elif not self.ids and self.fits(x, batch, False):
+            single = False
+        else:
+            x, single = self._admit(x)
+            if not self.fits(x, batch, single):
+                raise ShapeError(f"x: expected one step of {batch} rows of {self.inputs}")
+        if out is None:
+            shape[0], shape[1] = batch, self.outputs
+            y = cnp.PyArray_SimpleNew(1, &shape[1], cnp.NPY_FLOAT32) if single else (
+                cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32))
+        else:
+            y = self._receive(out, batch, single, x)
+        if self.busy:
+            self._enter()
+        self.busy = True
+        status = self._run(x, y)
+        self.busy = False
+        if status != CGRU_OK:
+            raise TooLargeError("no memory for the scratch of a step; step fewer rows")
+        return y
+
+
+cdef class ChoiceStepper(Stepper):
+    """One step of some rows, each named by its id: a serial number times a power of two, plus the row.
+
+    Subclasses say with :meth:`_rows` and :meth:`_input` what to make of ids and input that are not as they should be.
+    """
+
+    cdef object names
+    cdef const int64_t *owner
+    cdef int64_t *place
+    cdef int64_t capacity, low
+
+    def _name(self, cnp.ndarray owner not None, cnp.ndarray place not None, int64_t most):
+        """owner: the id of each row; place: scratch for as many; both int64. Ids modulo most are rows."""
+        if self.names is not None:
+            raise CgruError(f"this {self._called} is made already; make another")
+        if not (plain(owner, cnp.NPY_INT64, 1) and plain(place, cnp.NPY_INT64, 1) and place.shape[0] == owner.shape[0] <= self.call.rows
+                and most >= owner.shape[0] and most & (most - 1) == 0):
+            raise ShapeError("owner, place: expected as many int64 in each, and fewer rows than ids have room for")
+        self.names = (owner, place)
+        self.owner, self.place = <const int64_t *>cnp.PyArray_DATA(owner), <int64_t *>cnp.PyArray_DATA(place)
+        self.capacity, self.low = owner.shape[0], most - 1
+
+    cdef object _find(self, object sids):
+        """The rows of ids that come as a list of ints or an array of int64, each open and named once; else None."""
+        cdef const int64_t *given = NULL
+        cdef cnp.npy_intp n
+        cdef Py_ssize_t i
+        cdef int64_t sid, row
+        cdef int64_t *rows
+        cdef int overflow = 0
+        cdef PyObject *item
+        cdef cnp.ndarray found
+        if PyList_CheckExact(sids):
+            n = PyList_Size(sids)
+        elif plain(sids, cnp.NPY_INT64, 1):
+            n, given = cnp.PyArray_DIM(sids, 0), <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>sids)
+        else:
+            return None
+        found = cnp.PyArray_SimpleNew(1, &n, cnp.NPY_INT64)
+        rows = <int64_t *>cnp.PyArray_DATA(found)
+        for i in range(n):
+            if given != NULL:
+                sid = given[i]
+            else:
+                item = PyList_GetItem(sids, i)
+                if not PyLong_CheckExact(<object>item):
+                    return None
+                sid = PyLong_AsLongLongAndOverflow(<object>item, &overflow)
+            row = sid & self.low
+            if overflow or sid < 0 or row >= self.capacity or self.owner[row] != sid:
+                return None
+            rows[i] = row
+            self.place[row] = i
+        for i in range(n):
+            if self.place[rows[i]] != i:
+                return None
+        return found
+
+    def step(self, sids, x, out=None, *, threads=None):
+        """One step of the streams named: ``x`` (n, I), or ids (n,), row i for the i-th of them → (n, O).
+
+        ``out`` receives the result if given: float32 (n, O) in C order. Raises :class:`CgruError` for an id that is
+        not open or stands twice, and :class:`ShapeError` for input that does not fit.
+        """
+        cdef cnp.npy_intp shape[2]
+        cdef cnp.ndarray y
+        cdef int team = min(resolve(threads), 1 << 20)
+        if self.busy or self.net == NULL:
+            self._enter()
+        self.busy = True
+        try:
+            rows = self._find(sids)
+            if rows is None:
+                rows = self._rows(sids)
+                if not plain(rows, cnp.NPY_INT64, 1) or not ((0 <= rows) & (rows < self.capacity)).all():
+                    raise CgruError("sids: expected a sequence of stream ids as open() gave them")
+            shape[0], shape[1] = cnp.PyArray_DIM(rows, 0), self.outputs
+            if self.ids or not self.fits(x, shape[0], False):
+                x = self._input(x, shape[0])
+                if not self.fits(x, shape[0], False):
+                    raise ShapeError(f"x: expected one step of {shape[0]} streams of {self.inputs}")
+            if out is None:
+                y = cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32)
+            else:
+                y = self._receive(out, shape[0], False, x)
+            self.call.rows, self.call.threads = shape[0], team
+            self.call.index = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows)
+            if shape[0] and self._run(x, y) != CGRU_OK:
+                raise TooLargeError("no memory for the scratch of a step; step fewer streams at once")
+        finally:
+            self.busy = False
+        return y
