@@ -86,7 +86,7 @@ def test_the_keras_layers_are_loaded_by_the_same_door() -> None:
 
 
 def test_layers_and_prefix_reach_the_inference(files: dict[str, Path]) -> None:
-    net = load(files["npz"], layers=["embed", "rnn", "last", {"dense": "head", "activation": "softmax"}])
+    net = load(files["npz"], layers=["embed", "rnn", "last_state", {"dense": "head", "activation": "softmax"}])
     assert net(np.zeros((2, 3), np.int64)).sum(axis=-1) == pytest.approx([1, 1], abs=1e-6)
     assert load(files["torch"], prefix="rnn").input_size == 7
 

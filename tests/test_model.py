@@ -72,6 +72,34 @@ def test_hard_sigmoids_differ() -> None:
     assert np.abs(new - old).max() > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("version", "meaning"), [(3, "hard_sigmoid"), (2, "hard_sigmoid_keras2"), (1, "hard_sigmoid_keras2")]
+)
+def test_hard_sigmoid_is_that_of_the_keras_said(version: int, meaning: str) -> None:
+    rng = np.random.default_rng(6)
+    kernel, recurrent, bias = (rng.normal(0, 2, shape).astype("f4") for shape in ((3, 12), (4, 12), (2, 12)))
+    x, h0 = rng.standard_normal((2, 5, 3)).astype("f4"), np.zeros((1, 2, 4))
+    arrays = {"weight_ih_l0": kernel.T, "weight_hh_l0": recurrent.T, "bias_ih_l0": bias[0], "bias_hh_l0": bias[1]}
+    want = oracle.gru(arrays, x, h0, gates="zrn", recurrent_activation=meaning)[0]
+    made = cgru.GRU.from_keras([kernel, recurrent, bias], recurrent_activation="hard_sigmoid", keras_version=version)
+    assert np.abs(made(x)[0] - want).max() <= 2e-6
+    explicit = cgru.GRU.from_keras([kernel, recurrent, bias], recurrent_activation="hard_sigmoid_keras2")
+    assert (np.abs(explicit(x)[0] - want).max() <= 2e-6) == (version < 3)
+
+
+@pytest.mark.parametrize("key", ["activation", "recurrent_activation"])
+@pytest.mark.parametrize(("kind", "gates"), [(cgru.GRU, 3), (cgru.LSTM, 4), (cgru.RNN, 1), (cgru.Dense, 0)])
+def test_hard_sigmoid_without_a_version_is_not_guessed(kind: Any, gates: int, key: str) -> None:
+    if key == "recurrent_activation" and gates < 3:
+        key = "activation"
+    arrays = [np.ones((3, 4 * gates)), np.ones((4, 4 * gates))] if gates else [np.ones((3, 4))]
+    with pytest.raises(cgru.CgruError, match=r"'hard_sigmoid' is clip.*keras_version=3 or keras_version=2"):
+        kind.from_keras(arrays, **{key: "hard_sigmoid"})
+    with pytest.raises(cgru.CgruError, match="expected 1, 2 or 3"):
+        kind.from_keras(arrays, **{key: "hard_sigmoid"}, keras_version=4)
+    kind.from_keras(arrays, **{key: "hard_sigmoid"}, keras_version=3)
+
+
 @pytest.mark.parametrize("zero_masked", [False, True])
 @settings(max_examples=25)
 @given(case=cases(steps=12, masks=True, lengths=None))

@@ -17,11 +17,13 @@ from .errors import (
     TooLargeError,
     UnsupportedError,
 )
-from .layers import GRU, LSTM, RNN, TITLED, Activation, Dense, Embedding, Masking, MinGRU, ThreeGate
+from .layers import GRU, LSTM, RNN, TITLED, Activation, Dense, Embedding, LastStep, Masking, MinGRU, ThreeGate
 
 if TYPE_CHECKING:
-    from .adapters import from_keras, from_torch
+    from .engine.verification import Difference, verify
     from .formats import load, read
+    from .live.keras import from_keras
+    from .live.torch import from_torch
     from .reports.comparison import Comparison, compare
     from .reports.config import show_config
 
@@ -37,8 +39,10 @@ __all__ = [
     "CgruWarning",
     "Comparison",
     "Dense",
+    "Difference",
     "Embedding",
     "FormatError",
+    "LastStep",
     "Masking",
     "MinGRU",
     "MissingFileError",
@@ -54,17 +58,20 @@ __all__ = [
     "load",
     "read",
     "show_config",
+    "verify",
 ]
 
 #: Where the names live that are imported when first used, so that ``import cgru`` stays quick.
 _LATE = {
     "Comparison": ".reports.comparison",
     "compare": ".reports.comparison",
-    "from_keras": ".adapters",
-    "from_torch": ".adapters",
+    "Difference": ".engine.verification",
+    "from_keras": ".live.keras",
+    "from_torch": ".live.torch",
     "load": ".formats",
     "read": ".formats",
     "show_config": ".reports.config",
+    "verify": ".engine.verification",
 }
 
 

@@ -1,10 +1,14 @@
-"""The command line: one function a command. Exit status 0, or 2 with one line on standard error."""
+"""The command line: one function a command.
+
+Exit status 0; 1 where a comparison found more difference than was allowed; 2 with one line on standard error.
+"""
 
 from __future__ import annotations
 
 import argparse
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -15,6 +19,7 @@ import numpy as np
 
 from .. import __version__
 from ..engine.model import Model
+from ..engine.verification import TOLERANCE
 from ..errors import CgruError, UnsupportedError
 from ..spec.precision import PRECISIONS
 from ..threads import resolve
@@ -33,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     try:
         options = _parser().parse_args(arguments)
-        options.command(options)
+        status = options.command(options)
         if sys.stdout is not None:
             sys.stdout.flush()
-        return 0
+        return status or 0
     except BrokenPipeError:
         # Whoever read the output has had enough; Python must not complain when it closes stdout again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,6 +91,7 @@ def info(options: argparse.Namespace) -> None:
                 "nbytes": net.nbytes,
                 "precision": net.precision,
                 "layers": layers,
+                "notes": net.notes,
                 "not_finite": bad,
                 "cells": [vars(cost) for cost in costs(net.layers)],
             }
@@ -161,7 +167,28 @@ def convert(options: argparse.Namespace) -> None:
     print(f"{options.output}: {os.path.getsize(options.output):,} bytes")
 
 
-def compare(options: argparse.Namespace) -> None:
+def verify(options: argparse.Namespace) -> int:
+    """Whether a network gives the outputs that were saved of the trained one; status 1 where it does not."""
+    from ..engine import verification
+    from ..formats.readers.naming import errors_name
+
+    net = _load(options)
+    given, y = cli_files.read_checked(options.io)
+    with errors_name("standard input" if options.io == PIPE else options.io):
+        outputs = y if len(y) > 1 else y[0]
+        found = verification.measure(net, given.x, outputs, given.lengths, given.mask, threads=resolve(options.threads))
+    within = found.within(options.tolerance)
+    if options.json:
+        numbers = {key: value if math.isfinite(value) else None for key, value in vars(found).items()}
+        _print_json({"file": options.file, "io": options.io, "tolerance": options.tolerance, "ok": within} | numbers)
+    elif within:
+        print(f"{options.file}: the outputs agree: {found}")
+    else:
+        print(f"{options.file}: the outputs differ: {verification.beyond(found, options.tolerance)}")
+    return 0 if within else 1
+
+
+def compare(options: argparse.Namespace) -> int:
     """How far one network is from another of the same layers on a file's sequences, and how fast each is."""
     from ..formats import load, sniff
     from ..reports.comparison import compare as measured
@@ -179,6 +206,7 @@ def compare(options: argparse.Namespace) -> None:
         _print_json({"input": options.input} | report)
     else:
         print(found)
+    return 0 if options.tolerance is None or found.output.relative_rms <= options.tolerance else 1
 
 
 def gates(options: argparse.Namespace) -> None:
@@ -322,6 +350,16 @@ def _threads(text: str) -> int | str:
     return int(text)
 
 
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a relative difference such as 1e-4, found {text!r}")
+    return value
+
+
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 100_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 100000")
@@ -351,7 +389,7 @@ def _parser() -> _Parser:
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(command=command)
         sub.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
@@ -386,10 +424,20 @@ def _parser() -> _Parser:
     of_one = "of the layer named, whatever --precision says; may be repeated"
     sub.add_argument("--layer", type=_layer_precision, action="append", metavar="NAME=PRECISION", help=of_one)
 
+    sub = add("verify", verify)
+    add_file(sub)
+    sub.add_argument("io", metavar="IO.npz", help="x and the trained network's y for it: np.savez('io.npz', x=x, y=y)")
+    help_verified = "the relative difference allowed, of the RMS and of the largest (default: 1e-4)"
+    sub.add_argument("--tolerance", type=_tolerance, metavar="T", default=TOLERANCE, help=help_verified)
+    sub.add_argument("--threads", type=_threads, help="how many threads, or auto (default 1)")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
     sub = add("compare", compare)
     add_file(sub)
     sub.add_argument("other", metavar="OTHER", help="another with the same layers, such as one in reduced precision")
     sub.add_argument("input", metavar="INPUT", help=".npy .npz .csv .wav, or - for standard input")
+    help_compared = "end with status 1 where the relative RMS error at the end is larger"
+    sub.add_argument("--tolerance", type=_tolerance, metavar="T", help=help_compared)
     sub.add_argument("--threads", type=_threads, help="how many threads, or auto (default 1)")
     sub.add_argument("--json", action="store_true", help="print JSON")
 

@@ -116,13 +116,33 @@ def _npy(stream: BinaryIO, shown: str) -> np.ndarray:
     return array
 
 
-def _npz(data: bytes, shown: str) -> Input:
+def read_checked(path: str) -> tuple[Input, tuple[np.ndarray, ...]]:
+    """An .npz with x (and lengths or mask) and y, the outputs for it; y_0 and y_1 where a network gives two arrays."""
+    shown = "standard input" if path == PIPE else path
+    with _open(path) as stream:
+        arrays = _npz_arrays(stream.read(), shown)
+    outputs = {name: array for name, array in arrays.items() if name in ("y", "y_0", "y_1")}
+    known = {"x", "lengths", "mask", *outputs}
+    if "x" not in arrays or set(outputs) not in ({"y"}, {"y_0", "y_1"}) or arrays.keys() - known:
+        raise FormatError(
+            f"{shown}: expected x and y (with lengths or mask, if any), found {', '.join(arrays) or 'no array'}; save "
+            "them by np.savez(path, x=x, y=y)"
+        )
+    given = Input(arrays["x"], "npz", arrays.get("lengths"), arrays.get("mask"))
+    return given, tuple(outputs[name] for name in sorted(outputs))
+
+
+def _npz_arrays(data: bytes, shown: str) -> dict[str, np.ndarray]:
     from ..formats.containers import npz
 
     try:
-        arrays = dict(npz.read(data).tensors)
+        return dict(npz.read(data).tensors)
     except CgruError as error:
         raise type(error)(str(error).replace("<bytes>", shown)) from error
+
+
+def _npz(data: bytes, shown: str) -> Input:
+    arrays = _npz_arrays(data, shown)
     if len(arrays) == 1 and "x" not in arrays:
         return Input(arrays.popitem()[1], "npz")
     if "x" not in arrays or arrays.keys() - {"x", "lengths", "mask"}:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from .. import arrays
 from ..arrays import Float32
 from ..errors import CgruError, ShapeError, UnsupportedError
-from ..layers import Embedding, Layer, Recurrent
+from ..layers import Embedding, LastStep, Layer, Recurrent
 from ..spec.precision import check as check_precision
 from ..threads import resolve as resolve_threads
 from . import backends
@@ -42,6 +42,8 @@ class Model:
         self._lock = threading.Lock()
         #: What :meth:`quantize` found on its sample; None where there was none. Not saved.
         self.report: Comparison | None = None
+        #: What was taken for granted when the network was made, and what was verified: sentences, for ``print``.
+        self.notes: tuple[str, ...] = ()
         self.input_size: int = next((layer.input_size for layer in self.layers if layer.input_size is not None), 0)
         self.output_size: int = next(
             (layer.output_size for layer in reversed(self.layers) if layer.output_size is not None), 0
@@ -70,7 +72,7 @@ class Model:
     @property
     def gives_last(self) -> bool:
         """Whether the result is one output a sequence, the last, rather than one a step."""
-        return any(isinstance(layer, Recurrent) and not layer.return_sequences for layer in self.layers)
+        return any(_collapses(layer) for layer in self.layers)
 
     @property
     def takes_ids(self) -> bool:
@@ -93,10 +95,15 @@ class Model:
         lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
                  for row in (header, *rows)]
         total = f"{self.parameters:,} parameters, {self.nbytes:,} bytes, {self.precision}"
-        return "\n".join((lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]), total))
+        return "\n".join((lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]), total, *self.notes))
 
     def __repr__(self) -> str:
         return f"<cgru.Model {' → '.join(layer.name for layer in self.layers)}, {self.parameters:,} parameters>"
+
+    def noting(self, *notes: str) -> Self:
+        """This network, just made, saying so in :attr:`notes`."""
+        self.notes = (*self.notes, *notes)
+        return self
 
     # ---- running ----------------------------------------------------------------------------------------
 
@@ -289,6 +296,7 @@ class Model:
         """
         wanted = self._precisions(precision, layers)
         made = Model([layer.quantized(wanted[layer.name]) for layer in self.layers], backend=self._backend)
+        made.noting(*self.notes)
         if sample is not None:
             from ..reports.comparison import verify
 
@@ -352,6 +360,11 @@ def _named_apart(layers: list[Layer]) -> tuple[Layer, ...]:
     return tuple(named)
 
 
+def _collapses(layer: Layer) -> bool:
+    """Whether one output a sequence goes on, rather than one a step."""
+    return isinstance(layer, LastStep) or (isinstance(layer, Recurrent) and not layer.return_sequences)
+
+
 def _check_chain(layers: Sequence[Layer]) -> None:
     """Every layer's input must be what the one before gives."""
     size: int | None = None
@@ -361,11 +374,11 @@ def _check_chain(layers: Sequence[Layer]) -> None:
             raise UnsupportedError(f"{layer.name}: an embedding takes token ids and can only come first")
         if size is not None and layer.input_size is not None and layer.input_size != size:
             raise ShapeError(f"{layer.name} takes {layer.input_size} features, but {before} gives {size}")
-        if isinstance(layer, Recurrent):
-            if collapsed:
-                raise UnsupportedError(f"{layer.name}: it needs a sequence, but {before} gives only the last output")
-            collapsed = not layer.return_sequences
-            if layer.merge_mode is None and layer.bidirectional and position < len(layers) - 1:
-                raise UnsupportedError(f"{layer.name}: merge_mode=None gives two arrays, so it can only come last")
+        if isinstance(layer, (Recurrent, LastStep)) and collapsed:
+            raise UnsupportedError(f"{layer.name}: it needs a sequence, but {before} gives only the last output")
+        splits = isinstance(layer, Recurrent) and layer.bidirectional and layer.merge_mode is None
+        if splits and position < len(layers) - 1:
+            raise UnsupportedError(f"{layer.name}: merge_mode=None gives two arrays, so it can only come last")
+        collapsed = collapsed or _collapses(layer)
         size = layer.output_size if layer.output_size is not None else size
         before = layer.name

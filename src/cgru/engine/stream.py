@@ -13,7 +13,7 @@ import numpy as np
 from .. import arrays
 from ..arrays import Float32
 from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
-from ..layers import Embedding, Recurrent
+from ..layers import Embedding, LastStep, Recurrent
 from .backends.flow import Flow
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def check_streamable(net: Model) -> None:
         if isinstance(layer, Recurrent) and not layer.streamable:
             why = "reads its input in both directions" if layer.bidirectional else "reads its input backwards"
             raise UnsupportedError(f"{layer.name}: it {why}, so the network cannot stream; run whole sequences")
+        if isinstance(layer, LastStep):
+            raise UnsupportedError(f"{layer.name}: a stream has no last step; run whole sequences")
 
 
 def admit_step(net: Model, x: Any, batch: int) -> tuple[np.ndarray, bool]:

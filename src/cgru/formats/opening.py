@@ -37,6 +37,7 @@ def load(
     layers: str | Sequence[Any] | None = None,
     prefix: str | None = None,
     backend: str | None = None,
+    check: tuple[Any, Any] | None = None,
 ) -> Model:
     """The network in a file: PyTorch ``.pt``/``.pth``, ``.safetensors``, ``.npz``, Keras ``.keras``/``.h5``.
 
@@ -46,13 +47,15 @@ def load(
     Native and Keras files say their own layers. Of the others, the layers are inferred where the tensors'
     names and shapes leave one reading, the form [Embedding] recurrent… [Linear]: that no activation lies
     between a recurrent module and the Linear after it, and that the Linear sees every step, is taken for
-    granted. Elsewhere an :class:`UnsupportedError` shows the tensors and what to pass as ``layers``: a list
-    (or a text with commas between) in the order data passes, of
+    granted, and ``print(net)`` says so. Elsewhere an :class:`UnsupportedError` shows the tensors and what to pass as
+    ``layers``: a list (or a text with commas between) in the order data passes, of
 
     - a module's path in the file, ``"rnn"`` or ``"encoder.fc"`` (``""`` for tensors without a path);
     - the name of an activation, ``"relu"``;
-    - ``"last"``: of the recurrent layer before it, only the last output goes on (of a bidirectional one, each
-      direction's own last);
+    - ``"last_state"``: of the recurrent layer before it, only the final state goes on: of a bidirectional one, each
+      direction's own, the forward one's after the last step and the reverse one's after the first;
+    - ``"last_step"``: only the output at the last step goes on, ``out[:, -1]``: of a bidirectional layer, the reverse
+      direction has read a single step there. ``"last"`` where there is one direction, and the two are the same;
     - a dict with options: ``{"gru": "rnn", "reset": "before"}``, ``{"dense": "fc", "activation": "relu"}``,
       ``{"embedding": "tok", "mask_zero": True}``, ``{"rnn": "rnn", "nonlinearity": "relu"}`` (an nn.RNN's tensors
       do not say which); the kinds' options are those of the layers' constructors;
@@ -61,12 +64,32 @@ def load(
     For example ``layers=["embed", "rnn", "last", "fc1", "relu", "fc2"]``. ``prefix="encoder"`` takes the
     tensors whose names begin with ``encoder.`` alone, without it. ``backend`` is as for :class:`Model`.
 
+    ``check=(x, y)`` runs the network on ``x`` and compares with ``y``, the outputs of the trained network, as
+    :func:`cgru.verify` does: the one way to know that inferred layers are right.
+
     Raises :class:`FormatError` for a file that is missing, damaged or no network, :class:`UnsupportedError`
-    for one that cgru does not run or cannot tell the layers of.
+    for one that cgru does not run or cannot tell the layers of, :class:`CgruError` with the difference where the
+    outputs are not those of ``check``.
     """
     with _reading(path):
-        net = _format(path).layers(path, layers, prefix)
-        return Model(net, backend=backend)
+        entry = _format(path)
+        net = Model(entry.layers(path, layers, prefix), backend=backend)
+        if check is not None:
+            return net.noting(_checked(net, check))
+        if layers is None and not entry.builder:
+            from .readers.torch_layers import assumption
+
+            net.noting(assumption(net.layers))
+        return net
+
+
+def _checked(net: Model, check: Any) -> str:
+    if not isinstance(check, (tuple, list)) or len(check) != 2:
+        raise CgruError(f"check: expected (x, y), an input and the outputs for it, found {type(check).__name__}")
+    from ..engine.verification import verify
+
+    with errors_name("check"):
+        return f"verified against the outputs given: {verify(net, *check)}"
 
 
 def read(path: Source) -> dict[str, np.ndarray]:

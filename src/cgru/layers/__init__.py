@@ -5,14 +5,14 @@ from __future__ import annotations
 from .base import Layer
 from .gru import GRU
 from .lstm import LSTM
-from .pointwise import Activation, Dense, Embedding, Masking
+from .pointwise import Activation, Dense, Embedding, LastStep, Masking
 from .recurrent import Recurrent, Scan
 from .rnn import RNN
 from .variants import TITLED, MinGRU, ThreeGate
 
 _ALL: tuple[type[Layer], ...] = (
     *(GRU, LSTM, RNN, ThreeGate, MinGRU, *TITLED.values()),
-    *(Dense, Embedding, Activation, Masking),
+    *(Dense, Embedding, Activation, Masking, LastStep),
 )
 
 #: Every layer the native form can hold, by the kind it writes.
@@ -27,6 +27,7 @@ __all__ = [
     "Activation",
     "Dense",
     "Embedding",
+    "LastStep",
     "Layer",
     "Masking",
     "MinGRU",

@@ -91,6 +91,23 @@ def keras_arrays(
     return arrays
 
 
+def keras_activation(name: str, version: int | None, where: str) -> str:
+    """cgru's name of an activation that Keras names: what hard_sigmoid means changed with Keras 3.
+
+    ``version`` is the major one of the Keras that wrote it. Raises :class:`CgruError` where that decides and is None.
+    """
+    if version is not None and version not in (1, 2, 3):
+        raise CgruError(f"{where}: keras_version={version!r}: expected 1, 2 or 3")
+    if name != "hard_sigmoid":
+        return name
+    if version is None:
+        raise CgruError(
+            f"{where}: 'hard_sigmoid' is clip(x / 6 + 0.5, 0, 1) in Keras 3 and clip(0.2 x + 0.5, 0, 1) in Keras 1 and "
+            "2: say which by keras_version=3 or keras_version=2"
+        )
+    return name if version == 3 else "hard_sigmoid_keras2"
+
+
 def split_concat(
     matrices: Mapping[str, Any], biases: Mapping[str, Any] | None, order: str, where: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

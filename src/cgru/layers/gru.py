@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from ..errors import UnsupportedError
 from ..spec.cells import CELLS
-from .build import keras_arrays
+from .build import keras_activation, keras_arrays
 from .recurrent import Recurrent
 
 
@@ -46,12 +46,14 @@ class GRU(Recurrent):
         return_sequences: bool = True,
         go_backwards: bool = False,
         zero_output_for_mask: bool = False,
+        keras_version: int | None = None,
         name: str | None = None,
     ) -> Self:
         """From Keras' ``[kernel (I, 3H), recurrent_kernel (H, 3H), bias]``, gates z, r, h by columns.
 
         ``bias`` is (2, 3H) with ``reset_after``, else (3H,); leave it out where ``use_bias=False``. ``backward``
-        holds the second direction of a Bidirectional wrapper.
+        holds the second direction of a Bidirectional wrapper. ``keras_version`` (1, 2 or 3) is needed where an
+        activation is "hard_sigmoid", which Keras 3 gave another meaning.
         """
         where = name or cls.kind
         arrays = keras_arrays(weights, backward, 2 if reset_after else 1, where)
@@ -59,8 +61,8 @@ class GRU(Recurrent):
         return cls(
             arrays,
             reset="after" if reset_after else "before",
-            activation=activation,
-            recurrent_activation=recurrent_activation,
+            activation=keras_activation(activation, keras_version, where),
+            recurrent_activation=keras_activation(recurrent_activation, keras_version, where),
             bidirectional=backward is not None,
             merge_mode=merge_mode,
             return_sequences=return_sequences,

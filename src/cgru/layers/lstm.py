@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UnsupportedError
 from ..spec.cells import CELLS
-from .build import keras_arrays, stacked
+from .build import keras_activation, keras_arrays, stacked
 from .recurrent import Recurrent
 
 
@@ -37,13 +37,24 @@ class LSTM(Recurrent):
 
     @classmethod
     def from_keras(
-        cls, weights: Sequence[Any], *, backward: Sequence[Any] | None = None, name: str | None = None, **options: Any
+        cls,
+        weights: Sequence[Any],
+        *,
+        backward: Sequence[Any] | None = None,
+        keras_version: int | None = None,
+        name: str | None = None,
+        **options: Any,
     ) -> Self:
         """From Keras' ``[kernel (I, 4H), recurrent_kernel (H, 4H), bias (4H,)]``, gates i, f, c, o by columns.
 
         Leave the bias out where ``use_bias=False``; ``backward`` holds the second direction of a Bidirectional wrapper.
+        ``keras_version`` is as for :class:`GRU`.
         """
-        arrays = keras_arrays(weights, backward, 1, name or cls.kind)
+        where = name or cls.kind
+        arrays = keras_arrays(weights, backward, 1, where)
+        for key in ("activation", "recurrent_activation"):
+            if key in options:
+                options[key] = keras_activation(options[key], keras_version, where)
         return cls(arrays, bidirectional=backward is not None, name=name, **options)
 
     @classmethod

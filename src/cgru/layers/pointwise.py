@@ -1,4 +1,4 @@
-"""The layers that look at one time step at a time: Embedding, Dense, Activation, Masking."""
+"""The layers that look at one time step at a time: Embedding, Dense, Activation, Masking, LastStep."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..arrays import own
 from ..errors import FormatError, ShapeError
 from ..spec import activations
 from .base import Layer, only, take
+from .build import keras_activation
 
 
 class Embedding(Layer):
@@ -66,9 +67,12 @@ class Dense(Layer):
         self.activation = activations.check(activation, where)
 
     @classmethod
-    def from_keras(cls, weights: Any, *, activation: str = "linear", name: str | None = None) -> Self:
-        """From Keras' [kernel (I, O), bias (O,)], bias optional."""
+    def from_keras(
+        cls, weights: Any, *, activation: str = "linear", keras_version: int | None = None, name: str | None = None
+    ) -> Self:
+        """From Keras' [kernel (I, O), bias (O,)], bias optional; ``keras_version`` as for :class:`GRU`."""
         kernel, *rest = weights
+        activation = keras_activation(activation, keras_version, name or cls.kind)
         return cls(np.transpose(np.asarray(kernel)), rest[0] if rest else None, activation=activation, name=name)
 
     def options(self) -> dict[str, Any]:
@@ -128,6 +132,28 @@ class Masking(Layer):
 
     def describe(self) -> str:
         return f"steps equal to {self.mask_value:g}"
+
+
+class LastStep(Layer):
+    """The last step alone, each row's within its own length: (B, T, I) → (B, I), ``out[:, -1]``.
+
+    After a bidirectional layer this is not its final state: there the reverse direction has read one step only. A row
+    without steps gives zeros.
+    """
+
+    kind = "last_step"
+
+    def __init__(self, *, name: str | None = None) -> None:
+        super().__init__(name, {})
+        self.input_size = self.output_size = None
+
+    @classmethod
+    def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        only(options, (), name)
+        return cls(name=name)
+
+    def describe(self) -> str:
+        return "out[:, -1]"
 
 
 def pick(arrays: Mapping[str, np.ndarray], name: str, key: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import CgruError
 from ..spec.cells import CELLS
-from .build import keras_arrays
+from .build import keras_activation, keras_arrays
 from .recurrent import Recurrent
 
 
@@ -43,10 +43,20 @@ class RNN(Recurrent):
 
     @classmethod
     def from_keras(
-        cls, weights: Sequence[Any], *, backward: Sequence[Any] | None = None, name: str | None = None, **options: Any
+        cls,
+        weights: Sequence[Any],
+        *,
+        backward: Sequence[Any] | None = None,
+        keras_version: int | None = None,
+        name: str | None = None,
+        **options: Any,
     ) -> Self:
         """From Keras' SimpleRNN: ``[kernel (I, H), recurrent_kernel (H, H), bias (H,)]``, as for :class:`GRU`."""
-        arrays = keras_arrays(weights, backward, 1, name or cls.kind)
+        where = name or cls.kind
+        arrays = keras_arrays(weights, backward, 1, where)
+        for key in ("activation", "recurrent_activation"):
+            if key in options:
+                options[key] = keras_activation(options[key], keras_version, where)
         return cls(arrays, bidirectional=backward is not None, name=name, **options)
 
     def describe(self) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..engine import backends
 from ..engine.model import Model
+from ..engine.verification import difference
 from ..errors import CgruError, CgruWarning
 from ..layers import Activation, Dense, Layer
 from ..threads import resolve
@@ -186,18 +187,9 @@ def _is_distribution(layer: Layer) -> bool:
 
 
 def _error(name: str, first: _Output, second: _Output) -> Error:
-    a, b = (
-        (one.values if one.counted is None else one.values[one.counted]).astype(np.float64) for one in (first, second)
-    )
-    if not a.size:
-        return Error(name, 0.0, 0.0, 0.0)
-    with np.errstate(invalid="ignore"):
-        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    apart[np.isnan(apart)] = np.inf
-    error = math.sqrt(np.mean(np.square(apart)))
-    signal = math.sqrt(np.mean(np.square(a), where=np.isfinite(a))) if np.isfinite(a).any() else 0.0
-    relative = error / signal if signal else math.inf if error else 0.0
-    return Error(name, float(apart.max()), float(apart.mean()), relative)
+    right, found = (one.values if one.counted is None else one.values[one.counted] for one in (first, second))
+    apart = difference(found, right)
+    return Error(name, apart.max_abs, apart.mean_abs, apart.relative_rms)
 
 
 def _times(nets: tuple[Model, Model], call: tuple[Any, ...], threads: int) -> list[float]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...arrays import Float32
-from ...layers import Activation, Dense, Embedding, Layer, Masking, Recurrent, Scan
+from ...layers import Activation, Dense, Embedding, LastStep, Layer, Masking, Recurrent, Scan
 from ..state import Block, StateLayout
 from .flow import Flow
 
@@ -80,6 +80,8 @@ class LayerStage:
         elif isinstance(layer, Masking):
             mask = np.any(flow.x != np.float32(layer.mask_value), axis=-1)
             flow = flow.masked_by(mask).with_x(np.where(mask[..., None], flow.x, flow.x.dtype.type(0)))
+        elif isinstance(layer, LastStep):
+            return Flow(_last_step(flow), last=True)
         elif isinstance(layer, Recurrent):
             return self._recur(layer, flow, state, threads)
         else:
@@ -131,6 +133,17 @@ def merge(outputs: Sequence[np.ndarray], mode: str | None) -> Any:
     if mode == "ave":
         return (forward + backward) * forward.dtype.type(0.5)
     return forward, backward
+
+
+def _last_step(flow: Flow) -> np.ndarray:
+    """(B, F): the features at each row's last step; zeros for a row without any."""
+    batch, steps, features = flow.x.shape
+    if not steps:
+        return np.zeros((batch, features), flow.x.dtype)
+    if flow.lengths is None:
+        return np.ascontiguousarray(flow.x[:, -1])
+    last = flow.x[np.arange(batch), np.maximum(flow.lengths - 1, 0)]
+    return np.where((flow.lengths > 0)[:, None], last, last.dtype.type(0))
 
 
 def _ends_counted(flow: Flow, valid: np.ndarray | None, reverse: bool) -> np.ndarray:

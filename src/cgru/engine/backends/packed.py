@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...arrays import Float32
-from ...layers import Activation, Dense, Embedding, Layer, Masking, Recurrent
+from ...layers import Activation, Dense, Embedding, LastStep, Layer, Masking, Recurrent
 from ...spec.activations import CODES
 from ...spec.precision import Stored
 from ..state import StateLayout
@@ -33,7 +33,7 @@ def unavailable() -> str | None:
 
 
 def supports(layer: Layer) -> bool:
-    return True
+    return not isinstance(layer, LastStep)  # which computes nothing
 
 
 def compile(layers: Sequence[Layer], layout: StateLayout) -> list[PackedStage]:

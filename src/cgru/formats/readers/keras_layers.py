@@ -226,7 +226,7 @@ def _dense(item: Entry, weights: Weights, build: Build) -> list[Layer]:
     settings.finish()
     arrays = weights.take(slots, item.where)
     _check_shape(arrays[0], (None, units), f"{item.where}: kernel")
-    return [Dense.from_keras(arrays, activation=activation, name=item.name)]
+    return [Dense.from_keras(arrays, activation=activation, keras_version=3, name=item.name)]
 
 
 def _activation(item: Entry, weights: Weights, build: Build) -> list[Layer]:
@@ -280,6 +280,7 @@ class _Cell:
     """One recurrent cell's settings, as the layer's ``from_keras`` takes them, and the arrays it has."""
 
     layer: type[GRU] | type[LSTM] | type[RNN]
+    #: For ``from_keras``; activations are in Keras 3's words by now, whatever wrote the file.
     options: dict[str, Any]
     slots: tuple[str, ...]
     units: int
@@ -306,7 +307,7 @@ def _cell(settings: Settings, build: Build, class_name: str) -> _Cell:
     layer = _CELLS[class_name]
     units = settings.count("units")
     slots = ("kernel", "recurrent_kernel", "bias")
-    options: dict[str, Any] = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    options: dict[str, Any] = {"activation": "tanh", "recurrent_activation": "sigmoid", "keras_version": 3}
     if class_name.startswith("CuDNN"):
         if layer is GRU:
             options["reset_after"] = True

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CgruError, FormatError, UnsupportedError
-from ...layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer, Recurrent
+from ...layers import GRU, LSTM, RNN, Activation, Dense, Embedding, LastStep, Layer, Recurrent
 from ...layers.recurrent import torch_stack
 from ...spec.activations import ACTIVATIONS
 from ..containers.tensorfile import TensorFile
@@ -30,6 +30,8 @@ _LAYERS: dict[str, type[Layer]] = {"gru": GRU, "lstm": LSTM, "rnn": RNN, "dense"
 
 _RECURRENT_LEAF = re.compile(r"(?:weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(_l\d{1,3}(?:_reverse)?)?\Z")
 _POINTWISE_LEAVES = ("weight", "bias")
+#: What of a sequence goes on; the first where the other two mean the same.
+_LAST = ("last", "last_state", LastStep.kind)
 # The forms inference accepts, in the letters of _Step.letter.
 _SOUND = re.compile(r"e?r+d?|d|e")
 _MAX_MODULES = 32
@@ -78,6 +80,10 @@ class _Step:
     def is_recurrent(self) -> bool:
         return self.module is not None and self.module.is_recurrent
 
+    @property
+    def is_bidirectional(self) -> bool:
+        return self.module is not None and any(key.endswith("_reverse") for key in self.module.tensors)
+
     def sizes(self) -> tuple[int | None, int]:
         """Features in (None: token ids) and features out, by the shapes alone."""
         assert self.module is not None
@@ -92,8 +98,7 @@ class _Step:
                 f"{self.module.path or 'the recurrent module'}: weight_ih or weight_hh of its first layer is "
                 f"missing or has not 2 axes; found {_listed(_named(self.module))}"
             )
-        both = any(key.endswith("_reverse") for key in tensors)
-        return first.shape[1], hidden.shape[1] * (2 if both else 1)
+        return first.shape[1], hidden.shape[1] * (2 if self.is_bidirectional else 1)
 
 
 _Order = tuple[_Step, ...]
@@ -115,6 +120,15 @@ def layers_from(
     """
     with errors_name(file.shown):
         return _Reading(file, prefix, kinds or {}, nonlinearities or {}).layers(layers)
+
+
+def assumption(layers: Sequence[Layer]) -> str:
+    """What :func:`layers_from` takes for granted where it infers: a file of tensors does not hold forward()."""
+    chain = " → ".join(layer.name for layer in layers)
+    return (
+        f"inferred from names and shapes: {chain}; assumed, since tensors do not hold forward(): nothing lies between "
+        "these, and every step has an output; compare with outputs of the trained network: cgru.verify(net, x, y)"
+    )
 
 
 class _Reading:
@@ -159,7 +173,7 @@ class _Reading:
         ]
         raise UnsupportedError(
             f"{path or 'the file'} is an nn.RNN, and its tensors do not say whether its nonlinearity is tanh or relu: "
-            f"pass layers={advice!r}, with \"relu\" if it is that"
+            f'pass layers={advice!r}, with "relu" if it is that'
         )
 
     # Modules
@@ -314,18 +328,26 @@ class _Reading:
         return [self._settled(steps, index) for index in range(len(steps))], ignored
 
     def _word(self, word: str, steps: list[_Step]) -> list[_Step]:
-        """An activation's name, or "last"."""
+        """An activation's name, or what of a sequence goes on."""
         if word in ACTIVATIONS:
             return [*steps, _Step(word, None)]
-        if word != "last":
+        if word not in _LAST:
             known = f"the file's modules are {self._known_modules()}; activations are {', '.join(ACTIVATIONS)}"
-            raise CgruError(f"layers: {word!r} is neither a module nor an activation, nor 'last'; {known}")
+            words = ", ".join(map(repr, _LAST))
+            raise CgruError(f"layers: {word!r} is neither a module nor an activation, nor one of {words}; {known}")
         for index in reversed(range(len(steps))):
             step = steps[index]
+            if step.is_recurrent and step.is_bidirectional and word == "last":
+                raise CgruError(
+                    f"layers: {_path(step)!r} is bidirectional, so 'last' can mean two things: 'last_state', each "
+                    "direction's final state (torch's h_n), or 'last_step', the outputs at the last step (out[:, -1])"
+                )
+            if step.is_recurrent and step.is_bidirectional and word == "last_step":
+                return [*steps, _Step(word, None)]
             if step.is_recurrent:
                 options = step.options | {"return_sequences": False}
                 return [*steps[:index], _Step(step.kind, step.module, options), *steps[index + 1 :]]
-        raise CgruError("layers: 'last' takes a recurrent module's last output, and none comes before it")
+        raise CgruError(f"layers: {word!r} takes a recurrent module's last output, and none comes before it")
 
     def _with_options(self, item: Mapping[str, Any]) -> _Step:
         kinds = [key for key in item if key in _LAYERS]
@@ -402,7 +424,7 @@ def _kind(parts: Mapping[str, np.ndarray]) -> str | None:
 
 def _built(step: _Step) -> Layer:
     if step.module is None:
-        return Activation(step.kind)
+        return LastStep() if step.kind == LastStep.kind else Activation(step.kind)
     path = step.module.path
     name = path if path and not path.isdigit() else step.kind
     options, arrays = dict(step.options), dict(step.module.tensors)

@@ -1,4 +1,4 @@
-"""Live PyTorch and Keras objects → networks. Neither framework is imported: the object brings its own."""
+"""A live PyTorch module → a network. PyTorch is not imported: the module brings its own."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from .engine.model import Model
-from .errors import CgruError, UnsupportedError
-from .formats.containers.tensorfile import TensorFile
-from .formats.readers.naming import errors_name
-from .formats.readers.torch_layers import layers_from
-from .layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer
-from .layers.build import plain
+from ..engine.model import Model
+from ..errors import CgruError, UnsupportedError
+from ..formats.containers.tensorfile import TensorFile
+from ..formats.readers.naming import errors_name
+from ..formats.readers.torch_layers import assumption, layers_from
+from ..layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer
+from ..layers.build import plain
+from .torch_run import RECURRENT, evaluating, kind_of
+from .verification import random_inputs, verify_against
 
 #: torch modules that do nothing once training is over.
 _INERT = frozenset(
@@ -46,8 +48,10 @@ _CONTAINERS = frozenset(("ModuleDict", "ModuleList", "Sequential"))
 def from_torch(
     module: Any,
     *,
+    example: Any = None,
     layers: str | Sequence[Any] | None = None,
     prefix: str | None = None,
+    verify: bool = True,
     backend: str | None = None,
 ) -> Model:
     """A network from a live torch module, or from the mapping that ``module.state_dict()`` gives.
@@ -57,11 +61,22 @@ def from_torch(
     its state. A module class of one's own does not say in which order its parts run: its layers are inferred from its
     tensors, or said by ``layers`` and ``prefix``, all as for :func:`cgru.load`. The weights are copied.
 
-    ``batch_first`` plays no part, since cgru's arrays are always batch first, (B, T, I); nor does the mode,
-    since dropout is never applied. Raises :class:`UnsupportedError` naming the module that cgru does not run.
+    Module and network then run side by side, the module in evaluation mode and left as it was, on ``example`` (what
+    the module takes) or on three random inputs of 3 rows and 7 steps. ``verify=False`` leaves that out, and
+    ``print(net)`` says so. A ``state_dict()`` cannot run; its network is inferred, and unverified.
+
+    cgru's arrays are batch first, (B, T, I), and a module that takes (T, B, I) is refused, but for a recurrent module
+    by itself and a Sequential, whose ``batch_first`` plays no part.
+
+    Raises :class:`UnsupportedError` naming the module that cgru does not run, and with the difference where module and
+    network disagree.
     """
     if isinstance(module, Mapping):
-        return Model(layers_from(_tensor_file(module, "state_dict"), layers, prefix), backend=backend)
+        if example is not None:
+            raise CgruError("example: a state_dict cannot run; pass the module itself, or compare with cgru.verify")
+        found = layers_from(_tensor_file(module, "state_dict"), layers, prefix)
+        net = Model(found, backend=backend)
+        return net if layers is not None else net.noting(assumption(found))
     if not hasattr(module, "state_dict") or not hasattr(module, "_modules"):
         raise CgruError(
             f"module: expected a torch module or its state_dict(), found {type(module).__name__}; cgru.load reads files"
@@ -70,42 +85,64 @@ def from_torch(
     with errors_name(shown):
         if prefix:
             module, prefix = _submodule(module, prefix), None
-        if layers is None and _says_itself(module):
-            found = list(_walk(module, ""))
-            if not found:
-                raise UnsupportedError("holds no layer that cgru runs")
-            return Model(found, backend=backend)
-        if layers is None:
-            _check_hidden_steps(module)
-        file = _tensor_file(module.state_dict(), shown)
-        return Model(layers_from(file, layers, prefix, _table_kinds(module), _nonlinearities(module)), backend=backend)
+        net = Model(_layers(module, shown, layers, prefix), backend=backend)
+        if not verify:
+            note = "not verified: from_torch was told verify=False"
+            inferred = layers is None and not _says_itself(module)
+            return net.noting(*([assumption(net.layers)] if inferred else []), note)
+        return net.noting(_verified(net, module, example))
 
 
-def from_keras(model: Any, *, backend: str | None = None) -> Model:
-    """A network from a live Keras 3 model: Sequential, or a functional graph without branches.
+def _layers(module: Any, shown: str, layers: str | Sequence[Any] | None, prefix: str | None) -> list[Layer]:
+    if layers is None and _says_itself(module):
+        found = list(_walk(module, ""))
+        if not found:
+            raise UnsupportedError("holds no layer that cgru runs")
+        return found
+    if layers is None:
+        _check_hidden_steps(module)
+    file = _tensor_file(module.state_dict(), shown)
+    return layers_from(file, layers, prefix, _table_kinds(module), _nonlinearities(module))
 
-    Raises :class:`UnsupportedError` naming the layer or setting that cgru does not run.
-    """
-    from .formats.readers import keras_layers
 
-    return Model(keras_layers.from_model(model), backend=backend)
+def _verified(net: Model, module: Any, example: Any) -> str:
+    """Run the module beside the network; what the network shall say about it."""
+    # A Sequential with a recurrent part cannot run in torch, where that part gives a tuple; a recurrent module by
+    # itself takes an example as it is.
+    runs_itself = kind_of(module) in RECURRENT and example is not None
+    by_parts = _says_itself(module) and not runs_itself
+    inputs = random_inputs(net) if example is None else [np.asarray(plain(example))]
+    late = [path for path, part in module.named_modules() if getattr(part, "batch_first", True) is False]
+    with evaluating(module) as ready:
+        hint = "" if by_parts else _advice(late)
+        found = verify_against(net, ready.by_parts if by_parts else ready.whole, inputs, hint=hint)
+    what = f"{len(inputs)} random inputs" if example is None else "the example"
+    aside = "; the module has batch_first=False, but here x is (B, T, I)" if late and by_parts else ""
+    return f"verified against the module on {what}: {found}{aside}"
 
 
-def _kind(module: Any) -> str:
-    """The name of one of torch's own module classes; "" for a loss or a class of somebody's own."""
-    kind = type(module)
-    own = kind.__module__.startswith("torch.nn.modules.") and not kind.__module__.endswith(".loss")
-    return kind.__name__ if own else ""
+def _advice(late: Sequence[str]) -> str:
+    """What to do about a module that does something else; ``late`` are its parts that take time before rows."""
+    if late:
+        path = f"module.{late[0]}" if late[0] else "module"
+        return (
+            f"; {path} has batch_first=False, so it takes (T, B, I) where cgru takes (B, T, I): set "
+            f"{path}.batch_first = True, which changes no weight, and hand the rows over first"
+        )
+    return (
+        "; say what forward() does by layers= (a list in the order data passes, with 'relu', 'last_step' and the like "
+        "between); a sum, product or attention of branches is none that cgru runs"
+    )
 
 
 def _says_itself(module: Any) -> bool:
-    kind = _kind(module)
+    kind = kind_of(module)
     return bool(kind) and kind not in ("ModuleDict", "ModuleList")
 
 
 def _walk(module: Any, path: str) -> Iterator[Layer]:
     """The layers of a module whose class says what it computes, in the order data passes."""
-    kind = _kind(module)
+    kind = kind_of(module)
     if kind == "Sequential":
         # Not named_children(), which leaves out a module's second appearance.
         for key, child in module._modules.items():
@@ -166,7 +203,7 @@ def _submodule(module: Any, prefix: str) -> Any:
 def _check_hidden_steps(module: Any) -> None:
     """Refuse to infer what the tensors cannot show but the live object does: an activation between layers."""
     for path, part in module.named_modules():
-        kind = _kind(part)
+        kind = kind_of(part)
         if kind and kind not in _INERT | _CONTAINERS and not part.state_dict():
             word = _ACTIVATIONS.get(kind)
             where = f"put {word!r} where it comes" if word else "which cgru does not run, unless it does nothing here"
@@ -180,12 +217,12 @@ def _check_hidden_steps(module: Any) -> None:
 def _table_kinds(module: Any) -> dict[str, str]:
     """Which lone weights are tables and which matrices, as only the live object can tell."""
     kinds = {"Embedding": "embedding", "Linear": "dense"}
-    return {path: kinds[_kind(part)] for path, part in module.named_modules() if _kind(part) in kinds}
+    return {path: kinds[kind_of(part)] for path, part in module.named_modules() if kind_of(part) in kinds}
 
 
 def _nonlinearities(module: Any) -> dict[str, str]:
     """What each nn.RNN applies, which its tensors do not tell."""
-    return {path: part.nonlinearity for path, part in module.named_modules() if _kind(part) in ("RNN", "RNNCell")}
+    return {path: part.nonlinearity for path, part in module.named_modules() if kind_of(part) in ("RNN", "RNNCell")}
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
