@@ -1,0 +1,178 @@
+"""The scheduler on an event loop: clients await room and outputs, one worker thread runs the pool's steps."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from .ticks import Batch, Channel, Ticks
+
+#: A step that takes less than this runs on the loop itself: handing it to a thread and back costs about as much.
+INLINE = 150e-6
+#: The selector's timers are a millisecond coarse; a shorter wait is one more turn of the loop, which reads the sockets.
+_COARSE = 0.0008
+
+
+class Engine(Protocol):
+    """What steps: a :class:`cgru.engine.pool.Pool`, or something measured beside it."""
+
+    def step(self, sids: Any, x: Any) -> np.ndarray: ...
+
+    def close(self, sid: int) -> None: ...
+
+
+class Driver:
+    """Steps a pool as its clients' frames arrive: ``async with Driver(pool, ticks) as driver: …``.
+
+    ``ahead`` bounds the frames of one client that wait to be stepped; :meth:`send` waits while there are as many.
+    ``observe`` is told of every round: when its frames arrived, when the step began and when it ended.
+    """
+
+    def __init__(
+        self,
+        pool: Engine,
+        ticks: Ticks,
+        *,
+        ahead: int = 256,
+        observe: Callable[[np.ndarray, float, float], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.pool, self.ticks, self.ahead = pool, ticks, ahead
+        self._observe, self._clock = observe, clock
+        self._worker = ThreadPoolExecutor(1, "cgru-step")
+        self._arrived = asyncio.Event()
+        self._changed: dict[Channel, asyncio.Event] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # A step under way ends first: nobody loses an output that the state already counts.
+        self._stopping = True
+        self._arrived.set()
+        assert self._task is not None
+        await self._task
+        self._worker.shutdown()
+        for channel in list(self._changed):
+            self.close(channel)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop that steps the pool runs."""
+        return self._task is not None and not self._task.done()
+
+    # ---- a client's side ----------------------------------------------------------------------------------
+
+    def open(self, sid: int) -> Channel:
+        """A channel for a stream that the pool has opened."""
+        changed = asyncio.Event()
+        channel = Channel(sid, changed.set)
+        self._changed[channel] = changed
+        self.ticks.open += 1
+        return channel
+
+    def close(self, channel: Channel) -> None:
+        """Let a stream go; one in a step under way leaves the pool when that ends."""
+        if self._changed.pop(channel, None) is None:
+            return
+        self.ticks.drop(channel)
+        self.ticks.open -= 1
+        channel.wake = None
+        if not channel.under_way:
+            self.pool.close(channel.sid)
+
+    async def send(self, channel: Channel, data: bytes) -> None:
+        """Hand in whole steps, in order; returns once all are accepted, which bounds what a client has waiting."""
+        size, at = self.ticks.bytes_in, 0
+        while at < len(data):
+            room = self.ahead - len(channel.frames)
+            if room <= 0:
+                await self._until(channel, lambda: len(channel.frames) < self.ahead)
+                continue
+            end = min(len(data), at + room * size)
+            if at == 0 and end == size == len(data):
+                self.ticks.push(channel, (data,), self._clock())
+            else:
+                whole = memoryview(data)
+                self.ticks.push(channel, [whole[k : k + size] for k in range(at, end, size)], self._clock())
+            self._arrived.set()
+            at = end
+
+    async def receive(self, channel: Channel) -> list[bytes]:
+        """The outputs that wait, at least one step's; raises what a step of this stream raised."""
+        if not channel.outputs:
+            await self._until(channel, lambda: bool(channel.outputs))
+        outputs = self.ticks.collect(channel, self._clock())
+        if channel.ready:
+            self._arrived.set()
+        self._changed[channel].set()
+        return outputs
+
+    async def settled(self, channel: Channel) -> None:
+        """Wait until every step handed in has been done."""
+        await self._until(channel, lambda: channel.settled)
+
+    async def collected(self, channel: Channel) -> None:
+        """Wait until every step handed in has been done and its output received."""
+        await self._until(channel, lambda: channel.settled and not channel.outputs)
+
+    async def halted(self, channel: Channel) -> None:
+        """Take no further step of a stream, and wait until the one under way has ended."""
+        self.ticks.drop(channel)
+        changed = self._changed[channel]
+        while channel.under_way:
+            changed.clear()
+            await changed.wait()
+
+    async def _until(self, channel: Channel, true: Callable[[], bool]) -> None:
+        changed = self._changed.get(channel)
+        while not true():
+            if channel.failed is not None:
+                raise channel.failed
+            if channel.closed or changed is None:
+                raise ConnectionResetError("the stream is closed")
+            changed.clear()  # others that wait for it have been woken already
+            await changed.wait()
+
+    # ---- the steps ----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        ticks, clock, loop = self.ticks, self._clock, asyncio.get_running_loop()
+        while not self._stopping:
+            wait = ticks.wait(clock())
+            if wait is None:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            # Even where nothing is to wait for, the sockets get their turn.
+            await asyncio.sleep(wait if wait > _COARSE else 0)
+            batch = ticks.take(clock())
+            if batch is None:
+                continue
+            try:
+                if ticks.expected(len(batch.channels)) < INLINE:
+                    outputs = self.pool.step(batch.sids, batch.x)
+                else:
+                    outputs = await loop.run_in_executor(self._worker, self.pool.step, batch.sids, batch.x)
+            except Exception as error:
+                ticks.fail(batch, error)
+            else:
+                now = clock()
+                ticks.deliver(batch, outputs, now)
+                if self._observe is not None:
+                    self._observe(batch.arrived, batch.begun, now)
+            self._release(batch)
+
+    def _release(self, batch: Batch) -> None:
+        """Close the streams that their clients left while they were in a step."""
+        for channel in batch.channels:
+            if channel.closed and channel not in self._changed:
+                self.pool.close(channel.sid)
