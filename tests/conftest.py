@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 
 from cgru.engine import backends
 
+# threads= is capped at the cores there are, and the suite wants several threads on any machine.
+os.environ.setdefault("CGRU_CORES", "64")
+
 # A machine that does something else at the same time makes no test fail: no deadlines. The suite runs the same
 # examples every time; CGRU_EXPLORE=1 looks for new ones.
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setattr(threads, "open", fake_open, raising=False)
 
     monkeypatch.delenv("CGRU_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CGRU_CORES", raising=False)
+    monkeypatch.setattr(threads, "_seen", (-math.inf, 1, 0))
     return pretend
 
 
@@ -67,7 +70,7 @@ def test_auto_without_affinity(machine: Machine, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [(None, 1), ("", 1), ("1", 1), ("3", 3), (" 2 ", 2), ("auto", 4), ("1000", 1000)]
+    ("text", "expected"), [(None, 1), ("", 1), ("1", 1), ("3", 3), (" 2 ", 2), ("auto", 4), ("1000", 4)]
 )
 def test_environment(machine: Machine, monkeypatch: pytest.MonkeyPatch, text: str | None, expected: int) -> None:
     machine(4)
@@ -97,3 +100,21 @@ def test_bad_argument(machine: Machine, value: Any) -> None:
     machine(4)
     with pytest.raises(CgruError, match=r"threads.*expected"):
         threads.resolve(value)
+
+
+def test_no_more_threads_than_cores(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(3, {V2: "200000 100000\n"})
+    assert [threads.resolve(count) for count in (1, 2, 3, 64, 4096)] == [1, 2, 2, 2, 2]
+    monkeypatch.setenv("CGRU_NUM_THREADS", "64")
+    assert threads.resolve(None) == 2
+    monkeypatch.setenv("CGRU_CORES", "5")  # what the user says goes before what the system says
+    assert threads.resolve(64) == threads.resolve("auto") == 5
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1e3", "5000", "9" * 5000])
+def test_garbage_for_cores(machine: Machine, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    machine(4)
+    monkeypatch.setenv("CGRU_CORES", text)
+    with pytest.raises(CgruError, match=r"CGRU_CORES=.*expected a whole number from 1 to 4096"):
+        threads.resolve(2)
+    assert threads.resolve(1) == 1

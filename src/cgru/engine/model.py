@@ -97,6 +97,20 @@ class Model:
         total = f"{self.parameters:,} parameters, {self.nbytes:,} bytes, {self.precision}"
         return "\n".join((lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]), total, *self.notes))
 
+    def __copy__(self) -> Model:
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: Any) -> Model:
+        """Another Model on the same layers, which are immutable: no second copy of the weights."""
+        twin = Model(self.layers, backend=self._backend)
+        twin.report = self.report
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from ..formats.readers import native
+
+        return _model_from, (native.to_bytes(self), self._backend, self.report)
+
     def __repr__(self) -> str:
         return f"<cgru.Model {' → '.join(layer.name for layer in self.layers)}, {self.parameters:,} parameters>"
 
@@ -328,6 +342,15 @@ class Model:
         from ..formats.readers import native
 
         native.save(self, path)
+
+
+def _model_from(saved: bytes, backend: str, report: Comparison | None) -> Model:
+    """A network from what it is pickled as: its native form, and the backend it was asked to run on."""
+    from ..formats.readers import native
+
+    net = Model(native.load(saved), backend=backend)
+    net.report = report
+    return net
 
 
 def _finish(y: Any, x: np.ndarray, single: bool) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from ..arrays import Float32
-from ..errors import CgruError, FormatError
+from ..errors import CgruError, FormatError, UnsupportedError
 from ..spec.precision import Stored, check, is_matrix, reduce, widen
 
 
@@ -124,8 +124,32 @@ class Layer:
         twin.name = name
         return twin
 
+    def __copy__(self) -> Self:
+        return self.renamed(self.name)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self.renamed(self.name)  # immutable, so there is nothing to have twice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.kind, self.name, self.options(), self.precision, self.stored())
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.describe()})"
+
+
+def _restored(
+    kind: str, name: str, options: Mapping[str, Any], precision: str, stored: Mapping[str, Float32 | Stored]
+) -> Layer:
+    """A layer from what it is pickled as: specification, and weights as they are held."""
+    from . import LAYERS
+
+    if kind not in LAYERS:
+        raise UnsupportedError(f"{name}: a layer of kind {kind!r}, which this version of cgru does not have")
+    wide = {key: widen(held, precision) if isinstance(held, Stored) else held for key, held in stored.items()}
+    layer = LAYERS[kind].from_parts(name, options, wide)
+    if precision == "float32":
+        return layer
+    return layer.holding(precision, stored)
 
 
 def take(options: Mapping[str, Any], key: str, types: type | tuple[type, ...], where: str, default: Any = ...) -> Any:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class PackedStream(BatchStepper, Stream):
     """A stream over the packed backend; :meth:`step` is the C call and little else."""
 
+    __reduce__ = Stream.__reduce__  # before that of the extension type, which refuses
+
     def __init__(self, net: Model, batch: int) -> None:
         Stream.__init__(self, net, batch)
         stage: Any = net._stages(None)[0]

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -103,6 +104,20 @@ def write(
     cannot hold, before anything is written.
     """
     shown = os.fspath(path)
+    parts = pieces(tensors, metadata, dtypes=dtypes, shown=shown)
+    with _replacing(shown) as file:
+        for part in parts:
+            file.write(part)
+
+
+def pieces(
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtypes: Mapping[str, str] | None = None,
+    shown: str = "<bytes>",
+) -> Iterator[bytes | memoryview]:
+    """What :func:`write` writes, one part after the other; raises as it does, before the first."""
     notes = _checked_metadata(metadata or {}, shown)
     overrides = dict(dtypes or {})
     for name in overrides.keys() - tensors.keys():
@@ -121,10 +136,8 @@ def write(
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     if len(text) > MAX_HEADER:
         raise CgruError(f"{shown}: names and metadata take {len(text)} bytes; at most {MAX_HEADER} can be read back")
-    with _replacing(shown) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            file.write(np.ascontiguousarray(tensors[name], _CODES[kinds[name]]).reshape(-1).view(np.uint8).data)
+    data = (np.ascontiguousarray(tensors[name], _CODES[kinds[name]]).reshape(-1).view(np.uint8).data for name in order)
+    return chain([struct.pack("<Q", len(text)) + text], data)
 
 
 def _divisor(size: int) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ...arrays import Float32
-from ...errors import CgruError, FormatError
+from ...errors import CgruError, FormatError, MissingFileError
 from ...layers import LAYERS, Layer
 from ...spec.precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled
 from ..containers import safetensors
@@ -42,6 +42,23 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     target = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(target, str) or not target or "\0" in target:
         raise CgruError(f"path: expected the path of a file to write, found {path!r}")
+    tensors, metadata, dtypes = _contents(model)
+    try:
+        safetensors.write(target, tensors, metadata, dtypes=dtypes)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{target}: cannot be written: {error.strerror}") from None
+    except OSError as error:
+        raise CgruError(f"{target}: cannot be written: {error.strerror or error}") from None
+
+
+def to_bytes(model: Model) -> bytes:
+    """What :func:`save` writes, which :func:`load` takes as well as a path."""
+    tensors, metadata, dtypes = _contents(model)
+    return b"".join(safetensors.pieces(tensors, metadata, dtypes=dtypes))
+
+
+def _contents(model: Model) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
+    """The tensors, the metadata, and what the reduced ones are called."""
     spec = {"layers": [_entry(layer) for layer in model.layers]}
     tensors: dict[str, np.ndarray] = {}
     dtypes: dict[str, str] = {}
@@ -54,11 +71,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
             tensors[name], dtypes[name] = held.values, KINDS[layer.precision]
             if held.scale is not None:
                 tensors[name + _SCALE] = held.scale
-    metadata = {"format": FORMAT, "version": VERSION, "spec": json.dumps(spec, default=_plain_number)}
-    try:
-        safetensors.write(target, tensors, metadata, dtypes=dtypes)
-    except OSError as error:
-        raise CgruError(f"{target}: cannot be written: {error.strerror or error}") from error
+    return tensors, {"format": FORMAT, "version": VERSION, "spec": json.dumps(spec, default=_plain_number)}, dtypes
 
 
 def load(source: Source) -> list[Layer]:
