@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Callable
 
 
-def forked(check: Callable[[], bool], children: int = 1) -> list[int]:
-    """The statuses of so many children side by side: 0 where ``check()`` was true there within a minute.
+def forked(check: Callable[[], bool], children: int = 1, limit: int = 60) -> list[int]:
+    """The statuses of so many children side by side: 0 where ``check()`` was true there within ``limit`` seconds.
 
     A child that hangs is killed by its alarm, and so has a status too.
     """
@@ -22,7 +22,7 @@ def forked(check: Callable[[], bool], children: int = 1) -> list[int]:
         if pid == 0:
             status = 99
             try:
-                signal.alarm(60)
+                signal.alarm(limit)
                 status = 0 if check() else 1
             finally:
                 os._exit(status)

@@ -114,3 +114,48 @@ def test_multiprocessing_by_fork() -> None:
     found = isa.arrays(POOL, None)
     assert found["same"].all()
     assert found["parent"]
+
+
+PACKING = """
+import threading, time
+import numpy as np
+import cgru
+from forks import forked
+from strategies import Case
+
+def layer(seed):
+    return Case(1, 600, 1, 1, False, 1, 600, seed=seed).gru()
+
+stop, made = threading.Event(), [0]
+def pack():
+    while not stop.is_set():
+        cgru.Model([layer(made[0])], backend="packed")
+        made[0] += 1
+
+def child():
+    net = cgru.Model([small], backend="auto")          # packs a layer of its own
+    return np.array_equal(net(x), want) and np.array_equal(shared(x), want) and len(shared.stream().dump()) > 0
+
+small = Case(64, 192, 1, 1, False, 1, 40, seed=1).gru()
+x = np.random.default_rng(0).standard_normal((2, 9, small.input_size)).astype(np.float32)
+shared = cgru.Model([small], backend="packed")
+want = shared(x)
+small = Case(64, 192, 1, 1, False, 1, 40, seed=1).gru()
+thread = threading.Thread(target=pack)
+thread.start()
+while not made[0]:
+    time.sleep(0.001)
+statuses = [forked(child, limit=5)[0] for _ in range(FORKS)]
+stop.set()
+thread.join()
+found = {"statuses": statuses, "made": made[0], "parent": child()}
+"""
+
+
+def test_forks_beside_a_thread_that_packs() -> None:
+    """A child that packs a layer must not wait for the lock of a thread that stayed behind."""
+    found = isa.arrays(PACKING.replace("FORKS", str(FORKS)), None, OPENBLAS_NUM_THREADS="1")
+    assert not found["statuses"].any(), f"statuses of the children: {found['statuses']}"
+    assert found["statuses"].size == FORKS
+    assert found["made"]
+    assert found["parent"]

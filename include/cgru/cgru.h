@@ -13,7 +13,13 @@
 extern "C" {
 #endif
 
-enum { CGRU_OK = 0, CGRU_NO_MEMORY = 1 };
+enum {
+    CGRU_OK = 0,
+    CGRU_NO_MEMORY = 1,
+    CGRU_BAD_LENGTH = 2, /* a length is negative or more than the steps */
+    CGRU_BAD_ID = 3,     /* an id is outside the table of the embedding */
+    CGRU_BAD_INDEX = 4,  /* a row of the call has no row of the state */
+};
 
 typedef struct cgru_kernels cgru_kernels; /* an instruction set; static, never freed */
 typedef struct cgru_matrix cgru_matrix;   /* a packed matrix with its bias */
@@ -32,12 +38,13 @@ typedef struct {
     const uint8_t *mask;    /* (rows, steps) or NULL: Keras' meaning */
     uint8_t *mask_out;      /* (rows, steps) or NULL: the mask that flows on from the last layer */
     float *state;           /* row i is at state + (index ? index[i] : i) · state_row; changed in place */
-    int64_t state_row;
+    int64_t state_row, state_rows; /* floats from one row of the state to the next, and rows of it */
     const int64_t *index;
     int threads; /* at least 1 */
 } cgru_call;
 
-/* Runs the network over the call. CGRU_NO_MEMORY leaves state and outputs as they were. */
+/* Runs the network over the call. Any other status than CGRU_OK leaves state and outputs as they were. Lengths, ids and
+ * index are checked first; nobody may change them during the call. */
 int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work);
 
 /* Work of one row and one step, in multiply-adds of float32: reduced precision counts by its bytes. */

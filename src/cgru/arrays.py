@@ -93,12 +93,13 @@ def _writable(array: NDArray[Any]) -> bool:
 
 
 def ids(value: Any, where: str, vocabulary: int) -> NDArray[np.int64]:
-    """Token ids (B, T) or (T,): integers in [0, vocabulary)."""
+    """A copy of token ids (B, T) or (T,): integers in [0, vocabulary)."""
     array = as_array(value, where, "integers")
     if array.dtype.kind not in "iu":
         raise ShapeError(f"{where}: expected integer token ids, found dtype {array.dtype}; cast with .astype('int64')")
     if array.ndim not in (1, 2):
         raise ShapeError(f"{where}: expected ids of shape (B, T) or (T,), found shape {array.shape}")
+    array = array.copy()  # what is checked is what is used, whoever writes to the caller's meanwhile
     if array.size:
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= vocabulary:
@@ -108,7 +109,7 @@ def ids(value: Any, where: str, vocabulary: int) -> NDArray[np.int64]:
 
 
 def lengths(value: Any, batch: int, steps: int) -> NDArray[np.int64] | None:
-    """Row lengths (B,) in [0, T], in any order; a scalar stands for a batch of one."""
+    """A copy of row lengths (B,) in [0, T], in any order; a scalar stands for a batch of one."""
     if value is None:
         return None
     array = as_array(value, "lengths", "integers")
@@ -118,10 +119,11 @@ def lengths(value: Any, batch: int, steps: int) -> NDArray[np.int64] | None:
         array = array[None]
     if array.shape != (batch,):
         raise ShapeError(f"lengths: expected shape ({batch},), one per row of x, found {array.shape}")
+    array = array.copy()
     if array.size and (array.min() < 0 or array.max() > steps):
         bad = int(array.min()) if array.min() < 0 else int(array.max())
         raise CgruError(f"lengths: {bad} is outside [0, T], where x has T = {steps} time steps")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def mask(value: Any, batch: int, steps: int) -> NDArray[np.bool_] | None:

@@ -282,6 +282,7 @@ static void run(job *j, cgru_work *kept)
         .mask_out = j->n->last ? NULL : j->mask_out,
         .state = j->state,
         .state_row = j->n->state,
+        .state_rows = j->rows,
         .index = j->index,
         .threads = j->threads,
     };

@@ -207,9 +207,32 @@ static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work
     return CGRU_OK;
 }
 
+/* Everything the runner takes for an index, or for a number of steps. */
+static int check(const cgru_net *net, const cgru_call *call)
+{
+    if (!call->index && call->rows > call->state_rows) return CGRU_BAD_INDEX;
+    for (int64_t r = 0; call->index && r < call->rows; r++) {
+        if (call->index[r] < 0 || call->index[r] >= call->state_rows) return CGRU_BAD_INDEX;
+    }
+    for (int64_t r = 0; call->lengths && r < call->rows; r++) {
+        if (call->lengths[r] < 0 || call->lengths[r] > call->steps) return CGRU_BAD_LENGTH;
+    }
+    if (net->nodes[0].kind != CGRU_EMBEDDING) return CGRU_OK;
+    const int64_t *ids = call->x, entries = net->nodes[0].in;
+    for (int64_t r = 0; r < call->rows; r++) {
+        for (int64_t t = 0; t < call->steps; t++) {
+            int64_t id = ids[r * call->x_row + t * call->x_step];
+            if (id < 0 || id >= entries) return CGRU_BAD_ID;
+        }
+    }
+    return CGRU_OK;
+}
+
 int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
 {
     if (call->rows == 0) return CGRU_OK;
+    const int status = check(net, call);
+    if (status != CGRU_OK) return status;
     whole_call whole = {net, call, NULL, 0, 1};
     int by_rows = 0;
     if (call->threads > 1) plan_threads(&whole, &by_rows);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,7 +38,6 @@ class Model:
         _check_chain(self.layers)
         self._layout = StateLayout(self.layers)
         self._backend = backends.choose(backend)
-        self._lock = threading.Lock()
         #: What :meth:`quantize` found on its sample; None where there was none. Not saved.
         self.report: Comparison | None = None
         #: What was taken for granted when the network was made, and what was verified: sentences, for ``print``.
@@ -228,10 +226,11 @@ class Model:
 
     def _stages(self, backend: str | None) -> list[backends.Stage]:
         wanted = self._backend if backend is None else backends.checked(backend)
-        with self._lock:
-            if wanted not in self._compiled:
-                self._compiled[wanted] = backends.compile_stages(self.layers, self._layout, wanted)[0]
-            return self._compiled[wanted]
+        stages = self._compiled.get(wanted)
+        if stages is None:  # two threads may both come here, and then agree on the stages of one of them
+            stages = backends.compile_stages(self.layers, self._layout, wanted)[0]
+            stages = self._compiled.setdefault(wanted, stages)
+        return stages
 
     def _flow(self, x: np.ndarray, lengths: Any, mask: Any) -> Flow:
         """What enters the first stage: checked input (B, T, …), and which steps count as the caller says it."""

@@ -20,6 +20,9 @@ cnp.import_array()
 
 cdef extern from "cgru/cgru.h" nogil:
     enum: CGRU_OK
+    enum: CGRU_BAD_LENGTH
+    enum: CGRU_BAD_ID
+    enum: CGRU_BAD_INDEX
     ctypedef struct cgru_matrix:
         int panels
     ctypedef struct cgru_scan:
@@ -38,7 +41,7 @@ cdef extern from "cgru/cgru.h" nogil:
         const uint8_t *mask
         uint8_t *mask_out
         float *state
-        int64_t state_row
+        int64_t state_row, state_rows
         const int64_t *index
         int threads
     int64_t cgru_net_cost(const cgru_net *net)
@@ -394,7 +397,7 @@ cdef class Net:
         call.y_row = y.strides[0] // 4
         call.y_step = y.strides[1] // 4 if y.ndim == 3 else 0
         call.state = <float *>cnp.PyArray_DATA(state)
-        call.state_row = state.strides[0] // 4
+        call.state_row, call.state_rows = state.strides[0] // 4, state.shape[0]
         call.index = NULL
         call.lengths = NULL if lengths is None else <const int64_t *>cnp.PyArray_DATA(lengths)
         call.mask = NULL if mask is None else <const uint8_t *>cnp.PyArray_DATA(mask)
@@ -412,7 +415,18 @@ cdef class Net:
         else:
             cgru_work_free(work)
         if status != CGRU_OK:
-            raise TooLargeError("no memory for the scratch of a call; take fewer rows or steps at once")
+            refuse(status)
+
+
+cdef void refuse(int status) except *:
+    """Raise what a status of the core means. Callers' mistakes are found before, with messages of their own."""
+    if status == CGRU_BAD_LENGTH:
+        raise CgruError("lengths: one is outside [0, T]")
+    if status == CGRU_BAD_ID:
+        raise CgruError("x: a token id is outside the vocabulary")
+    if status == CGRU_BAD_INDEX:
+        raise CgruError("state: it has no row for a row of x")
+    raise TooLargeError("no memory for the scratch of a call; take fewer rows or steps at once")
 
 
 # Scratch a network may keep between calls.

@@ -31,7 +31,7 @@ cdef class Stepper:
         self.inputs, self.outputs, self.ids = net.inputs, net.outputs, net.ids
         self.call.rows, self.call.steps, self.call.threads = state.shape[0], 1, 1
         self.call.state = <float *>cnp.PyArray_DATA(state)
-        self.call.state_row = state.shape[1]
+        self.call.state_row, self.call.state_rows = state.shape[1], state.shape[0]
         self.call.x_row, self.call.y_row = 1 if net.ids else net.inputs, net.outputs
         self.call.x_step = self.call.y_step = 0
 
@@ -113,7 +113,7 @@ cdef class BatchStepper(Stepper):
         status = self._run(x, y)
         self.busy = False
         if status != CGRU_OK:
-            raise TooLargeError("no memory for the scratch of a step; step fewer rows")
+            refuse(status)
         return y
 
 
@@ -183,7 +183,7 @@ cdef class ChoiceStepper(Stepper):
         """
         cdef cnp.npy_intp shape[2]
         cdef cnp.ndarray y
-        cdef int team = min(resolve(threads), 1 << 20)
+        cdef int status, team = min(resolve(threads), 1 << 20)
         if self.busy or self.net == NULL:
             self._enter()
         self.busy = True
@@ -204,8 +204,10 @@ cdef class ChoiceStepper(Stepper):
                 y = self._receive(out, shape[0], False, x)
             self.call.rows, self.call.threads = shape[0], team
             self.call.index = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows)
-            if shape[0] and self._run(x, y) != CGRU_OK:
-                raise TooLargeError("no memory for the scratch of a step; step fewer streams at once")
+            if shape[0]:
+                status = self._run(x, y)
+                if status != CGRU_OK:
+                    refuse(status)
         finally:
             self.busy = False
         return y

@@ -6,13 +6,13 @@ replace its arrays: there is no second copy.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ...arrays import Float32
+from ...forks import Lock
 from ...layers import Activation, Dense, Embedding, LastStep, Layer, Masking, Recurrent
 from ...spec.activations import CODES
 from ...spec.precision import Stored
@@ -20,7 +20,7 @@ from ..state import StateLayout
 from .flow import Flow
 
 _MERGES = {"concat": 0, None: 0, "sum": 1, "mul": 2, "ave": 3}
-_packing = threading.Lock()
+_packing = Lock()
 
 
 def unavailable() -> str | None:
