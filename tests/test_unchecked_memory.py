@@ -62,7 +62,7 @@ def test_a_state_is_not_resized_in_place() -> None:
 
 
 def test_a_state_without_a_network() -> None:
-    for make in (lambda: cgru.State(None, X), lambda: cgru.State(StateLayout(()), X)):  # type: ignore[arg-type]
+    for make in (lambda: cgru.State(None, X), lambda: cgru.State(StateLayout(None, bytes), X)):  # type: ignore[arg-type]
         with pytest.raises(CgruError):
             make()
     with pytest.raises(TypeError):

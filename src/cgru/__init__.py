@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .builder import Graph
 from .engine.model import Model
 from .engine.state import State
 from .errors import (
@@ -42,6 +43,7 @@ __all__ = [
     "Difference",
     "Embedding",
     "FormatError",
+    "Graph",
     "LastStep",
     "Masking",
     "MinGRU",

@@ -9,12 +9,15 @@ import numpy as np
 
 from .. import arrays
 from ..arrays import Float32
+from ..builder import Graph
 from ..errors import CgruError, ShapeError, UnsupportedError
 from ..layers import Embedding, LastStep, Layer, Recurrent
+from ..spec.graph import Graph as Specification
 from ..spec.precision import check as check_precision
 from ..threads import resolve as resolve_threads
 from . import backends
 from .backends.flow import Flow
+from .fingerprint import fingerprint
 from .state import State, StateLayout
 
 if TYPE_CHECKING:
@@ -33,10 +36,18 @@ class Model:
     :class:`UnsupportedError` for an order of layers that cannot run.
     """
 
-    def __init__(self, layers: Sequence[Layer], *, backend: str | None = None) -> None:
+    def __new__(cls, layers: Sequence[Layer] | Graph, *, backend: str | None = None) -> Model:
+        if isinstance(layers, Graph):
+            from .graph_model import GraphModel
+
+            return object.__new__(GraphModel)
+        return object.__new__(cls)
+
+    def __init__(self, layers: Sequence[Layer] | Graph, *, backend: str | None = None) -> None:
+        assert not isinstance(layers, Graph)
         self.layers = _named_apart(list(layers))
         _check_chain(self.layers)
-        self._layout = StateLayout(self.layers)
+        self._layout = StateLayout(_chain(self.layers), lambda: fingerprint(self.layers))
         self._backend = backends.choose(backend)
         #: What :meth:`quantize` found on its sample; None where there was none. Not saved.
         self.report: Comparison | None = None
@@ -80,7 +91,7 @@ class Model:
         rows = [
             (
                 layer.name,
-                type(layer).__name__,
+                layer.title,
                 layer.describe(),
                 f"{layer.parameters:,}",
                 layer.precision if layer.reducible else "",
@@ -385,6 +396,19 @@ def _named_apart(layers: list[Layer]) -> tuple[Layer, ...]:
 def _collapses(layer: Layer) -> bool:
     """Whether one output a sequence goes on, rather than one a step."""
     return isinstance(layer, LastStep) or (isinstance(layer, Recurrent) and not layer.return_sequences)
+
+
+def _chain(layers: Sequence[Layer]) -> Specification:
+    """The layers as a graph; where any number of features will do, of one."""
+    g = Graph()
+    first = next((layer.input_size for layer in layers if layer.input_size is not None), 1)
+    x = g.input(dtype="int64") if layers[0].takes_ids else g.input(first)
+    g.mask_of_input(x)
+    y: Any = x
+    for layer in layers:
+        y = g.layer(layer, y)
+    g.output(*(y if isinstance(y, tuple) else (y,)))
+    return g.build()
 
 
 def _check_chain(layers: Sequence[Layer]) -> None:

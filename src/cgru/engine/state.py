@@ -8,17 +8,17 @@ with the row. Blocks begin on multiples of 16 floats.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import Float32, float32, mapping, whole
 from ..errors import ArgumentTypeError, CgruError, ShapeError, TooLargeError
-from .fingerprint import fingerprint
+from ..spec.timing import Timing
 
 if TYPE_CHECKING:
-    from ..layers import Layer
+    from ..spec.graph import Graph
 
 #: Numbers of bookkeeping after a block's arrays: emitted, scale.
 AUX = 2
@@ -45,45 +45,76 @@ class Block(NamedTuple):
 
 
 class StateLayout:
-    """The blocks of a whole network, by layer, and the width of a row; a state belongs to the network it is of."""
+    """The blocks of a whole network and the width of a row: what its graph's scans carry, and the frames that windows
+    look back on or joins wait for.
 
-    def __init__(self, layers: Iterable[Layer]) -> None:
+    ``blocks`` maps a scan to its block, ``history`` every other node to one block or None for each of its inputs.
+    A network whose frames do not come one a step carries the number of its steps behind all blocks. A state belongs to
+    the network its layout is of.
+    """
+
+    def __init__(self, graph: Graph, mark: Callable[[], bytes]) -> None:
+        """``mark`` computes the network's fingerprint when it is asked for."""
+        self.timing = Timing(graph)
+        self._mark, self._make_mark = b"", mark
         self.blocks: dict[str, list[Block]] = {}
-        self._layers = tuple(layers)
-        self._mark = b""
-        offset = 0
-        for layer in self._layers:
-            for arrays, sizes in layer.state_blocks():
-                block = Block(layer.name, arrays, sizes, offset)
-                self.blocks.setdefault(layer.name, []).append(block)
-                offset = -(-(block.aux + AUX) // _ALIGN) * _ALIGN
-        self._index(offset)
-
-    def _index(self, width: int) -> None:
-        self.width = width
+        self.history: dict[str, list[Block | None]] = {}
         self._keys: dict[str, list[tuple[int, int]]] = {}
-        for found in self.blocks.values():
-            for block in found:
-                start = block.offset
-                for name, size in zip(block.arrays, block.sizes, strict=True):
-                    self._keys.setdefault(f"{block.layer}.{name}", []).append((start, size))
-                    start += size
+        self.width = 0
+        for node in graph.nodes:
+            inputs = graph.input_values(node)
+            if carried := graph.operations[node.name].state(node.options, inputs):
+                arrays, sizes = zip(*carried, strict=True)
+                self.blocks[node.name] = [self._place(node.layer, arrays, sizes)]
+            self.history[node.name] = [
+                self._place(node.name, ("history" + (str(i) if len(inputs) > 1 else ""),), (hold * value.size,))
+                if hold and value is not None and value.clock is not None
+                else None
+                for i, (hold, value) in enumerate(zip(self.timing.hold[node.name], inputs, strict=True))
+            ]
+        self._steps = None if self.timing.steady else self._place("", ("steps",), (2,)).offset
+
+    def _place(self, layer: str, arrays: tuple[str, ...], sizes: tuple[int, ...]) -> Block:
+        block = Block(layer, arrays, sizes, self.width)
+        start = block.offset
+        for name, size in zip(arrays, sizes, strict=True):
+            if layer:
+                self._keys.setdefault(f"{layer}.{name}", []).append((start, size))
+            start += size
+        self.width = -(-(block.aux + AUX) // _ALIGN) * _ALIGN
+        return block
+
+    def of_layer(self, name: str) -> list[Block]:
+        """The blocks of a layer's scans, in torch's order of h_n."""
+        return [block for found in self.blocks.values() for block in found if block.layer == name]
+
+    def steps(self, data: Float32) -> int:
+        """Steps gone in, which all rows of a stream share; for networks that count them."""
+        assert self._steps is not None
+        if not len(data):
+            return 0
+        low, high = data[0, self._steps], data[0, self._steps + 1]
+        return int(low) + (int(high) << 20)
+
+    def set_steps(self, data: Float32, steps: int) -> None:
+        """Two numbers of 20 bits and more: float32 counts exactly to 2²⁴ alone."""
+        assert self._steps is not None
+        data[:, self._steps], data[:, self._steps + 1] = steps & 0xFFFFF, steps >> 20
 
     @classmethod
-    def _known(cls, blocks: dict[str, list[Block]], width: int, mark: bytes) -> StateLayout:
+    def _known(cls, blocks: dict[str, list[Block]], keys: Any, width: int, mark: bytes) -> StateLayout:
         """The layout of a network that is elsewhere: what a pickled state brings."""
-        layout = cls(())
-        layout.blocks, layout._mark = blocks, mark
-        layout._index(width)
+        layout = object.__new__(cls)
+        layout.blocks, layout.history, layout._keys, layout.width, layout._mark = blocks, {}, keys, width, mark
         return layout
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._known, (self.blocks, self.width, self.fingerprint())
+        return self._known, (self.blocks, self._keys, self.width, self.fingerprint())
 
     def fingerprint(self) -> bytes:
         """The network's :func:`~cgru.engine.fingerprint.fingerprint`, computed once."""
         if not self._mark:
-            self._mark = fingerprint(self._layers)
+            self._mark = self._make_mark()
         return self._mark
 
     def fits(self, other: StateLayout) -> bool:

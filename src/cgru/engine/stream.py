@@ -103,6 +103,13 @@ class Stream:
     def batch(self) -> int:
         return self._batch
 
+    #: Steps by which outputs are late.
+    delay = 0
+
+    def flush(self) -> Any:
+        """What lookahead kept back, as at the end of the sequence: no frames, where nothing looks ahead."""
+        return self.feed(np.zeros((self.batch, 0, self.net.input_size), np.float32))
+
     def feed(self, chunk: Any, *, threads: int | str | None = None) -> Float32:
         """Any number of steps: (B, T, I) → (B, T, O), or (T, I) → (T, O) for a batch of one; ids (B, T) or (T,)."""
         from ..threads import resolve

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from ..arrays import Float32
 from ..errors import CgruError, FormatError, UnsupportedError
-from ..spec.precision import Stored, check, is_matrix, reduce, widen
-
-
-class PackedWeights(Protocol):
-    """A layer's weights in the packed backend's own order; the layer's only copy once it exists."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-    def stored(self) -> dict[str, Float32 | Stored]: ...
+from ..spec.precision import Stored, check, is_matrix, widen
+from ..weights import Weights
 
 
 class Layer:
@@ -38,25 +30,32 @@ class Layer:
 
     def __init__(self, name: str | None, arrays: Mapping[str, Float32]) -> None:
         self.name = name or self.kind
-        self.precision = "float32"
-        self._arrays: dict[str, Float32 | Stored] | None = dict(arrays)
-        self._packed: PackedWeights | None = None
-        self.parameters = sum(int(array.size) for array in arrays.values())
+        #: The weights of each part that runs by itself (a direction of a stack), by what follows their names.
+        self.weights = self._parts(arrays, "float32")
+
+    def _parts(self, arrays: Mapping[str, Float32 | Stored], precision: str) -> dict[str, Weights]:
+        """``arrays`` by part; most layers are one part."""
+        return {"": Weights(arrays, {key for key in arrays if is_matrix(key)}, precision)}
+
+    @property
+    def precision(self) -> str:
+        return next((part.precision for part in self.weights.values()), "float32")
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for part in self.weights.values())
 
     def arrays(self) -> dict[str, Float32]:
         """The weights by canonical name as float32, whatever precision they are held in."""
-        return {
-            name: widen(array, self.precision) if isinstance(array, Stored) else array
-            for name, array in self.stored().items()
-        }
+        return {key + suffix: array for suffix, part in self.weights.items() for key, array in part.arrays().items()}
 
     def stored(self) -> dict[str, Float32 | Stored]:
         """The weights by canonical name as they are held (rebuilt from the packed form where that is the only copy)."""
-        held = self._arrays  # read once: another thread may be packing the layer
-        if held is not None:
-            return dict(held)
-        assert self._packed is not None
-        return self._packed.stored()
+        return {key + suffix: array for suffix, part in self.weights.items() for key, array in part.stored().items()}
+
+    def op_options(self) -> dict[str, Any]:
+        """The options of the operation that the layer is, where it is a single one."""
+        return {}
 
     def quantized(self, precision: str) -> Self:
         """The same layer with its matrices in another precision; itself where they are in that one already.
@@ -72,13 +71,11 @@ class Layer:
             )
         if not self.reducible:
             raise CgruError(f"{self.name}: a layer of kind {self.kind} has no weights to hold as {precision}")
-        return self.holding(
-            precision,
-            {
-                name: reduce(array, precision, f"{self.name}: {name}") if is_matrix(name) else array
-                for name, array in self.arrays().items()
-            },
-        )
+        twin = self.renamed(self.name)
+        twin.weights = {
+            suffix: part.reduced(precision, self.name, suffix) for suffix, part in self.weights.items()
+        }
+        return twin
 
     @property
     def reducible(self) -> bool:
@@ -88,7 +85,7 @@ class Layer:
     def holding(self, precision: str, stored: Mapping[str, Float32 | Stored]) -> Self:
         """The same layer with these weights, which are those of :meth:`stored` in a precision, instead of its own."""
         twin = self.renamed(self.name)
-        twin.precision, twin._arrays, twin._packed = precision, dict(stored), None
+        twin.weights = twin._parts(stored, precision)
         return twin
 
     def options(self) -> dict[str, Any]:
@@ -100,18 +97,15 @@ class Layer:
         """The inverse of :meth:`options` and :meth:`arrays`; raises :class:`FormatError` on what does not fit."""
         raise NotImplementedError
 
-    def state_blocks(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
-        """For each direction of each layer: the names and sizes of the arrays a row carries."""
-        return []
-
     @property
     def nbytes(self) -> int:
         """Bytes the weights take in memory as they are held now."""
-        held = self._arrays
-        if held is None:
-            assert self._packed is not None
-            return self._packed.nbytes
-        return sum(array.nbytes for array in held.values())
+        return sum(part.nbytes for part in self.weights.values())
+
+    @property
+    def title(self) -> str:
+        """What kind of layer it is, for ``print(net)``."""
+        return type(self).__name__
 
     def describe(self) -> str:
         """Sizes and switches in a few words, for ``print(net)``."""

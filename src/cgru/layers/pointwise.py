@@ -35,6 +35,9 @@ class Embedding(Layer):
     def options(self) -> dict[str, Any]:
         return {"mask_zero": self.mask_zero}
 
+    def op_options(self) -> dict[str, Any]:
+        return {"vocabulary": self.vocabulary, "units": self.output_size}
+
     @classmethod
     def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         only(options, ("mask_zero",), name)
@@ -77,6 +80,9 @@ class Dense(Layer):
 
     def options(self) -> dict[str, Any]:
         return {"activation": self.activation}
+
+    def op_options(self) -> dict[str, Any]:
+        return {"units": self.output_size, "activation": self.activation}
 
     @classmethod
     def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:

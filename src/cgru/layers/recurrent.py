@@ -18,6 +18,8 @@ from ..engine.state import State
 from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
 from ..spec import activations
 from ..spec.cells import Cell
+from ..spec.precision import Stored, is_matrix
+from ..weights import Weights
 from .base import Layer, only, take
 from .build import plain, reorder, split_concat, stacked
 from .pointwise import pick
@@ -283,9 +285,12 @@ class Recurrent(Layer):
             raise FormatError(f"{name}: num_layers is {known['num_layers']}")
         return cls(arrays, name=name, **known)
 
-    def state_blocks(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
-        sizes = (self.emitted_size, *[self.hidden_size] * (len(self.cell.state) - 1))
-        return [(self.cell.state, sizes) for _ in self.scans()]
+    def _parts(self, arrays: Mapping[str, Float32 | Stored], precision: str) -> dict[str, Weights]:
+        parts = {}
+        for scan in self.scans():
+            held = {stem: arrays[stem + scan.suffix] for stem in self.cell.arrays if stem + scan.suffix in arrays}
+            parts[scan.suffix] = Weights(held, {stem for stem in held if is_matrix(stem)}, precision)
+        return parts
 
     def __call__(
         self,

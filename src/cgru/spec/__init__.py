@@ -1,1 +1,3 @@
-"""What a network is, without an engine: cells, activations, precisions."""
+"""What a network is, without an engine: graphs of operations over typed values, cells, activations, precisions."""
+
+from . import operations as operations

@@ -174,4 +174,4 @@ def _clear_beyond(flow: Flow) -> Flow:
 
 
 def compile_layers(layers: Sequence[Layer], layout: StateLayout, arithmetic: Arithmetic) -> list[LayerStage]:
-    return [LayerStage(layer, layout.blocks.get(layer.name, []), arithmetic) for layer in layers]
+    return [LayerStage(layer, layout.of_layer(layer.name), arithmetic) for layer in layers]

@@ -15,7 +15,7 @@ from ...arrays import Float32
 from ...forks import Lock
 from ...layers import Activation, Dense, Embedding, LastStep, Layer, Masking, Recurrent
 from ...spec.activations import CODES
-from ...spec.precision import Stored
+from ...weights import Weights
 from ..state import StateLayout
 from .flow import Flow
 
@@ -40,53 +40,28 @@ def compile(layers: Sequence[Layer], layout: StateLayout) -> list[PackedStage]:
     return [PackedStage(layers, layout)]
 
 
-class PackedRecurrent:
-    """The packed directions of a recurrent layer, in the order of ``layer.scans()``."""
-
-    def __init__(self, layer: Recurrent) -> None:
-        from . import _packed
-
-        held = layer.stored()
-        gate, act = CODES[layer.recurrent_activation], CODES[layer.activation]
-        self.suffixes = [scan.suffix for scan in layer.scans()]
-        self.scans = [
-            _packed.Scan(
-                layer.precision,
-                layer.cell.name,
-                act,
-                gate,
-                layer.hidden_size,
-                layer.emitted_size,
-                {stem: held[stem + suffix] for stem in layer.cell.arrays if stem + suffix in held},
-            )
-            for suffix in self.suffixes
-        ]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(scan.nbytes for scan in self.scans)
-
-    def stored(self) -> dict[str, Float32 | Stored]:
-        return {
-            stem + suffix: array
-            for suffix, scan in zip(self.suffixes, self.scans, strict=True)
-            for stem, array in scan.stored().items()
-        }
-
-
-def packed(layer: Layer) -> Any:
-    """The layer's packed weights, made at first use; the layer then lets go of its arrays."""
+def packed(layer: Layer) -> list[Any]:
+    """The packed weights of each of the layer's parts, made at first use; the layer then lets go of its arrays."""
     from . import _packed
 
+    def dense(part: Weights) -> Any:
+        held = part.stored()
+        return _packed.Matrix(part.precision, held["weight"], held.get("bias"))
+
+    def scan(part: Weights) -> Any:
+        assert isinstance(layer, Recurrent)
+        return _packed.Scan(
+            part.precision,
+            layer.cell.name,
+            CODES[layer.activation],
+            CODES[layer.recurrent_activation],
+            layer.hidden_size,
+            layer.emitted_size,
+            part.stored(),
+        )
+
     with _packing:
-        if layer._packed is None:
-            if isinstance(layer, Dense):
-                held = layer.stored()
-                layer._packed = _packed.Matrix(layer.precision, held["weight"], held.get("bias"))
-            elif isinstance(layer, Recurrent):
-                layer._packed = PackedRecurrent(layer)
-            layer._arrays = None
-        return layer._packed
+        return [part.packed(dense if isinstance(layer, Dense) else scan) for part in layer.weights.values()]
 
 
 class PackedStage:
@@ -140,13 +115,13 @@ def _nodes(layer: Layer, layout: StateLayout, width: int | None) -> list[dict[st
     if isinstance(layer, Embedding):
         return [node | {"table": layer.stored()["weight"], "precision": layer.precision, "mask_zero": layer.mask_zero}]
     if isinstance(layer, Dense):
-        return [node | {"matrix": packed(layer), "activation": CODES[layer.activation]}]
+        return [node | {"matrix": packed(layer)[0], "activation": CODES[layer.activation]}]
     if isinstance(layer, Activation):
         return [node | {"out": width, "activation": CODES[layer.activation]}]
     if isinstance(layer, Masking):
         return [node | {"out": width, "mask_value": layer.mask_value}]
     assert isinstance(layer, Recurrent)
-    weights, blocks = packed(layer).scans, layout.blocks[layer.name]
+    weights, blocks = packed(layer), layout.of_layer(layer.name)
     nodes = []
     for k in range(layer.num_layers):
         top = k == layer.num_layers - 1

@@ -1,0 +1,171 @@
+"""Building graphs: by operations, by layers, or in words that read like the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .arrays import positive
+from .errors import CgruError, ShapeError
+from .spec.graph import MASK, Node
+from .spec.graph import Graph as Specification
+from .spec.operation import checked_options, operation
+from .spec.values import EVERY_STEP, Clock, Value
+from .weights import Weights, weights_from
+
+if TYPE_CHECKING:
+    from .layers import Layer
+
+
+class Graph:
+    """A network under construction: nodes are added in the order data passes them.
+
+    ::
+
+        g = cgru.Graph()
+        x = g.input(40)
+        h = g.layer(cgru.GRU.from_torch(tensors, "rnn."), x)
+        g.output(g.layer(cgru.Dense(w, b), g.concat(h, x)))
+        net = cgru.Model(g)
+
+    Every method that adds something returns the name of the value it yields, which others take as input. A method for
+    every operation of the table is there by its name: ``g.add(a, b)``, ``g.slice(x, start=0, stop=8)``,
+    ``g.conv1d(x, units=64, width=5, left=2, right=2, weights={"weight": w, "bias": b})``.
+    """
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Value] = {}
+        self.nodes: list[Node] = []
+        self.outputs: list[str] = []
+        self.store: dict[str, Weights] = {}
+        self.values: dict[str, Value] = {}
+        #: Which mask says what frames of a value count.
+        self.masks: dict[str, str] = {}
+        self._layers: set[str] = set()
+
+    # ---- inputs and outputs -----------------------------------------------------------------------------------
+
+    def input(
+        self,
+        features: int | Sequence[int] = (),
+        *,
+        name: str | None = None,
+        dtype: str = "float32",
+        time: bool | str = True,
+    ) -> str:
+        """An input of so many features (or feature axes) at each step; ids with ``dtype="int64"``.
+
+        ``time=False``: without a time axis, (B, F), given once; a text: with a time axis of its own of that name (a
+        memory that is attended to).
+        """
+        shape = tuple(positive(f, "features") for f in ((features,) if isinstance(features, int) else features))
+        clock = None if time is False else EVERY_STEP if time is True else Clock(str(time))
+        return self.declare(name or self._free("x"), Value(shape, clock, dtype))
+
+    def declare(self, name: str, value: Value) -> str:
+        """An input of that name and type."""
+        if name in self.values:
+            raise CgruError(f"a second value is named {name!r}")
+        self.inputs[name] = self.values[name] = value
+        return name
+
+    def mask_of_input(self, name: str) -> str:
+        """The input, left out of a call or given as ``mask=``, that says which frames of the input ``name`` count."""
+        mask = name + MASK
+        if mask not in self.values:
+            self.declare(mask, Value((), self.inputs[name].clock, "bool"))
+            self.masks[name] = mask
+        return mask
+
+    def output(self, *names: str) -> None:
+        """The values that the network gives, in this order."""
+        for name in names:
+            self._known(name)
+            self.outputs.append(name)
+
+    # ---- nodes --------------------------------------------------------------------------------------------------
+
+    def node(
+        self,
+        op: str,
+        *inputs: str,
+        name: str | None = None,
+        layer: str | None = None,
+        weights: Weights | Mapping[str, Any] | str | None = None,
+        **options: Any,
+    ) -> str:
+        """An operation of the table on values named; ``weights`` are its arrays, or the key of some given before.
+
+        Raises :class:`~cgru.ShapeError` where something does not fit.
+        """
+        name = self._free(name or op)
+        kind = operation(op, name)
+        checked = checked_options(kind, options, name)
+        values = [self.values[self._known(given)] if given else None for given in inputs]
+        value = kind.infer(checked, values, name)
+        infos = kind.arrays(checked, values)
+        key = ""
+        if isinstance(weights, str):
+            key = weights
+            if key not in self.store:
+                raise CgruError(f"{name}: there are no weights named {key!r}")
+        elif weights is not None:
+            key = name
+            self.store[key] = weights if isinstance(weights, Weights) else weights_from(weights, infos, name)
+        elif infos and not any(info.optional is False for info in infos.values()):
+            key = name
+            self.store[key] = Weights({}, set())
+        elif infos:
+            raise ShapeError(f"{name}: {op} needs weights: {', '.join(infos)}")
+        self.nodes.append(Node(name, op, tuple(inputs), checked, key, layer or name))
+        self.values[name] = value
+        return name
+
+    def layer(self, layer: Layer, *inputs: str, mask: str = "") -> Any:
+        """A layer on values named; its result's name (a pair where two directions are not merged).
+
+        The mask of its input follows the data as Keras has it, or is the one named.
+        """
+        from .layers.lowering import lower
+
+        for given in inputs:
+            self._known(given)
+        return lower(self, self._unused(layer), inputs, mask or self.masks.get(inputs[0], ""))
+
+    def _unused(self, layer: Layer) -> Layer:
+        """The layer, under a name that no other layer of the graph has."""
+        name, count = layer.name, 2
+        while name in self._layers:
+            name, count = f"{layer.name}_{count}", count + 1
+        self._layers.add(name)
+        return layer if name == layer.name else layer.renamed(name)
+
+    def _free(self, wanted: str) -> str:
+        name, count = wanted, 2
+        while name in self.values:
+            name, count = f"{wanted}_{count}", count + 1
+        return name
+
+    def _known(self, name: Any) -> str:
+        if not isinstance(name, str) or name not in self.values:
+            raise CgruError(f"{name!r} is no value of this graph; there are {', '.join(list(self.values)[:12])}")
+        return name
+
+    def __getattr__(self, name: str) -> Any:
+        from .spec.operation import OPERATIONS
+
+        if name.startswith("_") or name not in OPERATIONS:
+            raise AttributeError(f"a Graph has no {name!r}; operations are {', '.join(sorted(OPERATIONS))}")
+
+        def add(*inputs: str, **options: Any) -> str:
+            return self.node(name, *inputs, **options)
+
+        add.__name__, add.__doc__ = name, OPERATIONS[name].__doc__
+        return add
+
+    def build(self) -> Specification:
+        """The finished graph, checked as a whole."""
+        if not self.outputs:
+            raise CgruError("the graph has no outputs; name them with g.output(…)")
+        shapes = {key: weights.shapes for key, weights in self.store.items()}
+        return Specification(self.inputs, self.nodes, self.outputs, shapes=shapes)

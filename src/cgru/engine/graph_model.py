@@ -1,0 +1,248 @@
+"""A model over any graph: named inputs and outputs, branches, changed rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import arrays
+from ..arrays import Float32
+from ..builder import Graph as Builder
+from ..errors import CgruError, ShapeError, UnsupportedError
+from ..layers.base import Layer
+from ..spec.graph import MASK, Graph, Node, refuse_unstreamable
+from ..spec.precision import check as check_precision
+from ..threads import resolve as resolve_threads
+from ..weights import Store, Weights
+from . import backends
+from .fingerprint import graph_fingerprint
+from .interpreter import Float64, Interpreter
+from .model import Model
+from .state import State, StateLayout
+
+if TYPE_CHECKING:
+    from .graph_stream import GraphStream
+
+
+class Part(Layer):
+    """The nodes that came of one layer, as ``print(net)`` and ``quantize`` know them."""
+
+    kind = "part"
+
+    def __init__(self, name: str, nodes: Sequence[Node], graph: Graph, store: Store) -> None:
+        self.name, self.nodes, self._graph = name, tuple(nodes), graph
+        self.weights = {node.weights: store[node.weights] for node in nodes if node.weights}
+        main = next((node for node in nodes if node.weights), nodes[-1])
+        self._text = graph.operations[main.name].describe(
+            main.options, graph.input_values(main), graph.values[main.name]
+        )
+        self.input_size = self.output_size = None
+        self._op = main.op
+
+    @property
+    def title(self) -> str:
+        return self._op
+
+    def describe(self) -> str:
+        return self._text
+
+    @property
+    def reducible(self) -> bool:
+        return any(part.matrices for part in self.weights.values())
+
+
+class GraphModel(Model):
+    """A trained network as a graph. Made by ``cgru.Model(g)`` of a :class:`cgru.Graph`, or of a file that holds one.
+
+    With one input it is called as ``net(x)``, with several as ``net({"a": a, "b": b})``; with several outputs it gives
+    a mapping by name.
+    """
+
+    def __init__(self, given: Builder | tuple[Graph, Store], *, backend: str | None = None) -> None:
+        graph, store = (given.build(), given.store) if isinstance(given, Builder) else given
+        self.graph, self.store = graph, dict(store)
+        groups: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            groups.setdefault(node.layer, []).append(node)
+        self.layers = tuple(Part(name, nodes, graph, self.store) for name, nodes in groups.items())
+        self._layout = StateLayout(graph, lambda: graph_fingerprint(graph, self.store))
+        self._backend = backends.choose(backend)
+        self.report = None
+        self.notes = ()
+        self._runners: dict[str, Interpreter] = {}
+        self.backends = ["reference"] * len(self.layers)
+        self._given = [name for name in graph.inputs if name not in graph.optional]
+        first = graph.inputs[self._given[0]] if self._given else None
+        self.input_size = (self._vocabulary(self._given[0]) or first.size) if first is not None else 0
+        self.output_size = graph.values[graph.outputs[0]].size
+
+    # ---- what it is -------------------------------------------------------------------------------------------
+
+    @property
+    def nbytes(self) -> int:
+        return sum(weights.nbytes for weights in self.store.values())
+
+    @property
+    def parameters(self) -> int:
+        return sum(weights.parameters for weights in self.store.values())
+
+    @property
+    def precision(self) -> str:
+        found = dict.fromkeys(weights.precision for weights in self.store.values() if weights.matrices)
+        return ", ".join(found) or "float32"
+
+    @property
+    def gives_last(self) -> bool:
+        return all(self.graph.values[name].clock is None for name in self.graph.outputs)
+
+    @property
+    def takes_ids(self) -> bool:
+        return bool(self._given) and self.graph.inputs[self._given[0]].dtype == "int64"
+
+    def _vocabulary(self, name: str) -> int:
+        """How many ids an input has: the smallest table that it is looked up in; 0 for features."""
+        sizes = [n.options["vocabulary"] for n in self.graph.nodes if n.op == "embedding" and n.inputs[0] == name]
+        return min(sizes, default=0)
+
+    # ---- running ----------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        x: Any,
+        state: State | Mapping[str, Any] | None = None,
+        lengths: Any = None,
+        mask: Any = None,
+        out: Float32 | None = None,
+        threads: int | str | None = None,
+        backend: str | None = None,
+    ) -> tuple[Any, State]:
+        count = resolve_threads(threads)
+        inputs, single, batch, steps = self._inputs(x)
+        self._masks(inputs, mask, batch, steps)
+        rows = arrays.lengths(lengths, batch, steps) if steps is not None else None
+        advanced = self._state(state, batch)
+        made = self._runner(backend).run(inputs, advanced._data, rows, threads=count)
+        result = self._given_back(made, single)
+        if out is not None:
+            if isinstance(result, dict):
+                raise UnsupportedError("out: the network yields several arrays; leave out= away")
+            if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != result.shape:
+                found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+                raise ShapeError(f"out: expected a float32 array of shape {result.shape}, found {found}")
+            if not out.flags.writeable:
+                raise ShapeError("out: expected an array that can be written to, found a read-only one")
+            out[...] = result
+            result = out
+        return result, advanced
+
+    def gates(
+        self, x: Any, lengths: Any = None, mask: Any = None, state: State | Mapping[str, Any] | None = None
+    ) -> dict[str, dict[str, Float32]]:
+        inputs, single, batch, steps = self._inputs(x)
+        self._masks(inputs, mask, batch, steps)
+        if lengths is not None:
+            raise UnsupportedError("lengths: gates() of a graph takes whole sequences; give rows one by one")
+        record: dict[str, dict[str, Float32]] = {}
+        advanced = self._state(state, batch)
+        Interpreter(self.graph, self.store, self._layout, Float64(), record).run(inputs, advanced._data)
+        if single:
+            return {name: {gate: values[0] for gate, values in found.items()} for name, found in record.items()}
+        return record
+
+    def stream(self, batch: int = 1, state: State | Mapping[str, Any] | None = None, **rest: Any) -> GraphStream:
+        from .graph_stream import GraphStream
+
+        refuse_unstreamable(self.graph)
+        return GraphStream(self, arrays.positive(batch, "batch"), state, **rest)
+
+    def pool(self, capacity: int) -> Any:
+        raise UnsupportedError("pool: a network with branches has no pool yet; use net.stream(batch)")
+
+    def _runner(self, backend: str | None) -> Interpreter:
+        wanted = self._backend if backend is None else backends.checked(backend)
+        if wanted not in self._runners:  # two threads may both come here, and then agree on one
+            self._runners.setdefault(wanted, Interpreter(self.graph, self.store, self._layout))
+        return self._runners[wanted]
+
+    def _inputs(self, x: Any) -> tuple[dict[str, np.ndarray], bool, int, int | None]:
+        """The inputs as arrays (B, T, …), whether without a batch axis, B and T (None without a timed input)."""
+        names = self._given
+        if not isinstance(x, Mapping):
+            if len(names) != 1:
+                raise CgruError(f"x: the network takes {len(names)} inputs, pass a mapping with {', '.join(names)}")
+            x = {names[0]: x}
+        for name in x:
+            if name not in names:
+                raise CgruError(f"x: the network has no input {str(name)[:60]!r}; it takes {', '.join(names)}")
+        made, singles = {}, set()
+        for name in names:
+            if name not in x:
+                raise CgruError(f"x: the input {name!r} is missing; the network takes {', '.join(names)}")
+            made[name], single = self._input_array(name, x[name], "x" if len(names) == 1 else f"x[{name!r}]")
+            singles.add(single)
+        if len(singles) > 1:
+            raise ShapeError("x: some inputs have a batch axis and some have none")
+        shapes = {name: made[name].shape for name in names}
+        batches = {shape[0] for shape in shapes.values()}
+        if len(batches) > 1:
+            raise ShapeError(f"x: the inputs differ in rows: {', '.join(f'{n} {s}' for n, s in shapes.items())}")
+        steps = {made[name].shape[1] for name in self.graph.timed_inputs}
+        if len(steps) > 1:
+            raise ShapeError(f"x: the inputs differ in steps: {', '.join(f'{n} {s}' for n, s in shapes.items())}")
+        return made, singles == {True}, batches.pop() if batches else 1, steps.pop() if steps else None
+
+    def _input_array(self, name: str, given: Any, where: str) -> tuple[np.ndarray, bool]:
+        value = self.graph.inputs[name]
+        axes = len(value.features) + (value.clock is not None)
+        shape = value.describe()
+        if value.dtype == "int64":
+            tokens = arrays.ids(given, where, self._vocabulary(name) or 1 << 31)
+            return (tokens[None], True) if tokens.ndim == axes else (tokens, False)
+        array = arrays.float32(given, where, (axes, axes + 1))
+        if array.shape[array.ndim - len(value.features) :] != value.features:
+            raise ShapeError(f"{where}: the network takes {shape}, found shape {array.shape}")
+        return (array[None], True) if array.ndim == axes else (array, False)
+
+    def _masks(self, inputs: dict[str, np.ndarray], mask: Any, batch: int, steps: int | None) -> None:
+        if mask is None:
+            return
+        given = mask if isinstance(mask, Mapping) else {self._given[0]: mask}
+        for name, value in given.items():
+            if f"{name}{MASK}" not in self.graph.optional:
+                raise UnsupportedError(f"mask: nothing in the network looks at a mask of its input {str(name)[:60]!r}")
+            checked = arrays.mask(value, batch, steps or 0)
+            assert checked is not None
+            inputs[f"{name}{MASK}"] = checked
+
+    def _given_back(self, made: Mapping[str, np.ndarray], single: bool) -> Any:
+        """The outputs as a caller gets them: one array, or a mapping by name."""
+        shown = {name: array[0] if single else array for name, array in made.items()}
+        return shown[self.graph.outputs[0]] if len(self.graph.outputs) == 1 else shown
+
+    # ---- precision ---------------------------------------------------------------------------------------------
+
+    def quantize(
+        self,
+        precision: str | Mapping[str, str] = "int8",
+        layers: Mapping[str, str] | None = None,
+        *,
+        sample: Any = None,
+    ) -> Model:
+        wanted = self._precisions(precision, layers)
+        store: dict[str, Weights] = dict(self.store)
+        for layer in self.layers:
+            asked = check_precision(wanted[layer.name])
+            if asked != layer.precision and not layer.reducible:
+                raise CgruError(f"{layer.name}: {layer.title} has no weights to hold as {asked}")
+            for key, part in layer.weights.items():
+                if part.matrices:
+                    store[key] = part.reduced(asked, key)
+        made = GraphModel((self.graph, store), backend=self._backend)
+        made.noting(*self.notes)
+        if sample is not None:
+            from ..reports.comparison import verify
+
+            made.report = verify(self, made, sample)
+        return made

@@ -1,0 +1,270 @@
+"""Runs any graph by the equations of its operations, chunk by chunk: the oracle, and the frame of backends that have
+kernels for some operations only.
+
+The law it keeps, as every backend must: running a chunk and then another gives what running both at once gives, and a
+row gives in a batch what it gives alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..arrays import Float32
+from ..spec.graph import Graph, Node
+from ..spec.operation import EACH_FRAME, Frames
+from ..spec.operations.recurrent import EMITTED, FRESH, scan_frames
+from ..weights import Store, Weights
+from .state import Block, StateLayout
+
+#: What a node does to arrays with a frame axis, instead of its equation.
+Kernel = Callable[..., np.ndarray]
+
+
+class Arithmetic(Protocol):
+    """What numbers are computed in, and which nodes have kernels of their own."""
+
+    @property
+    def dtype(self) -> type[np.floating]: ...
+
+    def kernel(self, node: Node, graph: Graph, weights: Weights | None) -> Kernel | None:
+        """What runs the node; None: the equation.
+
+        For a scan (x, state, flag, valid, threads) → frames, advancing state and flag in place; for others
+        (x, threads) → frames.
+        """
+        ...
+
+
+class Float64:
+    """The equations themselves in float64. ``record`` receives what every gate did."""
+
+    dtype = np.float64
+
+    def kernel(self, node: Node, graph: Graph, weights: Weights | None) -> Kernel | None:
+        return None
+
+
+class Interpreter:
+    """A graph on one arithmetic; immutable, shared between threads."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        store: Store,
+        layout: StateLayout,
+        arithmetic: Arithmetic | None = None,
+        record: dict[str, dict[str, Float32]] | None = None,
+    ) -> None:
+        self.graph, self.layout, self.timing = graph, layout, layout.timing
+        self.arithmetic = arithmetic or Float64()
+        self.record = record
+        dtype = self.arithmetic.dtype
+        self.kernels = {
+            node.name: self.arithmetic.kernel(node, graph, store[node.weights] if node.weights else None)
+            for node in graph.nodes
+        }
+        self.arrays = {
+            node.name: {key: array.astype(dtype) for key, array in store[node.weights].arrays().items()}
+            for node in graph.nodes
+            if node.weights and self.kernels[node.name] is None
+        }
+
+    def run(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        state: Float32,
+        lengths: np.ndarray | None = None,
+        *,
+        ended: bool = True,
+        threads: int = 1,
+    ) -> dict[str, np.ndarray]:
+        """Outputs by name, (B, frames, *features) or (B, *features), from inputs shaped likewise; ``state`` (B, width)
+        moves in place. ``ended``: the sequences end here, so what lookahead kept back comes out.
+        """
+        steps = self._steps(inputs)
+        if lengths is None or steps is None or (lengths == steps).all():
+            return _Chunk(self, inputs, state, steps or 0, ended, threads).run()
+        batch = len(state)
+        made: dict[str, np.ndarray] = {}
+        frames = self.timing.counts(steps, True)
+        for name in self.graph.outputs:
+            value = self.graph.values[name]
+            shape = (batch, frames[name], *value.features) if value.clock is not None else (batch, *value.features)
+            made[name] = np.zeros(shape, _plain(value.dtype))
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            part = {name: self._rows_of(name, array, rows, int(length)) for name, array in inputs.items()}
+            own = state[rows]
+            for name, array in _Chunk(self, part, own, int(length), ended, threads).run().items():
+                if self.graph.values[name].clock is None:
+                    made[name][rows] = array
+                else:
+                    made[name][rows, : array.shape[1]] = array
+            state[rows] = own
+        return made
+
+    def _steps(self, inputs: Mapping[str, np.ndarray]) -> int | None:
+        return next((inputs[name].shape[1] for name in self.graph.timed_inputs), None)
+
+    def _rows_of(self, name: str, array: np.ndarray, rows: np.ndarray, length: int) -> np.ndarray:
+        clock = self.graph.inputs[name].clock
+        return array[rows, :length] if clock is not None and not clock.root else array[rows]
+
+
+def _plain(dtype: str) -> Any:
+    return {"float32": np.float32, "int64": np.int64, "bool": np.bool_}[dtype]
+
+
+class _Chunk:
+    """One run over rows of equal length. Values are (B, n, *features) here; those without a clock have n = 1."""
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        inputs: Mapping[str, np.ndarray],
+        state: Float32,
+        steps: int,
+        ended: bool,
+        threads: int,
+    ) -> None:
+        self.of, self.graph, self.layout = interpreter, interpreter.graph, interpreter.layout
+        self.state, self.batch, self.threads, self.ended = state, len(state), threads, ended
+        self.dtype = interpreter.arithmetic.dtype
+        timing = interpreter.timing
+        before = 0 if timing.steady else self.layout.steps(state)
+        frames = {
+            name: inputs[name].shape[1]
+            for name, value in self.graph.inputs.items()
+            if value.clock is not None and value.clock.root
+        }
+        self.before = timing.counts(before, False, frames)
+        self.after = timing.counts(before + steps, ended, frames)
+        if not timing.steady:
+            self.layout.set_steps(state, before + steps)
+        self.values: dict[str, Any] = {}
+        for name, value in self.graph.inputs.items():
+            array = inputs.get(name)
+            if array is None:  # a mask left out: every frame counts
+                array = np.ones((self.batch, steps), bool)
+            if value.dtype == "float32":
+                array = array.astype(self.dtype)
+            self.values[name] = array if value.clock is not None else array[:, None]
+
+    def run(self) -> dict[str, np.ndarray]:
+        with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
+            for node in self.graph.nodes:
+                self.values[node.name] = self._node(node)
+        made = {}
+        for name in self.graph.outputs:
+            value, array = self.graph.values[name], self.values[name]
+            array = np.broadcast_to(array, (self.batch, *array.shape[1:])) if len(array) != self.batch else array
+            with np.errstate(over="ignore", under="ignore"):
+                array = np.array(array, _plain(value.dtype), order="C")
+            made[name] = array if value.clock is not None else array[:, 0]
+        return made
+
+    def _node(self, node: Node) -> Any:
+        op = self.graph.operations[node.name]
+        if node.op == "scan":
+            return self._scan(node)
+        if node.op == "last_state":
+            return self._last_state(node)
+        inputs: list[Any] = [self.values[name] if name else None for name in node.inputs]
+        window, blocks = self.of.timing.windows[node.name], self.layout.history[node.name]
+        if op.is_whole(node.options) or self.graph.values[node.name].clock is None:
+            pass
+        elif window != EACH_FRAME:
+            inputs = [self._windowed(node, array, blocks) for array in inputs]
+        elif any(blocks):
+            inputs = [self._waited(node, i, array, blocks[i]) for i, array in enumerate(inputs)]
+        kernel = self.of.kernels[node.name]
+        if kernel is not None:
+            return kernel(*inputs, self.threads)
+        return op.compute(node.options, inputs, self.of.arrays.get(node.name, {}))
+
+    # ---- frames carried from chunk to chunk ---------------------------------------------------------------------
+
+    def _extended(self, block: Block | None, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The frames held and the new ones, and which of them are real; the state then holds the last of them."""
+        batch, new = self.batch, array.shape[1]
+        array = np.broadcast_to(array, (batch, *array.shape[1:]))
+        real = np.ones((batch, new), bool)
+        if block is None:
+            return array, real
+        (view,), count = block.views(self.state), self.state[:, block.aux]
+        size = int(np.prod(array.shape[2:], dtype=np.int64))
+        hold = block.sizes[0] // size
+        held = view.reshape(batch, hold, *array.shape[2:]).astype(array.dtype)
+        held_real = np.arange(hold) >= hold - count[:, None]
+        array, real = np.concatenate([held, array], axis=1), np.concatenate([held_real, real], axis=1)
+        view[...] = array[:, new:].reshape(batch, -1)
+        count[...] = np.minimum(hold, count + new)
+        return array, real
+
+    def _windowed(self, node: Node, array: np.ndarray, blocks: Sequence[Block | None]) -> Frames:
+        window, name = self.of.timing.windows[node.name], node.inputs[0]
+        first, last = self.before[node.name] // window.up, self.after[node.name] // window.up
+        extended, real = self._extended(blocks[0], array)
+        # Where in ``extended`` the first result frame's window begins, and the last one's ends.
+        origin = self.before[name] - (extended.shape[1] - array.shape[1])
+        start = first * window.stride - window.left - origin
+        end = (last - 1) * window.stride - window.left - origin + window.span if last > first else start
+        front, behind = max(0, -start), max(0, end - extended.shape[1])
+        if front or behind:
+            padding = [(0, 0), (front, behind)]
+            extended = np.pad(extended, [*padding, *[(0, 0)] * (extended.ndim - 2)])
+            real = np.pad(real, padding)
+        return Frames(extended[:, start + front : end + front], real[:, start + front : end + front])
+
+    def _waited(self, node: Node, i: int, array: np.ndarray, block: Block | None) -> np.ndarray:
+        """Frames of an input of a join that all the others have as well."""
+        name = node.inputs[i]
+        if self.graph.values[name].clock is None:
+            return array
+        extended, _ = self._extended(block, array)
+        origin = self.before[name] - (extended.shape[1] - array.shape[1])
+        return extended[:, self.before[node.name] - origin : self.after[node.name] - origin]
+
+    # ---- recurrences ---------------------------------------------------------------------------------------------
+
+    def _scan(self, node: Node) -> np.ndarray:
+        x = self.values[node.inputs[0]]
+        valid, *given = [self.values[name] if name else None for name in (*node.inputs[1:], "", "", "")][:3]
+        (block,) = self.layout.blocks[node.name]
+        views, flag = block.views(self.state), self.state[:, block.aux]
+        for view, start in zip(views, given, strict=False):
+            if start is not None:
+                view[...] = np.where((flag == FRESH)[:, None], np.broadcast_to(start[:, 0], view.shape), view)
+        x = np.broadcast_to(x, (self.batch, *x.shape[1:]))
+        kernel = self.of.kernels[node.name]
+        if kernel is not None:
+            return kernel(x, views, flag, valid, self.threads)
+        record = None
+        if self.of.record is not None:
+            record = self.of.record.setdefault(gate_label(node), {})
+        h = [view.astype(self.dtype) for view in views]
+        y, h = scan_frames(node.options, x, h, flag, valid, self.of.arrays[node.name], record)
+        for view, array in zip(views, h, strict=True):
+            view[...] = array
+        return y
+
+    def _last_state(self, node: Node) -> np.ndarray:
+        scan = self.graph.node(node.inputs[0])
+        assert scan is not None
+        (block,) = self.layout.blocks[scan.name]
+        array = block.views(self.state)[block.arrays.index(node.options["array"])].astype(self.dtype)
+        if node.options["as_output"]:
+            shown = self.state[:, block.aux] == EMITTED
+            mask = self.values[scan.inputs[1]] if len(scan.inputs) > 1 and scan.inputs[1] else None
+            if mask is not None and not scan.options["repeat"] and mask.shape[1]:
+                shown = shown & mask[:, 0 if scan.options["reverse"] else -1]
+            array = np.where(shown[:, None], array, 0)
+        return array[:, None]
+
+
+def gate_label(node: Node) -> str:
+    """``"gru.l0"``, ``"gru.l0.reverse"``: the direction of a layer as :meth:`Model.gates` names it."""
+    return node.name if node.name != node.layer else f"{node.name}.l0"

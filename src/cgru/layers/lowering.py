@@ -1,0 +1,106 @@
+"""Layers become nodes: a stack one scan a layer and direction, with joins between; masks are values like others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UnsupportedError
+from .base import Layer
+from .pointwise import Activation, Dense, Embedding, LastStep, Masking
+from .recurrent import Recurrent
+
+if TYPE_CHECKING:
+    from ..builder import Graph
+
+#: How the outputs of two directions are joined, by Keras' words.
+JOINS = {"concat": "concat", "sum": "add", "mul": "mul", "ave": "average"}
+
+
+def lower(g: Graph, layer: Layer, inputs: Sequence[str], mask: str) -> Any:
+    """Add the layer's nodes to the graph; the name of its result, or a pair of them."""
+    x = inputs[0]
+    if isinstance(layer, Recurrent):
+        return _recurrent(g, layer, x, mask, inputs[1:])
+    if isinstance(layer, Embedding):
+        y = g.node("embedding", x, name=layer.name, weights=layer.weights[""], **layer.op_options())
+        if layer.mask_zero:
+            mask = _both(g, g.node("mask_of", x, name=f"{layer.name}.mask", layer=layer.name), mask)
+    elif isinstance(layer, Masking):
+        seen = g.node("mask_of", x, name=f"{layer.name}.mask", layer=layer.name, value=layer.mask_value)
+        y = g.node("apply_mask", x, seen, name=layer.name)
+        mask = _both(g, seen, mask)
+    elif isinstance(layer, Dense):
+        y = g.node("dense", x, name=layer.name, weights=layer.weights[""], **layer.op_options())
+    elif isinstance(layer, LastStep):
+        return g.node("pool_whole", x, name=layer.name, kind="last")
+    elif isinstance(layer, Activation):
+        y = g.node("activation", x, name=layer.name, activation=layer.activation)
+    else:
+        raise UnsupportedError(f"{layer.name}: a layer of kind {layer.kind} has no operations")
+    if mask and g.values[y].clock is not None:
+        g.masks[y] = mask
+    return y
+
+
+def _both(g: Graph, seen: str, mask: str) -> str:
+    return g.node("mask_and", seen, mask, name=f"{seen}_and") if mask else seen
+
+
+def _recurrent(g: Graph, layer: Recurrent, x: str, mask: str, given: Sequence[str]) -> Any:
+    ends: list[str] = []
+    scans = list(layer.scans())
+    for k in range(layer.num_layers):
+        top = k == layer.num_layers - 1
+        ends, lasts = [], []
+        for scan in scans:
+            if scan.layer != k:
+                continue
+            only = top and layer.num_layers == layer.directions == 1 and layer.return_sequences
+            name = layer.name if only else f"{layer.name}.{scan.label}"
+            begin = [f"{value}" for value in given] if given else []
+            y = g.node(
+                "scan",
+                x,
+                *([mask, *begin] if begin else [mask] if mask else []),
+                name=name,
+                layer=layer.name,
+                weights=layer.weights[scan.suffix],
+                cell=layer.cell.name,
+                units=layer.hidden_size,
+                emitted=layer.emitted_size if layer.emitted_size != layer.hidden_size else 0,
+                activation=layer.activation,
+                recurrent_activation=layer.recurrent_activation,
+                reverse=scan.reverse or layer.go_backwards,
+                flip=layer.go_backwards and layer.return_sequences,
+                repeat=not layer.zero_output_for_mask,
+            )
+            ends.append(y)
+            if top and not layer.return_sequences:
+                lasts.append(
+                    g.node(
+                        "last_state",
+                        y,
+                        *([mask] if mask else []),
+                        name=layer.name if layer.directions == 1 else f"{y}.last",
+                        layer=layer.name,
+                        array=layer.cell.state[0],
+                        size=layer.emitted_size,
+                        as_output=True,
+                    )
+                )
+        if lasts:
+            ends = lasts
+        if not top and len(ends) > 1:
+            x = g.node("concat", *ends, name=f"{layer.name}.l{k}.join", layer=layer.name)
+        elif not top:
+            x = ends[0]
+    if layer.directions == 1:
+        result: Any = ends[0]
+    elif layer.merge_mode is None:
+        result = tuple(ends)
+    else:
+        result = g.node(JOINS[layer.merge_mode], *ends, name=layer.name)
+    if mask and layer.return_sequences and isinstance(result, str):
+        g.masks[result] = mask
+    return result

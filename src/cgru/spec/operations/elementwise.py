@@ -1,0 +1,100 @@
+"""Operations on each number by itself: activations, arithmetic of two values, a scale and a shift a channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...errors import ShapeError
+from ..activations import ACTIVATIONS
+from ..operation import Array, ArrayInfo, Operation, Option, Options, features, joined_clock, register
+from ..values import Value
+
+
+@register
+class Activation(Operation):
+    """φ(x), elementwise; softmax over the last feature axis. The functions are :mod:`cgru.spec.activations`'."""
+
+    name = "activation"
+    options: ClassVar[Mapping[str, Option]] = {"activation": Option(str, ..., tuple(ACTIVATIONS))}
+
+    def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
+        return features(inputs[0], where)
+
+    def compute(self, options: Options, inputs: Sequence[Any], arrays: Mapping[str, Array]) -> Array:
+        return ACTIVATIONS[options["activation"]](inputs[0])
+
+
+class Binary(Operation):
+    """a ∘ b, elementwise. Feature axes broadcast as numpy's do; a value without a clock is the same at every frame."""
+
+    roles = ("a", "b")
+    function: ClassVar[Callable[[Array, Array], Array]]
+
+    def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
+        a, b = features(inputs[0], where, "a"), features(inputs[1], where, "b")
+        try:
+            shape = np.broadcast_shapes(a.features, b.features)
+        except ValueError:
+            raise ShapeError(
+                f"{where}: {self.name} takes two values of the same features, found {a.describe()} and {b.describe()}"
+            ) from None
+        return Value(shape, joined_clock([a, b], where))
+
+    def compute(self, options: Options, inputs: Sequence[Any], arrays: Mapping[str, Array]) -> Array:
+        return type(self).function(*aligned(inputs))
+
+
+def aligned(inputs: Sequence[Array]) -> list[Array]:
+    """Arrays (B, [n,] *features) of different numbers of axes with ones put in behind the frames, so they broadcast.
+
+    The interpreter has given values without a clock a frame axis of one already.
+    """
+    most = max(array.ndim for array in inputs)
+    return [array.reshape(*array.shape[:2], *[1] * (most - array.ndim), *array.shape[2:]) for array in inputs]
+
+
+def _binary(name: str, function: Callable[..., Array], doc: str) -> type[Operation]:
+    members = {"name": name, "function": staticmethod(function), "__doc__": doc, "__module__": __name__}
+    return register(type(name.title(), (Binary,), members))
+
+
+Add = _binary("add", np.add, "a + b.")
+Sub = _binary("sub", np.subtract, "a − b.")
+Mul = _binary("mul", np.multiply, "a · b.")
+Div = _binary("div", np.divide, "a / b.")
+Minimum = _binary("minimum", np.minimum, "The smaller of a and b; NaN where either is.")
+Maximum = _binary("maximum", np.maximum, "The larger of a and b; NaN where either is.")
+Average = _binary("average", lambda a, b: (a + b) * a.dtype.type(0.5), "(a + b) / 2.")
+
+
+@register
+class ScaleShift(Operation):
+    """scale ⊙ x + shift, a pair of numbers for each channel: what batch normalisation is once trained.
+
+    ``axis`` is the feature axis of the channels. scale = γ / √(σ² + ε) and shift = β − μ · scale
+    (Ioffe and Szegedy 2015).
+    """
+
+    name = "scale_shift"
+    options: ClassVar[Mapping[str, Option]] = {"axis": Option(int, 0)}
+
+    def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
+        value = features(inputs[0], where)
+        if not 0 <= options["axis"] < len(value.features):
+            raise ShapeError(f"{where}: no feature axis {options['axis']} in {value.describe()}")
+        return value
+
+    def arrays(self, options: Options, inputs: Sequence[Value | None]) -> dict[str, ArrayInfo]:
+        value = inputs[0]
+        assert value is not None
+        shape = (value.features[options["axis"]],)
+        return {"scale": ArrayInfo(shape), "shift": ArrayInfo(shape)}
+
+    def compute(self, options: Options, inputs: Sequence[Any], arrays: Mapping[str, Array]) -> Array:
+        (x,) = inputs
+        behind = x.ndim - 3 - options["axis"]
+        scale, shift = (arrays[key].reshape(-1, *[1] * behind) for key in ("scale", "shift"))
+        return x * scale + shift

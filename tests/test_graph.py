@@ -1,0 +1,126 @@
+"""Graphs: building, running whole and as streams, against PyTorch where it is installed and against their own law."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cgru
+
+RNG = np.random.default_rng(7)
+
+
+def arr(*shape: int) -> np.ndarray:
+    return (RNG.standard_normal(shape) * 0.3).astype(np.float32)
+
+
+def gru(inputs: int, units: int) -> cgru.GRU:
+    return cgru.GRU.from_arrays(arr(3 * units, inputs), arr(3 * units, units), arr(3 * units), arr(3 * units))
+
+
+def conv(g: cgru.Graph, x: str, inputs: int, units: int, width: int, **options: Any) -> str:
+    groups = options.get("groups", 1)
+    weights = {"weight": arr(units, inputs // groups, width), "bias": arr(units)}
+    return g.conv1d(x, units=units, width=width, weights=weights, **options)
+
+
+def skip() -> cgru.Graph:
+    """A causal network with a skip: nothing of it is late."""
+    g = cgru.Graph()
+    x = g.input(6)
+    h = g.layer(gru(6, 8), conv(g, x, 6, 6, 3, left=2, activation="relu"))
+    g.output(g.layer(cgru.Dense(arr(3, 14), arr(3)), g.concat(h, x)))
+    return g
+
+
+def centred() -> cgru.Graph:
+    """Branches of different lookahead meet."""
+    g = cgru.Graph()
+    x = g.input(5)
+    wide = conv(g, x, 5, 4, 5, left=2, right=2)
+    far = conv(g, wide, 4, 4, 3, left=2, right=2, dilation=2, groups=4)
+    g.output(g.add(g.layer(gru(5, 4), x), g.mul(wide, far)))
+    return g
+
+
+def strided() -> cgru.Graph:
+    """Half the rate, and back."""
+    g = cgru.Graph()
+    x = g.input(4)
+    half = g.pool(conv(g, x, 4, 6, 4, left=1, right=2), kind="max", width=2, stride=2)
+    g.output(g.upsample(g.layer(gru(6, 5), half), factor=2))
+    return g
+
+
+GRAPHS = {"skip": skip, "centred": centred, "strided": strided}
+
+
+@pytest.fixture(params=GRAPHS)
+def net(request: pytest.FixtureRequest) -> cgru.Model:
+    return cgru.Model(GRAPHS[request.param]())
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [3, 4, 5, 11], [12]])
+def test_chunks_equal_the_whole(net: cgru.Model, cuts: list[int]) -> None:
+    x = arr(2, 17, net.input_size)
+    whole = net(x)
+    stream = net.stream(2)
+    parts = [stream.feed(part) for part in np.split(x, cuts, axis=1)]
+    np.testing.assert_allclose(np.concatenate([*parts, stream.flush()], axis=1), whole, rtol=0, atol=1e-6)
+
+
+def test_a_stream_is_late_by_its_delay(net: cgru.Model) -> None:
+    stream = net.stream()
+    given = sum(len(stream.feed(arr(1, net.input_size))) for _ in range(40))
+    assert 40 - stream.delay <= given <= 40  # how late a frame is depends on its phase where there are strides
+    assert stream.delay or given == 40
+
+
+def test_rows_of_any_length_equal_themselves_alone(net: cgru.Model) -> None:
+    x, lengths = arr(5, 14, net.input_size), [14, 1, 0, 8, 13]
+    together = net(x, lengths=lengths)
+    for row, length in enumerate(lengths):
+        alone = net(x[row, :length])
+        np.testing.assert_allclose(together[row, : len(alone)], alone, rtol=0, atol=1e-6)
+        assert not together[row, len(alone) :].any()
+
+
+def test_state_goes_on(net: cgru.Model) -> None:
+    if net.stream().delay:
+        pytest.skip("run() ends a sequence, and this network looks ahead: streams go on instead")
+    x = arr(2, 16, net.input_size)
+    first, state = net.run(x[:, :8])
+    second, _ = net.run(x[:, 8:], state)
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), net(x), rtol=0, atol=1e-6)
+
+
+def test_several_inputs_and_outputs() -> None:
+    g = cgru.Graph()
+    a, b = g.input(3, name="a"), g.input(3, name="b")
+    g.output(g.add(a, b, name="sum"), g.pool_whole(g.mul(a, b), kind="mean", name="mean"))
+    net = cgru.Model(g)
+    x, y = arr(2, 5, 3), arr(2, 5, 3)
+    made = net({"a": x, "b": y})
+    np.testing.assert_allclose(made["sum"], x + y)
+    np.testing.assert_allclose(made["mean"], (x * y).mean(axis=1), rtol=1e-5, atol=1e-7)
+    with pytest.raises(cgru.CgruError, match="'b' is missing"):
+        net({"a": x})
+    with pytest.raises(cgru.ShapeError, match="differ in steps"):
+        net({"a": x, "b": y[:, :3]})
+    with pytest.raises(cgru.UnsupportedError, match="whole sequence"):
+        net.stream()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    g = cgru.Graph()
+    x = g.input(4)
+    with pytest.raises(cgru.ShapeError, match="same features"):
+        g.add(x, g.slice(x, start=0, stop=3))
+    with pytest.raises(cgru.ShapeError, match="different numbers of frames"):
+        g.concat(x, conv(g, x, 4, 4, 3))
+    with pytest.raises(cgru.ShapeError, match=r"weight has shape \(4, 4, 3\), expected \(4, 2, 3\)"):
+        g.conv1d(x, units=4, width=3, groups=2, weights={"weight": arr(4, 4, 3)})
+    with pytest.raises(cgru.FormatError, match="no option"):
+        g.slice(x, start=0, stop=1, across=2)
