@@ -11,6 +11,8 @@ import pytest
 import cgru
 from cgru import CgruError
 from cgru.engine.state import StateLayout
+from cgru.spec.graph import Graph as GraphSpecification
+from cgru.spec.values import Value
 
 
 def net(inputs: int = 4, hidden: int = 40) -> cgru.Model:
@@ -62,7 +64,8 @@ def test_a_state_is_not_resized_in_place() -> None:
 
 
 def test_a_state_without_a_network() -> None:
-    for make in (lambda: cgru.State(None, X), lambda: cgru.State(StateLayout(None, bytes), X)):  # type: ignore[arg-type]
+    other = StateLayout(GraphSpecification({"x": Value((3,))}, [], ["x"]), bytes)
+    for make in (lambda: cgru.State(None, X), lambda: cgru.State(other, X)):  # type: ignore[arg-type]
         with pytest.raises(CgruError):
             make()
     with pytest.raises(TypeError):
