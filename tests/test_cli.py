@@ -397,8 +397,32 @@ def test_convert_keeps_the_bits(tmp_path: Path, net: cgru.Model, file: Path, x: 
     text = succeed("convert", file, tmp_path / "copy.safetensors").decode()
     assert re.fullmatch(r".*copy\.safetensors: [\d,]+ bytes\n", text)
     assert np.array_equal(cgru.load(tmp_path / "copy.safetensors")(x), net(x))
-    succeed("convert", tmp_path / "copy.safetensors", tmp_path / "copy.safetensors")
-    assert np.array_equal(cgru.load(tmp_path / "copy.safetensors")(x), net(x))
+
+
+def test_convert_never_replaces_what_it_converts(
+    tmp_path: Path, net: cgru.Model, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, other = tmp_path / "net.safetensors", tmp_path / "link.safetensors"
+    net.save(path)
+    before = path.read_bytes()
+    other.symlink_to(path)
+    for name in (path, other, tmp_path / "." / "net.safetensors"):
+        line = complain(capfd, "convert", path, name, "--precision", "int8")
+        assert "is the file to convert, which would be lost; give another name" in line
+    assert path.read_bytes() == before
+
+
+def test_a_row_of_one_sequence_is_refused(
+    tmp_path: Path, file: Path, x: np.ndarray, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    np.save(tmp_path / "x.npy", x)
+    line = complain(capfd, "gates", file, tmp_path / "x.npy", "-o", tmp_path / "g.png", "--row", "99")
+    assert "--row 99" in line
+    assert "holds one sequence; leave --row away" in line
+    np.save(tmp_path / "x.npy", np.stack([x, x]))
+    assert "rows 0 to 1" in complain(capfd, "gates", file, tmp_path / "x.npy", "-o", tmp_path / "g.png", "--row", "99")
+    assert not (tmp_path / "g.png").exists()
 
 
 def test_convert_reduces_precision(tmp_path: Path, net: cgru.Model, file: Path, x: np.ndarray) -> None:

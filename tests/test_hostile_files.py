@@ -480,8 +480,8 @@ def test_limits_of_size_and_memo(tmp_path):
     with refused(path, "pickle of 100000 bytes", FormatError, peak=MEGABYTE):
         read_pickle(path.read_bytes(), shown=str(path), limits=Limits(size=1000))
     path = write(tmp_path, b"N\x94" * 50_000)
-    with refused(path, "memoises more than 100", FormatError, peak=MEGABYTE):
-        read_pickle(path.read_bytes(), shown=str(path), limits=Limits(memo=100))
+    with refused(path, "makes more than 100 values", FormatError, peak=MEGABYTE):
+        read_pickle(path.read_bytes(), shown=str(path), limits=Limits(values=100))
 
 
 def test_endless_pickle(tmp_path):

@@ -436,3 +436,11 @@ def _sound(precision: str) -> bytes:
 
 
 SOUND = {precision: _sound(precision) for precision in PRECISIONS}
+
+
+@pytest.mark.parametrize("name", ["x.pt", "q.keras", "net", "net.onnx", "net.npz", "net.SAFETENSORS"])
+def test_the_name_says_what_is_written(name, tmp_path):
+    net = cgru.Model([cgru.Dense(np.ones((2, 3)))])
+    with pytest.raises(UnsupportedError, match=r"written as safetensors.*name the file .*\.safetensors"):
+        net.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())

@@ -160,6 +160,8 @@ def convert(options: argparse.Namespace) -> None:
     """Write a network in the native form, in reduced precision if wanted."""
     if not options.output.endswith(".safetensors"):
         raise UnsupportedError(f"{options.output}: networks are written as .safetensors; give such a name")
+    if os.path.exists(options.output) and os.path.samefile(options.file, options.output):
+        raise CgruError(f"{options.output}: is the file to convert, which would be lost; give another name")
     net = _load(options)
     if options.precision or options.layer:
         net = net.quantize(options.precision or {}, dict(options.layer or ()))
@@ -223,6 +225,8 @@ def gates(options: argparse.Namespace) -> None:
         end = x.shape[1] if given.lengths is None else int(given.lengths[options.row])
         x = x[options.row, :end]
         mask = None if mask is None else mask[options.row, :end]
+    elif options.row:
+        raise CgruError(f"--row {options.row}: {options.input} holds one sequence; leave --row away")
     found = net.gates(x, mask=mask)
     name = next(iter(found), None) if options.layer is None else options.layer
     if name not in found:

@@ -19,11 +19,11 @@ from ..errors import (
     TooLargeError,
     UnsupportedError,
 )
-from .containers.file_bytes import Source, open_bytes
-from .containers.file_bytes import shown as shown_name
+from .containers.file_bytes import FileBytes, Source, is_source, opened, shown
+from .containers.messages import bounded_errors
 from .containers.tensorfile import TensorFile
 from .readers.naming import errors_name
-from .table import FORMATS, Format, Probe, readable
+from .table import FORMATS, SAFETENSORS, Format, Probe, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,11 +38,17 @@ def load(
     prefix: str | None = None,
     backend: str | None = None,
     check: tuple[Any, Any] | None = None,
+    mmap: bool = False,
 ) -> Model:
     """The network in a file: PyTorch ``.pt``/``.pth``, ``.safetensors``, ``.npz``, Keras ``.keras``/``.h5``.
 
-    ``path`` is a path, or the bytes of a file. What the file is, is told by its content. Nothing in it is
-    executed. A safetensors file is mapped into memory, so replace it rather than rewrite it in place.
+    ``path`` is a path, the bytes of a file, or a file open for reading. What the file is, is told by its content.
+    Nothing in it is executed. It is read once, into memory.
+
+    ``mmap=True`` maps a ``.safetensors`` file instead (the native form is one), so that processes share its pages and
+    only what is used is read. The risk is the caller's: while such a network lives, a program that rewrites the
+    file in place changes its weights unseen, and one that truncates it ends this process (SIGBUS). Replace such a
+    file, as :meth:`Model.save` does, never write into it. Archives and other formats are never mapped.
 
     Native and Keras files say their own layers. Of the others, the layers are inferred where the tensors'
     names and shapes leave one reading, the form [Embedding] recurrent… [Linear]: that no activation lies
@@ -72,8 +78,8 @@ def load(
     outputs are not those of ``check``.
     """
     with _reading(path):
-        entry = _format(path)
-        net = Model(entry.layers(path, layers, prefix), backend=backend)
+        file, entry = _opened(path, mmap)
+        net = Model(entry.layers(file, layers, prefix), backend=backend)
         if check is not None:
             return net.noting(_checked(net, check))
         if layers is None and not entry.builder:
@@ -92,26 +98,26 @@ def _checked(net: Model, check: Any) -> str:
         return f"verified against the outputs given: {verify(net, *check)}"
 
 
-def read(path: Source) -> dict[str, np.ndarray]:
+def read(path: Source, *, mmap: bool = False) -> dict[str, np.ndarray]:
     """Every array in a file by its name there, in the file's own order and gate layout; executes nothing.
 
-    The arrays are read-only, and those of a safetensors file show the file itself. Of a PyTorch checkpoint
-    they are the model's. Raises as :func:`load` does.
+    The arrays are read-only. Of a PyTorch checkpoint they are the model's. ``path`` and ``mmap`` are as for
+    :func:`load`: the arrays of a mapped file show the file itself. Raises as :func:`load` does.
     """
-    with _reading(path):
-        return dict(_format(path).read(path).tensors)
+    return dict(read_file(path, mmap=mmap).tensors)
 
 
-def read_file(path: Source) -> TensorFile:
+def read_file(path: Source, *, mmap: bool = False) -> TensorFile:
     """As :func:`read`, with what the file tells beside its arrays."""
     with _reading(path):
-        return _format(path).read(path)
+        file, entry = _opened(path, mmap)
+        return entry.read(file)
 
 
 def sniff(path: Source) -> Format:
     """The line of :data:`~cgru.formats.FORMATS` that a file is, by its content; raises as :func:`load` does."""
     with _reading(path):
-        return _format(path)
+        return _opened(path)[1]
 
 
 def _reading(path: Source) -> AbstractContextManager[None]:
@@ -119,15 +125,16 @@ def _reading(path: Source) -> AbstractContextManager[None]:
 
     What a path is, is looked at before the context begins, so that the traceback of a missing file is short.
     """
-    if not isinstance(path, bytes):
-        _check_path(path)
+    if not is_source(path):
+        raise ArgumentTypeError(f"path: expected a path, the bytes of a file or an open file, found {brief(path)}")
+    if isinstance(path, (str, os.PathLike)):
+        _check_path(os.fspath(path))
     return _naming(path)
 
 
-def _check_path(path: Any) -> None:
-    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+def _check_path(name: Any) -> None:
     if not isinstance(name, str):
-        raise ArgumentTypeError(f"path: expected a path, or the bytes of a file, found {brief(path)}")
+        raise ArgumentTypeError(f"path: expected a path of text, found {brief(name)}")
     try:
         if os.path.isdir(name):
             raise FormatError(f"{name}: is a directory; expected a file")
@@ -144,7 +151,7 @@ def _check_path(path: Any) -> None:
 
 @contextmanager
 def _naming(path: Source) -> Iterator[None]:
-    with errors_name(shown_name(path)):
+    with bounded_errors(), errors_name(shown(path)):
         try:
             yield
         except FileNotFoundError as error:
@@ -159,18 +166,26 @@ def _naming(path: Source) -> Iterator[None]:
             raise TooLargeError("no memory for what it holds") from None
 
 
-def _format(source: Source) -> Format:
-    data = open_bytes(source)
-    if not len(data):
+def _opened(source: Source, mmap: bool = False) -> tuple[FileBytes, Format]:
+    """The file, read once, and the line of the table that it is."""
+    file = opened(source, mapped=mmap)
+    entry = _format(file)
+    if mmap and entry.module != SAFETENSORS:
+        raise CgruError(f"mmap: only .safetensors files are mapped, and this is a {entry.title} file; leave mmap= away")
+    return file, entry
+
+
+def _format(file: FileBytes) -> Format:
+    if not len(file.data):
         raise FormatError("is empty; expected the weights of a network")
-    head = bytes(data[:_HEAD])
+    head = bytes(file.data[:_HEAD])
     is_zip = head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
     kind = ""
     if is_zip:
         from .containers.zip_members import zip_kind
 
-        kind = zip_kind(source)
-    probe = Probe(source, head.ljust(_HEAD, b"\0"), kind)
+        kind = zip_kind(file)
+    probe = Probe(file, head.ljust(_HEAD, b"\0"), kind)
     for entry in FORMATS:
         if entry.sniff(probe):
             if not entry.module:

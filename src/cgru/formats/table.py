@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CgruError, UnsupportedError
 from .containers import safetensors
-from .containers.file_bytes import Source
+from .containers.file_bytes import FileBytes, Source
 from .containers.tensorfile import TensorFile
 from .readers import native
 
@@ -23,6 +23,7 @@ from .readers import native
 if TYPE_CHECKING:
     from ..layers import Layer
 
+SAFETENSORS = ".containers.safetensors"
 _KERAS = ".readers.keras_files"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -31,7 +32,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 class Probe:
     """What the sniffers look at: the first bytes of a file, and for a zip what its members make it."""
 
-    source: Source
+    source: FileBytes
     head: bytes
     zip_kind: str
 
@@ -68,7 +69,11 @@ class Format:
 
 
 def _is_native(probe: Probe) -> bool:
-    return safetensors.looks_like(probe.head) and native.is_native(safetensors.read(probe.source).metadata)
+    if not safetensors.looks_like(probe.head):
+        return False
+    # Cheap before strict: only a header that holds the word is parsed here.
+    header = probe.source.data[8 : 8 + int.from_bytes(probe.head[:8], "little")]
+    return native.FORMAT.encode() in bytes(header) and native.is_native(safetensors.read_metadata(probe.source))
 
 
 def _is_pickle(probe: Probe) -> bool:
@@ -88,8 +93,8 @@ FORMATS = (
     Format("PyTorch", (".pt", ".pth", ".ckpt"), lambda p: p.zip_kind == "torch", ".containers.torch_zip"),
     Format("Keras", (".keras",), lambda p: p.zip_kind == "keras", _KERAS, _KERAS),
     Format("npz", (".npz",), lambda p: p.zip_kind == "npz", ".containers.npz"),
-    Format("cgru", (".safetensors",), _is_native, ".containers.safetensors", ".readers.native"),
-    Format("safetensors", (".safetensors",), lambda p: safetensors.looks_like(p.head), ".containers.safetensors"),
+    Format("cgru", (".safetensors",), _is_native, SAFETENSORS, ".readers.native"),
+    Format("safetensors", (".safetensors",), lambda p: safetensors.looks_like(p.head), SAFETENSORS),
     Format("HDF5", (".h5", ".hdf5"), lambda p: p.head.startswith(_HDF5), _KERAS, _KERAS),
     # The reader of PyTorch files itself says what to do about its other containers.
     Format("TorchScript", (".pt",), lambda p: p.zip_kind in ("torchscript", "pt2"), ".containers.torch_zip"),

@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 
 from ...errors import FormatError, UnsupportedError
+from .file_bytes import Source, folder_of
 from .onnx_schema import TENSOR_TYPES
 from .protobuf import Message
 
@@ -42,8 +43,8 @@ class DataFolder:
     tensors unless they name the very same range, so that what is read is bounded by what lies there.
     """
 
-    def __init__(self, source: object, shown: str) -> None:
-        self.folder = None if isinstance(source, bytes) else os.path.dirname(os.path.abspath(os.fspath(source)))  # type: ignore[call-overload]
+    def __init__(self, source: Source, shown: str) -> None:
+        self.folder = folder_of(source)
         self.shown = shown
         self._ranges: dict[tuple[str, int, int], bytes] = {}
         self._taken: dict[str, int] = {}

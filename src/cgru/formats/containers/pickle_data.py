@@ -15,7 +15,7 @@ would unfold to exponential size stays as small as the file.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -24,13 +24,21 @@ from ...errors import FormatError
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one pickle; the defaults hold for checkpoints with a million values beside the weights."""
+    """Bounds of one pickle; the defaults hold for checkpoints with a million values beside the weights.
+
+    ``values`` counts what takes memory of its own: lists, dicts, tuples, records, names and memoised values.
+    """
 
     size: int = 64 << 20
     opcodes: int = 4_000_000
-    memo: int = 1_000_000
+    values: int = 2_000_000
     marks: int = 1_000
     name: int = 512
+
+    @classmethod
+    def of_file(cls, size: int) -> Limits:
+        """The bounds for a pickle that takes ``size`` bytes of its file, fewer than its own where it is compressed."""
+        return cls(opcodes=min(cls.opcodes, 1_000_000 + size), values=min(cls.values, 400_000 + size // 6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +64,19 @@ class Record:
         self.cls = cls
         self.args = args
         self.state: object = None
-        self.items: list[tuple[object, object]] = []
-        self.elements: list[object] = []
+        # Lists once there is something in them: a file may hold a million records without.
+        self.items: Sequence[tuple[object, object]] = ()
+        self.elements: Sequence[object] = ()
+
+    def add_items(self, pairs: Iterable[tuple[object, object]]) -> None:
+        if not isinstance(self.items, list):
+            self.items = []
+        self.items.extend(pairs)
+
+    def add_elements(self, values: Sequence[object]) -> None:
+        if not isinstance(self.elements, list):
+            self.elements = list(self.elements)
+        self.elements.extend(values)
 
     def __repr__(self) -> str:
         return f"<record of {describe(self)}>"
@@ -103,6 +122,9 @@ _ATTACK_BUILTINS = frozenset(
 )
 
 
+_SET, _FROZENSET = Global("builtins", "set"), Global("builtins", "frozenset")
+
+
 class _Mark:
     """The stack marker."""
 
@@ -145,6 +167,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.marks = 0
+        self.values = 0
 
     def run(self) -> Any:
         data, operations = self.data, _OPERATIONS
@@ -209,6 +232,13 @@ class _Machine:
             self.fail("takes a value from an empty stack")
         return self.stack.pop()
 
+    def made(self, value: Any) -> Any:
+        """``value``, counted: it takes memory of its own."""
+        self.values += 1
+        if self.values > self.limits.values:
+            self.fail(f"makes more than {self.limits.values} values, far more than its size warrants")
+        return value
+
     def top(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
             self.fail("looks at an empty stack")
@@ -227,9 +257,9 @@ class _Machine:
         return values
 
     def remember(self, index: int) -> None:
-        if len(self.memo) >= self.limits.memo or not 0 <= index <= _MAX_INT_KEY:
-            self.fail(f"memoises more than {self.limits.memo} values, or under an index out of range")
-        self.memo[index] = self.top()
+        if not 0 <= index <= _MAX_INT_KEY:
+            self.fail(f"memoises a value under {index}, which is out of range")
+        self.memo[index] = self.made(self.top())
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
@@ -245,8 +275,8 @@ class _Machine:
                 self.fail(f"calls {function} with something that is not a tuple")
             if not _fits(known, args):
                 self.fail(f"calls {function} with {len(args)} arguments")
-            return known(*args)
-        return Record(function, args)
+            return self.made(known(*args))
+        return self.made(Record(function, args))
 
     def global_(self, module: object, name: object) -> Global:
         if not (isinstance(module, str) and isinstance(name, str)):
@@ -259,7 +289,7 @@ class _Machine:
                 f"{self.shown}: names {module}.{name}, which no model needs: the file was made to run code. "
                 "Nothing was run; do not open it with torch.load or pickle"
             )
-        return Global(module, name)
+        return self.made(Global(module, name))
 
     def add_items(self, flat: list[Any]) -> None:
         target = self.top()
@@ -270,7 +300,7 @@ class _Machine:
             for key, value in pairs:
                 target[key if _is_plain_key(key) else OpaqueKey(key)] = value
         elif isinstance(target, Record):
-            target.items.extend(pairs)
+            target.add_items(pairs)
         else:
             self.fail(f"sets items of a {describe(target)}")
 
@@ -279,7 +309,7 @@ class _Machine:
         if type(target) is list:
             target.extend(values)
         elif isinstance(target, Record):
-            target.elements.extend(values)
+            target.add_elements(values)
         else:
             self.fail(f"appends to a {describe(target)}")
 
@@ -358,18 +388,18 @@ class _Machine:
 
     def dict_(self) -> None:
         flat = self.pop_to_mark()
-        self.push({})
+        self.push(self.made({}))
         self.add_items(flat)
 
     def tuple_of(self, count: int) -> None:
         values = [self.pop() for _ in range(count)]
-        self.push(tuple(reversed(values)))
+        self.push(self.made(tuple(reversed(values))))
 
     def set_(self) -> None:
-        self.push(Record(Global("builtins", "set"), ()))
+        self.push(self.made(Record(_SET, ())))
 
     def frozenset_(self) -> None:
-        record = Record(Global("builtins", "frozenset"), ())
+        record = self.made(Record(_FROZENSET, ()))
         record.elements = self.pop_to_mark()
         self.push(record)
 
@@ -387,23 +417,23 @@ class _Machine:
 
     def newobj(self) -> None:
         args = self.pop()
-        self.push(Record(self.pop(), args))
+        self.push(self.made(Record(self.pop(), args)))
 
     def newobj_ex(self) -> None:
         kwargs = self.pop()
         args = self.pop()
-        self.push(Record(self.pop(), (args, kwargs)))
+        self.push(self.made(Record(self.pop(), (args, kwargs))))
 
     def inst(self) -> None:
         module = self.line()
         cls = self.global_(module, self.line())
-        self.push(Record(cls, tuple(self.pop_to_mark())))
+        self.push(self.made(Record(cls, tuple(self.pop_to_mark()))))
 
     def obj(self) -> None:
         values = self.pop_to_mark()
         if not values:
             self.fail("builds an object of no class")
-        self.push(Record(values[0], tuple(values[1:])))
+        self.push(self.made(Record(values[0], tuple(values[1:]))))
 
     def build(self) -> None:
         state = self.pop()
@@ -499,12 +529,12 @@ _OPERATIONS: dict[int, Callable[[_Machine], None]] = {
     0x85: lambda machine: machine.tuple_of(1),
     0x86: lambda machine: machine.tuple_of(2),
     0x87: lambda machine: machine.tuple_of(3),
-    ord("t"): lambda machine: machine.push(tuple(machine.pop_to_mark())),
-    ord("]"): lambda machine: machine.push([]),
-    ord("l"): lambda machine: machine.push(machine.pop_to_mark()),
+    ord("t"): lambda machine: machine.push(machine.made(tuple(machine.pop_to_mark()))),
+    ord("]"): lambda machine: machine.push(machine.made([])),
+    ord("l"): lambda machine: machine.push(machine.made(machine.pop_to_mark())),
     ord("a"): _Machine.append,
     ord("e"): lambda machine: machine.add_elements(machine.pop_to_mark()),
-    ord("}"): lambda machine: machine.push({}),
+    ord("}"): lambda machine: machine.push(machine.made({})),
     ord("d"): _Machine.dict_,
     ord("s"): _Machine.setitem,
     ord("u"): lambda machine: machine.add_items(machine.pop_to_mark()),

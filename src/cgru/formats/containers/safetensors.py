@@ -12,7 +12,8 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -23,9 +24,11 @@ import numpy as np
 from ...errors import CgruError, FormatError, ShapeError, UnsupportedError
 from .file_bytes import Source, open_bytes
 from .file_bytes import shown as shown_name
+from .messages import brief
 from .tensorfile import TensorFile
 
 MAX_HEADER = 16 << 20
+MAX_TENSORS = 100_000
 MAX_AXES = 32
 ALIGNMENT = 64
 
@@ -55,9 +58,8 @@ def looks_like(head: bytes) -> bool:
 def read(source: Source, *, widen: bool = True) -> TensorFile:
     """The tensors of a safetensors file, in the header's order, as read-only arrays.
 
-    A file given by its path is mapped, not copied: replace such a file, never rewrite it in place, while its
-    arrays are in use. BF16 becomes float32, exactly; with ``widen=False`` it stays as uint16 bit patterns,
-    which :func:`dtypes`, or :func:`read_as_held`, tells from U16.
+    The arrays show the bytes that were read (of a mapped file, the file). BF16 becomes float32, exactly; with
+    ``widen=False`` it stays as uint16 bit patterns, which :func:`dtypes`, or :func:`read_as_held`, tells from U16.
 
     Raises :class:`FormatError` for a file that breaks any rule of the format, :class:`UnsupportedError` for
     dtypes numpy has no counterpart of.
@@ -77,6 +79,12 @@ def _read(source: Source, widen: bool) -> tuple[TensorFile, dict[str, str]]:
     tensors = {name: _array(name, entry, data, start, widen, shown) for name, entry in entries.items()}
     kinds = {name: entry.dtype for name, entry in entries.items()}
     return TensorFile(shown, "safetensors", tensors, metadata=metadata), kinds
+
+
+def read_metadata(source: Source) -> dict[str, str]:
+    """The file's own notes, and nothing else of it; no check of its tensors."""
+    header, _ = _parsed(open_bytes(source), shown_name(source))
+    return _metadata(header.get("__metadata__", {}), shown_name(source))
 
 
 def dtypes(source: Source) -> dict[str, str]:
@@ -204,6 +212,27 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
 
 def _header(data: memoryview, shown: str) -> tuple[dict[str, _Entry], dict[str, str], int]:
     """The entries by name in the header's order, the metadata, and where the data starts."""
+    header, start = _parsed(data, shown)
+    metadata = _metadata(header.pop("__metadata__", {}), shown)
+    if len(header) > MAX_TENSORS:
+        raise FormatError(f"{shown}: holds {len(header):,} tensors, more than the {MAX_TENSORS:,} that are read")
+    entries = {name: _entry(name, value, shown) for name, value in header.items()}
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != end:
+            what = "overlaps the tensor before it" if entry.begin < end else "leaves a gap before it"
+            raise FormatError(f"{shown}: tensor {brief(name)} starts at {entry.begin} of the data and {what} ({end})")
+        end = entry.end
+    if end != len(data) - start:
+        raise FormatError(
+            f"{shown}: the tensors take {end} bytes, the file has {len(data) - start} after its header: "
+            "truncated, or with something appended"
+        )
+    return entries, metadata, start
+
+
+def _parsed(data: memoryview, shown: str) -> tuple[dict[str, Any], int]:
+    """The header as JSON, and where the data starts."""
     if len(data) < 8:
         raise FormatError(f"{shown}: {len(data)} bytes; a safetensors file has at least 10")
     (length,) = struct.unpack_from("<Q", data)
@@ -212,27 +241,13 @@ def _header(data: memoryview, shown: str) -> tuple[dict[str, _Entry], dict[str, 
             f"{shown}: declares a header of {length} bytes; the file has {len(data) - 8} after the length "
             f"and at most {MAX_HEADER} are read: truncated, or not safetensors"
         )
-    raw = bytes(data[8 : 8 + length])
+    raw = data[8 : 8 + length]
     if raw[:1] != b"{":
-        raise FormatError(f"{shown}: the header begins with {raw[:8]!r}; expected '{{'")
-    header = _parse(raw, shown)
-    metadata = _metadata(header.pop("__metadata__", {}), shown)
-    entries = {name: _entry(name, value, shown) for name, value in header.items()}
-    end = 0
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if entry.begin != end:
-            what = "overlaps the tensor before it" if entry.begin < end else "leaves a gap before it"
-            raise FormatError(f"{shown}: tensor {_brief(name)} starts at {entry.begin} of the data and {what} ({end})")
-        end = entry.end
-    if end != len(data) - 8 - length:
-        raise FormatError(
-            f"{shown}: the tensors take {end} bytes, the file has {len(data) - 8 - length} after its header: "
-            "truncated, or with something appended"
-        )
-    return entries, metadata, 8 + length
+        raise FormatError(f"{shown}: the header begins with {bytes(raw[:8])!r}; expected '{{'")
+    return _parse(raw, shown), 8 + length
 
 
-def _parse(raw: bytes, shown: str) -> dict[str, Any]:
+def _parse(raw: memoryview, shown: str) -> dict[str, Any]:
     def refuse(found: str) -> NoReturn:
         raise FormatError(f"{shown}: the header has the number {found[:40]}; only whole ones are in the format")
 
@@ -242,14 +257,13 @@ def _parse(raw: bytes, shown: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in values if names.count(name) > 1)
-            raise FormatError(f"{shown}: the header names {_brief(twice)} twice")
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise FormatError(f"{shown}: the header names {brief(twice)} twice")
         return values
 
     try:
         header = json.loads(
-            raw.decode(),
+            str(raw, "utf-8"),
             object_pairs_hook=unique,
             parse_int=integer,
             parse_float=refuse,
@@ -278,25 +292,25 @@ def _check_encodable(text: str, shown: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise FormatError(f"{shown}: the header has text with lone surrogates: {_brief(text)}") from None
+        raise FormatError(f"{shown}: the header has text with lone surrogates: {brief(text)}") from None
 
 
 def _entry(name: str, value: Any, shown: str) -> _Entry:
     _check_encodable(name, shown)
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"{shown}: tensor {_brief(name)} must have exactly dtype, shape and data_offsets")
+        raise FormatError(f"{shown}: tensor {brief(name)} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise FormatError(f"{shown}: tensor {_brief(name)} has a malformed dtype, shape or data_offsets")
+        raise FormatError(f"{shown}: tensor {brief(name)} has a malformed dtype, shape or data_offsets")
     if dtype not in _CODES:
-        raise UnsupportedError(f"{shown}: tensor {_brief(name)} has dtype {dtype[:20]!r}; read are {', '.join(_CODES)}")
+        raise UnsupportedError(f"{shown}: tensor {brief(name)} has dtype {dtype[:20]!r}; read are {', '.join(_CODES)}")
     if len(shape) > MAX_AXES or math.prod(size for size in shape if size) >= 2**48:
-        raise FormatError(f"{shown}: tensor {_brief(name)} has an impossible shape of {len(shape)} axes")
+        raise FormatError(f"{shown}: tensor {brief(name)} has an impossible shape of {len(shape)} axes")
     begin, end = offsets
     expected = math.prod(shape) * np.dtype(_CODES[dtype]).itemsize
     if end - begin != expected:
         raise FormatError(
-            f"{shown}: tensor {_brief(name)}, {dtype} of shape {shape}, takes {expected} bytes; its offsets "
+            f"{shown}: tensor {brief(name)}, {dtype} of shape {brief(shape)}, takes {expected} bytes; its offsets "
             f"{begin} to {end} do not agree"
         )
     return _Entry(dtype, tuple(shape), begin, end)
@@ -313,15 +327,10 @@ def _array(name: str, entry: _Entry, data: memoryview, start: int, widen: bool, 
     else:
         array = np.frombuffer(data[start + entry.begin : start + entry.end], dtype).reshape(entry.shape)
     if entry.dtype == "BOOL" and array.size and array.view(np.uint8).max() > 1:
-        raise FormatError(f"{shown}: tensor {_brief(name)} is BOOL but holds other bytes than 0 and 1")
+        raise FormatError(f"{shown}: tensor {brief(name)} is BOOL but holds other bytes than 0 and 1")
     if entry.dtype == "BF16" and widen:
         array = (array.astype(np.uint32) << 16).view(np.float32)
     # Native and aligned, which costs a copy only on a big-endian machine or in a file with an odd header.
     array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements="A")
     array.flags.writeable = False
     return array
-
-
-def _brief(text: str | Sequence[int]) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= 120 else shown[:117] + "…"

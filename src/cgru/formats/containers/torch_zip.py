@@ -21,11 +21,13 @@ import numpy as np
 from ...errors import FormatError, UnsupportedError
 from .file_bytes import Source, open_bytes
 from .file_bytes import shown as shown_name
-from .pickle_data import Call, Global, OpaqueKey, Record, describe, read_pickle
+from .messages import brief
+from .pickle_data import Call, Global, Limits, OpaqueKey, Record, describe, read_pickle
 from .tensorfile import TensorFile
 from .zip_members import ZipMembers, zip_kind
 
 MAX_TENSORS = 100_000
+MAX_VISITS = 500_000
 MAX_DEPTH = 32
 MAX_NAME = 1024
 MAX_AXES = 32
@@ -130,6 +132,9 @@ class _Checkpoint:
         self.order = self.byte_order()
         self.budget = max(MAX_UNFOLDED_FLOOR, MAX_UNFOLDED_RATIO * members.file_size)
         self.raw: dict[str, memoryview] = {}
+        #: By identity, what has been found out about a dict or list: it may be referred to thousands of times.
+        self.parts_of: dict[int, list[tuple[object, object]]] = {}
+        self.state_dicts: dict[int, bool] = {}
 
     def byte_order(self) -> str:
         """``<`` or ``>``; files from before the member existed are little-endian."""
@@ -142,19 +147,22 @@ class _Checkpoint:
         return "<" if said == b"little" else ">"
 
     def read(self) -> TensorFile:
+        pickle = self.top + "data.pkl"
         root = read_pickle(
-            self.members.read(self.top + "data.pkl", limit=64 << 20),
+            self.members.read(pickle, limit=64 << 20),
             shown=self.shown,
             calls=_CALLS,
             persistent=self.storage,
+            limits=Limits.of_file(self.members.packed_size(pickle)),
         )
         found = self.flatten(self.enter(root))
         tensors: dict[str, np.ndarray] = {}
         aliases: dict[str, str] = {}
-        seen: dict[tuple[object, ...], str] = {}
+        seen: dict[str, str] = {}
         for name, tensor in _without_wrappers(found).items():
             code, storage, offset, shape, stride = self.checked(name, tensor)
-            view = (storage.key, code, offset, shape, stride)
+            # As text, whose hash Python salts: a file can make tuples of integers collide.
+            view = f"{storage.key} {code} {offset} {shape} {stride}"
             if view in seen:
                 aliases[name] = seen[view]
                 tensors[name] = tensors[seen[view]]
@@ -167,7 +175,8 @@ class _Checkpoint:
         """The storage that a persistent id names; only looked up once a tensor of it is wanted."""
         match identifier:
             case ("storage", Global("torch" | "torch.storage", type_name), str(key), _, int(numel)) if numel >= 0:
-                return _Storage(key, type_name, numel)
+                if len(key) <= MAX_NAME:
+                    return _Storage(key, type_name, numel)
         raise FormatError(f"{self.shown}: the pickle refers to something that is no storage of this file")
 
     # Which part of the checkpoint
@@ -181,10 +190,10 @@ class _Checkpoint:
             if isinstance(root, Record):
                 raise UnsupportedError(f"{self.shown}: holds a {describe(root)}, not a state_dict; {_REEXPORT}")
             return root
-        if _is_state_dict(root.get("state_dict")):
+        if self.is_state_dict(root.get("state_dict")):
             return root["state_dict"]
-        states = [key for key, value in root.items() if _is_state_dict(value)]
-        if len(states) == 1 and states[0] in (_MODEL_KEYS[:1] if _is_state_dict(root) else _MODEL_KEYS):
+        states = [key for key, value in root.items() if self.is_state_dict(value)]
+        if len(states) == 1 and states[0] in (_MODEL_KEYS[:1] if self.is_state_dict(root) else _MODEL_KEYS):
             return root[states[0]]
         if not states:
             for value in root.values():
@@ -211,11 +220,11 @@ class _Checkpoint:
             name, value = entry
             visits += 1
             letters += len(name)
-            if visits > 10 * MAX_TENSORS or letters > 100 * MAX_TENSORS or len(found) > MAX_TENSORS:
+            if visits > MAX_VISITS or letters > 100 * MAX_TENSORS or len(found) > MAX_TENSORS:
                 raise FormatError(f"{self.shown}: holds more than {MAX_TENSORS} tensors, or nests to that many")
             if isinstance(value, _Tensor):
                 if name in found:
-                    raise FormatError(f"{self.shown}: two tensors are named {name!r} once nested names are joined")
+                    raise FormatError(f"{self.shown}: two tensors are named {brief(name)} once nested names are joined")
                 found[name] = value
             elif isinstance(value, (dict, list, tuple)):
                 if len(stack) >= MAX_DEPTH:
@@ -228,18 +237,10 @@ class _Checkpoint:
         return found
 
     def children(self, prefix: str, value: object) -> Iterator[tuple[str, object]]:
-        if isinstance(value, dict):
-            if "param_groups" in value and "state" in value:
-                return  # An optimizer's state is no part of the network.
-            pairs = iter(value.items())
-        elif isinstance(value, (list, tuple)):
-            pairs = iter(enumerate(value))
-        else:
-            return
-        is_state_dict = _is_state_dict(value)
-        for key, item in pairs:
-            if not isinstance(item, (_Tensor, dict, list, tuple, Record)):
-                continue
+        if isinstance(value, dict) and "param_groups" in value and "state" in value:
+            return  # An optimizer's state is no part of the network.
+        is_state_dict = self.is_state_dict(value)
+        for key, item in self.parts(value):
             if isinstance(key, OpaqueKey) or not isinstance(key, (str, int)) or not str(key).isprintable():
                 if isinstance(item, _Tensor):
                     raise FormatError(f"{self.shown}: a tensor below {prefix!r} has no usable name as its key")
@@ -249,8 +250,25 @@ class _Checkpoint:
                 raise FormatError(f"{self.shown}: a name of more than {MAX_NAME} characters: {name[:80]!r}…")
             if isinstance(item, Record):
                 self.refuse_record(name, item, is_state_dict)
-            else:
-                yield name, item
+            yield name, item
+
+    def parts(self, value: object) -> list[tuple[object, object]]:
+        """What of a dict, list or tuple may be or hold a tensor."""
+        found = self.parts_of.get(id(value))
+        if found is None:
+            pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, _ROWS) else ()
+            found = [(key, item) for key, item in pairs if isinstance(item, _NODES)]
+            self.parts_of[id(value)] = found
+        return found
+
+    def is_state_dict(self, value: object) -> bool:
+        """Whether ``value`` is a dict that holds tensors itself."""
+        found = self.state_dicts.get(id(value))
+        if found is None:
+            # A lone scalar tensor (a loss, an epoch) does not make its dict a state_dict.
+            found = isinstance(value, dict) and any(isinstance(v, _Tensor) and v.shape != () for v in value.values())
+            self.state_dicts[id(value)] = found
+        return found
 
     def refuse_record(self, name: str, value: Record, among_tensors: bool) -> None:
         """A record in place of a tensor must not vanish; one among hyper-parameters may."""
@@ -277,11 +295,12 @@ class _Checkpoint:
         (offset,) = start
         width = 2 if code == "bf16" else np.dtype(code).itemsize
         stored = storage.numel if storage.type != "UntypedStorage" else storage.numel // width
-        count = math.prod(shape)
+        # The axes first: a product over thousands of them would take as long as it is large.
+        most = math.prod(size for size in shape if size) if len(shape) <= MAX_AXES else 2**62
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-        if (count and last >= stored) or len(shape) > MAX_AXES or math.prod(size for size in shape if size) >= 2**48:
+        if most >= 2**48 or (0 not in shape and last >= stored):
             raise FormatError(
-                f"{self.shown}: {name!r} of shape {_brief(shape)} with strides {_brief(stride)} from "
+                f"{self.shown}: {name!r} of shape {brief(shape)} with strides {brief(stride)} from "
                 f"{offset} reaches past its storage of {stored} elements"
             )
         return code, storage, offset, shape, stride
@@ -307,7 +326,7 @@ class _Checkpoint:
         self.budget -= math.prod(shape) * (4 if code == "bf16" else dtype.itemsize)
         if self.budget < 0:
             raise FormatError(
-                f"{self.shown}: {name!r} of shape {_brief(shape)} unfolds to far more than the file holds"
+                f"{self.shown}: {name!r} of shape {brief(shape)} unfolds to far more than the file holds"
             )
         raw = self.storage_bytes(name, storage, dtype.itemsize if storage.type != "UntypedStorage" else 1)
         if 0 in shape:
@@ -343,15 +362,6 @@ def _are_sizes(values: object) -> TypeGuard[tuple[int, ...]]:
     return isinstance(values, tuple) and all(type(value) is int and 0 <= value < 2**62 for value in values)
 
 
-def _brief(sizes: tuple[int, ...]) -> str:
-    return str(list(sizes[:8]))[:-1] + (", …]" if len(sizes) > 8 else "]")
-
-
-def _is_state_dict(value: object) -> bool:
-    # A lone scalar tensor (a loss, an epoch) does not make its dict a state_dict.
-    return isinstance(value, dict) and any(isinstance(v, _Tensor) and v.shape != () for v in value.values())
-
-
 def _without_wrappers(found: dict[str, _Tensor]) -> dict[str, _Tensor]:
     """Names without what torch.compile (`_orig_mod`, anywhere) and DataParallel (`module`, in front) add."""
     names = [".".join(part for part in name.split(".") if part != "_orig_mod") for name in found]
@@ -361,6 +371,9 @@ def _without_wrappers(found: dict[str, _Tensor]) -> dict[str, _Tensor]:
         return found
     return dict(zip(names, found.values(), strict=True))
 
+
+_ROWS = (list, tuple)
+_NODES = (_Tensor, dict, list, tuple, Record)
 
 # What the globals of a state_dict stand for. Arguments come from the file and are checked in `checked`.
 

@@ -76,6 +76,10 @@ class ZipMembers:
         """Declared bytes of member ``name`` once unpacked; not yet verified."""
         return self._find(name).size
 
+    def packed_size(self, name: str) -> int:
+        """Bytes that member ``name`` takes in the archive."""
+        return self._find(name).packed
+
     def read(self, name: str, limit: int | None = None) -> memoryview:
         """The bytes of member ``name`` (a view into the archive where it is stored uncompressed).
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ...arrays import Float32
-from ...errors import CgruError, FormatError, MissingFileError
+from ...errors import CgruError, FormatError, MissingFileError, UnsupportedError
 from ...layers import LAYERS, Layer
 from ...spec.precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled
 from ..containers import safetensors
 from ..containers.file_bytes import Source
+from ..containers.messages import brief, some
 from ..containers.tensorfile import TensorFile
 from .naming import errors_name
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "cgru"
 VERSION = "1"
+EXTENSION = ".safetensors"
 
 _LAYER_KEYS = {"kind", "name", "options"}
 _SCALE = ".scale"
@@ -39,9 +41,7 @@ def is_native(metadata: Mapping[str, str]) -> bool:
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write ``model`` to ``path``: complete, or not at all. :func:`load` gives back equal bits."""
-    target = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
-    if not isinstance(target, str) or not target or "\0" in target:
-        raise CgruError(f"path: expected the path of a file to write, found {path!r}")
+    target = _target(path)
     tensors, metadata, dtypes = _contents(model)
     try:
         safetensors.write(target, tensors, metadata, dtypes=dtypes)
@@ -72,6 +72,19 @@ def _contents(model: Model) -> tuple[dict[str, np.ndarray], dict[str, str], dict
             if held.scale is not None:
                 tensors[name + _SCALE] = held.scale
     return tensors, {"format": FORMAT, "version": VERSION, "spec": json.dumps(spec, default=_plain_number)}, dtypes
+
+
+def _target(path: object) -> str:
+    """``path`` as text; its name says what is written there."""
+    target = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(target, str) or not target or "\0" in target:
+        raise CgruError(f"path: expected the path of a file to write, found {brief(path)}")
+    if not target.endswith(EXTENSION):
+        stem = os.path.splitext(target)[0]
+        raise UnsupportedError(
+            f"{target}: networks are written as safetensors, whatever the name says; name the file {stem + EXTENSION}"
+        )
+    return target
 
 
 def load(source: Source) -> list[Layer]:
@@ -166,7 +179,8 @@ def _arrays_by_layer(
         if tensor.endswith(_SCALE):
             continue
         if not dot or layer not in found:
-            raise FormatError(f"nothing uses the tensor {tensor[:80]!r}; the layers are {_some(list(precisions))}")
+            known = some(name[:40] for name in precisions)
+            raise FormatError(f"nothing uses the tensor {tensor[:80]!r}; the layers are {known}")
         precision = precisions[layer] if is_matrix(key) else "float32"
         _expect(tensor, dtypes[tensor], KINDS[precision])
         if precision == "float32":
@@ -226,7 +240,3 @@ def _blank(shape: tuple[int, ...]) -> Float32:
     zeros = np.zeros(shape, np.float32)
     zeros.flags.writeable = False
     return zeros
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(name[:40] for name in names[:8]) + (", …" if len(names) > 8 else "")

@@ -19,6 +19,7 @@ from ...errors import CgruError, FormatError, UnsupportedError
 from ...layers import GRU, LSTM, RNN, Activation, Dense, Embedding, LastStep, Layer, Recurrent
 from ...layers.recurrent import torch_stack
 from ...spec.activations import ACTIVATIONS
+from ..containers.messages import some
 from ..containers.tensorfile import TensorFile
 from .naming import errors_name
 
@@ -37,7 +38,7 @@ _SOUND = re.compile(r"e?r+d?|d|e")
 _MAX_MODULES = 32
 _MAX_ORDERS = 64
 _MAX_VISITS = 20_000
-_MAX_LETTERS = 1200
+_MAX_ADVICE = 900
 
 
 @dataclass(frozen=True)
@@ -201,21 +202,22 @@ class _Reading:
         ]
         if not left:
             return
-        some = {name: self.tensors[name] for name in left}
-        reason = _known_as(some)
-        paths = [path for path in self.modules if path not in {module.path for module in modules}]
+        unused = {name: self.tensors[name] for name in left}
+        reason = _known_as(unused)
+        given = {module.path for module in modules}
+        paths = [path for path in self.modules if path not in given]
         owners = {name: name.rpartition(".")[0] for name in left}
         patterns = dict.fromkeys(
             f"{path}.*" if path and path not in self.modules else name for name, path in owners.items()
         )
-        entries = [_entry(step) for step in self._guess()] + [{"ignore": list(_fitting(list(patterns)))}]
+        entries = [_entry(step) for step in self._guess()] + [{"ignore": list(patterns)}]
         if paths and modules:
             advice = 'list their modules too, or leave them out on purpose with {"ignore": [...]} in layers='
         elif self.modules:
-            advice = f"if the network gives the right numbers without them, pass layers={entries!r}"
+            advice = f"if the network gives the right numbers without them, pass layers={_pasted(entries)}"
         else:
             advice = "cgru reads modules named as PyTorch names them; build others with cgru.GRU.from_arrays"
-        raise UnsupportedError(f"nothing uses {_listed(some)}{reason}; {advice}")
+        raise UnsupportedError(f"nothing uses {_listed(unused)}{reason}; {advice}")
 
     # Inference
 
@@ -295,7 +297,7 @@ class _Reading:
             hint = ', with "relu", "tanh" or another activation wherever the network has one between them'
         return UnsupportedError(
             f"the tensors do not say which network they are: {why}. Found {_listed(self.tensors)}. "
-            f"Name the modules in the order data passes them: layers={entries!r}{hint}; "
+            f"Name the modules in the order data passes them: layers={_pasted(entries)}{hint}; "
             "prefix= takes one part of a file alone"
         )
 
@@ -398,7 +400,7 @@ class _Reading:
         return list(texts)
 
     def _known_modules(self) -> str:
-        return ", ".join(_fitting([repr(path) for path in self.modules])) or "none that cgru knows"
+        return some(map(repr, self.modules)) or "none that cgru knows"
 
 
 def _kind(parts: Mapping[str, np.ndarray]) -> str | None:
@@ -463,20 +465,13 @@ def _named(module: _Module) -> dict[str, np.ndarray]:
 
 def _listed(tensors: Mapping[str, np.ndarray]) -> str:
     """Names and shapes on one line of bounded length."""
-    parts = [f"{name[:120]} {array.shape}" for name, array in tensors.items()]
-    kept = list(_fitting(parts))
-    more = len(parts) - len(kept)
-    return ", ".join(kept) + (f" and {more} more" if more else "")
+    return some(f"{name[:120]} {array.shape}" for name, array in tensors.items())
 
 
-def _fitting(parts: Sequence[str]) -> Iterator[str]:
-    """The first of ``parts`` that together stay readable in a message."""
-    letters = 0
-    for part in parts:
-        letters += len(part)
-        if letters > _MAX_LETTERS:
-            return
-        yield part
+def _pasted(entries: Sequence[Any]) -> str:
+    """``entries`` as ``layers=`` takes them, whole; in words where that is more than a message holds."""
+    text = repr(entries)
+    return text if len(text) <= _MAX_ADVICE else "[…] with the modules to run, and {'ignore': [patterns]} for the rest"
 
 
 def _known_as(tensors: Mapping[str, np.ndarray]) -> str:
