@@ -199,12 +199,17 @@ def test_the_order_of_definition_settles_a_single_recurrent_module_and_its_head(
 AMBIGUOUS = {
     "two Linear in a row": gru(3, 5) | linear(5, 4, "fc1") | linear(4, 2, "fc2"),
     "a Linear before the recurrent module": linear(6, 3, "proj") | gru(3, 5),
-    "two recurrent modules of one size": gru(4, 4, "a") | gru(4, 4, "b") | linear(4, 2),
+    "two recurrent modules of one size": gru(4, 4, "gru1") | gru(4, 4, "gru2") | linear(4, 2),
+    "many alike": {k: v for i in range(30) for k, v in gru(2, 2, f"cells.{i}").items()},
+    "a lone matrix": linear(4, 3, "w", bias=False),
+}
+#: What is no chain, or may be none.
+BESIDE = {
     "an encoder and a decoder": gru(3, 5, "encoder.rnn") | gru(5, 4, "decoder.rnn"),
     "two embeddings": table(9, 4, "enc_emb") | gru(4, 4, "enc") | table(9, 4, "dec_emb") | gru(4, 4, "dec"),
     "directions apart": gru(3, 4, "forward") | gru(3, 4, "backward") | linear(8, 2),
-    "many alike": {k: v for i in range(30) for k, v in gru(2, 2, f"cells.{i}").items()},
-    "a lone matrix": linear(4, 3, "w", bias=False),
+    "real and imaginary": gru(4, 4, "gru_r") | gru(4, 4, "gru_i"),
+    "two heads": gru(3, 5) | linear(5, 5, "mean") | linear(5, 5, "deviation"),
     "a GRU and a cell": gru(3, 5) | {"cell.weight_ih": np.ones((6, 5), "f4"), "cell.weight_hh": np.ones((6, 2), "f4")},
 }
 
@@ -217,8 +222,17 @@ def test_more_than_one_reading_shows_the_tensors_and_what_to_write(case: str) ->
     assert suggested(message)
 
 
-@pytest.mark.parametrize("case", ["two Linear in a row", "a Linear before the recurrent module",
-                                  "two recurrent modules of one size", "an encoder and a decoder"])  # fmt: skip
+@pytest.mark.parametrize("case", BESIDE)
+def test_what_may_lie_side_by_side_is_not_offered_as_a_chain(case: str) -> None:
+    message = refusal(BESIDE[case], error=UnsupportedError)
+    assert not re.search(r"layers=\[", message)
+    assert "in the order" in message or "in that order" in message
+    if case == "real and imaginary":
+        assert "'gru_r' and 'gru_i' have the same sizes and may lie side by side" in message
+
+
+@pytest.mark.parametrize("case", ["two Linear in a row", "a Linear before the recurrent module", "many alike",
+                                  "two recurrent modules of one size"])  # fmt: skip
 def test_the_suggestion_can_be_pasted(case: str) -> None:
     tensors = AMBIGUOUS[case]
     layers = build(tensors, suggested(refusal(tensors)))
@@ -275,6 +289,43 @@ def test_a_tensor_nothing_uses_is_named(extra: Tensors, says: str) -> None:
     assert next(iter(extra)) in message
     assert says in message
     assert names(build(gru(3, 4) | extra, suggested(message))) == [(GRU, "rnn")]
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"act.weight": np.ones(1)}, "(a PReLU,"),
+        ({"prelu1.weight": np.ones(4)}, "(a PReLU,"),
+        ({"ln.weight": np.ones(4)}, "(a normalisation layer without bias, or a PReLU,"),
+        ({"ln.weight": np.ones(4), "ln.bias": np.ones(4)}, "(a normalisation layer,"),
+    ],
+)
+def test_a_lone_vector_is_called_what_it_may_be(extra: Tensors, says: str) -> None:
+    assert says in refusal(gru(3, 4) | extra, error=UnsupportedError)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_however_many_tensors_are_unused_the_advice_leaves_out_all(deep: bool) -> None:
+    head = "decoder." if deep else ""
+    extra = {f"{head}block_{i}.attention.scale": np.ones((1, 2, 3)) for i in range(400)}
+    message = refusal(gru(3, 4) | extra, error=UnsupportedError)
+    assert len(message) < 2500
+    pasted = suggested(message)
+    assert pasted[1] == {"ignore": ["decoder.*" if deep else "*"]}
+    assert names(build(gru(3, 4) | extra, pasted)) == [(GRU, "rnn")]
+
+
+def test_sizes_tell_a_linear_that_is_named_like_an_embedding() -> None:
+    """A projection without bias, 9 → 3: as a table its vectors would not fit the GRU."""
+    tensors = linear(9, 3, "embed_proj", bias=False) | gru(3, 4)
+    message = refusal(tensors, error=UnsupportedError)
+    assert suggested(message) == [{"dense": "embed_proj"}, "rnn"]
+    assert names(build(tensors, suggested(message))) == [(Dense, "embed_proj"), (GRU, "rnn")]
+    assert names(build(tensors, ["embed_proj", "rnn"])) == [(Dense, "embed_proj"), (GRU, "rnn")]
+    assert names(build(table(3, 3, "embed") | gru(3, 4))) == [(Embedding, "embed"), (GRU, "rnn")]
+    # Where neither size nor name tells, pasting the advice asks.
+    assert suggested(refusal(table(3, 3, "w") | gru(3, 4))) == ["w", "rnn"]
+    assert "write {'embedding': 'w'} or {'dense': 'w'}" in refusal(table(3, 3, "w") | gru(3, 4), ["w", "rnn"])
 
 
 def test_an_alias_of_a_used_tensor_counts_as_used() -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ _SOUND = re.compile(r"e?r+d?|d|e")
 _MAX_MODULES = 32
 _MAX_ORDERS = 64
 _MAX_VISITS = 20_000
-_MAX_ADVICE = 900
+_MAX_ADVICE = 600
+_MAX_PATTERNS = 300
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class _Step:
 
     @property
     def letter(self) -> str:
-        return {"embedding": "e", "dense": "d"}.get(self.kind, "r")
+        return {"embedding": "e", "table": "e", "dense": "d"}.get(self.kind, "r")
 
     @property
     def is_recurrent(self) -> bool:
@@ -206,15 +208,20 @@ class _Reading:
         reason = _known_as(unused)
         given = {module.path for module in modules}
         paths = [path for path in self.modules if path not in given]
-        owners = {name: name.rpartition(".")[0] for name in left}
-        patterns = dict.fromkeys(
-            f"{path}.*" if path and path not in self.modules else name for name, path in owners.items()
-        )
-        entries = [_entry(step) for step in self._guess()] + [{"ignore": list(patterns)}]
+        entries = self._offered()
         if paths and modules:
             advice = 'list their modules too, or leave them out on purpose with {"ignore": [...]} in layers='
+        elif entries:
+            entries.append({"ignore": self._covering(left)})
+            advice = (
+                f"if the network gives the right numbers without them, pass layers={entries!r}, and compare by "
+                "check=(x, y)"
+            )
         elif self.modules:
-            advice = f"if the network gives the right numbers without them, pass layers={_pasted(entries)}"
+            advice = (
+                "if the network gives the right numbers without them, leave them out on purpose with "
+                f'{{"ignore": {self._covering(left)!r}}} in layers=, beside its modules in the order data passes them'
+            )
         else:
             advice = "cgru reads modules named as PyTorch names them; build others with cgru.GRU.from_arrays"
         raise UnsupportedError(f"nothing uses {_listed(unused)}{reason}; {advice}")
@@ -225,6 +232,9 @@ class _Reading:
         if len(self.modules) > _MAX_MODULES:
             raise self._ambiguous(f"{len(self.modules)} modules are too many to order by their sizes")
         orders = list(self._orders())
+        if len(orders) > 1:
+            # Where sizes leave it open, a name does not.
+            orders = [order for order in orders if self._as_named(order)] or orders
         sound = [order for order in orders if _is_sound(order)]
         paths = list(self.modules)
         if not orders:
@@ -236,9 +246,12 @@ class _Reading:
                 "a Linear before the recurrent module, or two in a row, may have an activation between them "
                 "that the file does not hold"
             )
+        sound_paths = [_path(step) for step in sound[0]]
+        if sum([_path(step) for step in order] == sound_paths for order in orders) > 1:
+            raise self._ambiguous("a weight without bias may be an Embedding or a Linear")
         # A state_dict keeps the order in which the modules were defined. It settles whether a lone recurrent
         # module and its head (1 → 32 → 1) come in this order or the other, but never overrules the sizes.
-        if len(orders) > 1 and not (self.in_order and [_path(step) for step in sound[0]] == paths):
+        if len(orders) > 1 and not (self.in_order and sound_paths == paths):
             raise self._ambiguous("the modules fit together by their sizes in more than one order")
         if _is_encoder_decoder([module for module in self.modules.values() if module.is_recurrent]):
             raise self._ambiguous("they look like an encoder and a decoder, not a chain")
@@ -267,37 +280,90 @@ class _Reading:
     def _roles(self, module: _Module) -> list[_Step]:
         if module.kind != "table":
             return [_Step(module.kind, module)]
-        kind = self._table_kind(module)
+        kind = self.kinds.get(module.path)
         return [_Step(kind, module)] if kind else [_Step("embedding", module), _Step("dense", module)]
 
-    def _table_kind(self, module: _Module) -> str | None:
-        """What a lone ``weight`` is by what a live module told or by its name."""
-        words = re.split(r"[._]", module.path.lower())
-        named = any(word.startswith("emb") or "embed" in word for word in words)
-        return self.kinds.get(module.path) or ("embedding" if named else None)
+    def _as_named(self, order: _Order) -> bool:
+        """Whether every lone ``weight`` that is named like an embedding is one."""
+        tables = (step for step in order if step.module is not None and step.module.kind == "table")
+        return all(step.kind == "embedding" or not _named_embedding(_path(step)) for step in tables)
+
+    def _first_table(self, module: _Module, after: _Step | None) -> str | None:
+        """What a lone ``weight`` that comes first is: by the live module, by the size of the next one, by its name."""
+        rows, columns = module.tensors["weight"].shape
+        size = after.sizes()[0] if after is not None and after.kind != "table" else None
+        if module.path in self.kinds:
+            return self.kinds[module.path]
+        if size is not None and (rows == size) != (columns == size):
+            return "embedding" if columns == size else "dense"
+        return "embedding" if _named_embedding(module.path) else None
+
+    # Advice
 
     def _guess(self) -> list[_Step]:
         """A plausible order, for the advice in messages only."""
-        roles = [self._roles(module)[0] for module in self.modules.values()]
+        modules = list(self.modules.values())
         if not self.in_order:
             # Other writers sort the tensors by name; embeddings come first and heads last in most networks.
-            roles.sort(key=lambda step: "erd".index(step.letter))
-        # A lone weight that nothing names can only be an Embedding where it comes first.
-        return roles[:1] + [
-            _Step("dense", step.module) if step.module and len(self._roles(step.module)) > 1 else step
-            for step in roles[1:]
-        ]
+            modules.sort(key=lambda module: ("table", *_CELLS.values(), "dense").index(module.kind))
+        # A lone weight that does not come first is no Embedding.
+        steps = [_Step("dense" if module.kind == "table" else module.kind, module) for module in modules]
+        if modules and modules[0].kind == "table":
+            kind = self._first_table(modules[0], steps[1] if len(steps) > 1 else None)
+            steps[0] = _Step(kind or "table", modules[0])
+        return steps
+
+    def _offered(self) -> list[Any]:
+        """``layers=`` as one may paste it: empty where that would be refused, or run what is no chain as one."""
+        steps = self._guess()
+        modules = [step.module for step in steps if step.module is not None and step.is_recurrent]
+        if not steps or len(steps) > _MAX_MODULES or self._side_by_side() or _is_encoder_decoder(modules):
+            return []
+        for before, after in pairwise(steps):
+            if before.kind != "table" and after.sizes()[0] != before.sizes()[1]:
+                return []
+        entries = [_entry(step) for step in steps]
+        return entries if len(repr(entries)) <= _MAX_ADVICE else []
+
+    def _side_by_side(self) -> tuple[str, str] | None:
+        """Two modules of one kind and size whose names differ in more than a number: real and imaginary, say."""
+        seen: dict[Any, str] = {}
+        for path, module in self.modules.items():
+            sizes = tuple((leaf, array.shape) for leaf, array in module.tensors.items())
+            other = seen.setdefault((module.kind, sizes), path)
+            if re.sub(r"\d+", "", other) != re.sub(r"\d+", "", path):
+                return other, path
+        return None
+
+    def _covering(self, names: Sequence[str]) -> list[str]:
+        """Patterns that match all of ``names``, in few letters; matching a module that is listed does no harm."""
+        owners = {name: name.rpartition(".")[0] for name in names}
+        close = [f"{path}.*" if path and path not in self.modules else name for name, path in owners.items()]
+        tops = [f"{name.partition('.')[0]}.*" if "." in name else name for name in names]
+        for patterns in (close, tops):
+            found = list(dict.fromkeys(patterns))
+            if len(repr(found)) <= _MAX_PATTERNS:
+                return found
+        return ["*"]
 
     def _ambiguous(self, why: str) -> UnsupportedError:
-        guess = self._guess()
-        entries = [_entry(step) for step in guess[:_MAX_MODULES]]
-        letters = "".join(step.letter for step in guess)
+        letters = "".join(step.letter for step in self._guess())
         hint = ""
         if "dd" in letters or re.search("d.*r", letters):
             hint = ', with "relu", "tanh" or another activation wherever the network has one between them'
+        entries = self._offered()
+        if entries:
+            advice = f"Name the modules in the order data passes them: layers={entries!r}{hint}"
+        elif beside := self._side_by_side():
+            first, second = beside
+            advice = (
+                f"{first[:120]!r} and {second[:120]!r} have the same sizes and may lie side by side, which layers= "
+                f"cannot say; where they are one after the other, name all modules in that order by layers={hint}"
+            )
+        else:
+            advice = f"If they are a chain, name the modules in the order data passes them by layers={hint}"
         return UnsupportedError(
-            f"the tensors do not say which network they are: {why}. Found {_listed(self.tensors)}. "
-            f"Name the modules in the order data passes them: layers={_pasted(entries)}{hint}; "
+            f"the tensors do not say which network they are: {why}. Found {_listed(self.tensors)}. {advice}; "
             "prefix= takes one part of a file alone"
         )
 
@@ -376,18 +442,19 @@ class _Reading:
         step = steps[index]
         if step.kind != "table" or step.module is None:
             return step
-        kind = self._table_kind(step.module) or ("dense" if index else None)
+        before = next((earlier for earlier in reversed(steps[:index]) if earlier.module is not None), None)
+        if before is not None:
+            # Only a matrix can come here; a table that was put here is left one, for the error to say so.
+            fits = before.kind != "table" and before.sizes()[1] == step.module.tensors["weight"].shape[1]
+            named = "embedding" if _named_embedding(step.module.path) and not fits else "dense"
+            return _Step(self.kinds.get(step.module.path, named), step.module)
+        kind = self._first_table(step.module, next((later for later in steps[1:] if later.module is not None), None))
         if kind is None:
-            rows, columns = step.module.tensors["weight"].shape
-            after = next((later for later in steps[index + 1 :] if later.module is not None), None)
-            size = after.sizes()[0] if after is not None and after.kind != "table" else None
-            if size is None or (rows == size) == (columns == size):
-                path = step.module.path
-                raise UnsupportedError(
-                    f"layers: {path!r} is an Embedding or a Linear without bias, ({rows}, {columns}); "
-                    f"write {{'embedding': {path!r}}} or {{'dense': {path!r}}}"
-                )
-            kind = "embedding" if columns == size else "dense"
+            (rows, columns), path = step.module.tensors["weight"].shape, step.module.path
+            raise UnsupportedError(
+                f"layers: {path!r} is an Embedding or a Linear without bias, ({rows}, {columns}); "
+                f"write {{'embedding': {path!r}}} or {{'dense': {path!r}}}"
+            )
         return _Step(kind, step.module)
 
     def _patterns(self, patterns: Any) -> list[str]:
@@ -448,6 +515,10 @@ def _is_encoder_decoder(modules: Sequence[_Module]) -> bool:
     return encoders and decoders
 
 
+def _named_embedding(path: str) -> bool:
+    return any(word.startswith("emb") or "embed" in word for word in re.split(r"[._]", path.lower()))
+
+
 def _path(step: _Step) -> str:
     assert step.module is not None
     return step.module.path
@@ -456,7 +527,8 @@ def _path(step: _Step) -> str:
 def _entry(step: _Step) -> Any:
     """How ``layers=`` says this step."""
     assert step.module is not None
-    return {step.kind: step.module.path} if step.module.kind == "table" else step.module.path
+    said = step.module.kind == "table" and step.kind != "table"
+    return {step.kind: step.module.path} if said else step.module.path
 
 
 def _named(module: _Module) -> dict[str, np.ndarray]:
@@ -468,16 +540,11 @@ def _listed(tensors: Mapping[str, np.ndarray]) -> str:
     return some(f"{name[:120]} {array.shape}" for name, array in tensors.items())
 
 
-def _pasted(entries: Sequence[Any]) -> str:
-    """``entries`` as ``layers=`` takes them, whole; in words where that is more than a message holds."""
-    text = repr(entries)
-    return text if len(text) <= _MAX_ADVICE else "[…] with the modules to run, and {'ignore': [patterns]} for the rest"
-
-
 def _known_as(tensors: Mapping[str, np.ndarray]) -> str:
     """What tensors without a use probably belong to."""
     leaves = {name.rpartition(".")[2] for name in tensors}
-    weights = [array.ndim for name, array in tensors.items() if name.rpartition(".")[2] == "weight"]
+    owners = {name.rpartition(".")[0]: array for name, array in tensors.items() if name.rpartition(".")[2] == "weight"}
+    weights = [array.ndim for array in owners.values()]
     if any("parametrizations." in name for name in tensors) or leaves & {"weight_g", "weight_v"}:
         return (
             " (weight_norm or another parametrization: fold it in with "
@@ -486,7 +553,12 @@ def _known_as(tensors: Mapping[str, np.ndarray]) -> str:
     if leaves & {"running_mean", "running_var", "num_batches_tracked"}:
         return " (a BatchNorm, which cgru does not run)"
     if 1 in weights:
-        return " (a normalisation layer, which cgru does not run)"
+        scales = {path: array for path, array in owners.items() if array.ndim == 1}
+        if any(f"{path}.bias" in tensors for path in scales):
+            return " (a normalisation layer, which cgru does not run)"
+        slopes = all(array.size == 1 or "prelu" in path.lower() for path, array in scales.items())
+        what = "a PReLU" if slopes else "a normalisation layer without bias, or a PReLU"
+        return f" ({what}, which cgru does not run)"
     if any(axes > 2 for axes in weights):
         return " (a convolution, which cgru does not run)"
     return ""
