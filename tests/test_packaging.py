@@ -71,3 +71,16 @@ def test_every_link_of_the_documents_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_readme_has_the_errors_that_were_measured() -> None:
+    """Median and worst of each precision, as bench/accuracy.py printed them."""
+    lines = (ROOT / "bench" / "results" / "accuracy.txt").read_text(encoding="utf-8").splitlines()
+    columns = re.split(r"\s{2,}", lines[0].strip())[1:]
+    median, worst = (dict(zip(columns, map(float, line.split()[-len(columns) :]), strict=True)) for line in lines[-2:])
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for precision in ("int8", "int8x16", "bf16", "fp16"):
+        row = re.search(rf"^\| `{precision}` \|.*\| ([\d.e-]+), ([\d.e-]+)[:|\s]", readme, re.MULTILINE)
+        assert row is not None
+        assert float(row[1]) == pytest.approx(median[precision], rel=0.02)
+        assert float(row[2]) == pytest.approx(worst[precision], rel=0.02)
