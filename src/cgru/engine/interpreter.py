@@ -16,6 +16,7 @@ from ..arrays import Float32
 from ..spec.graph import Graph, Node
 from ..spec.operation import EACH_FRAME, Frames
 from ..spec.operations.recurrent import EMITTED, FRESH, scan_frames
+from ..spec.operations.recurrent_rows import scan_rows
 from ..weights import Store, Weights
 from .state import Block, StateLayout
 
@@ -62,6 +63,7 @@ class Interpreter:
         self.arithmetic = arithmetic or Float64()
         self.record = record
         dtype = self.arithmetic.dtype
+        self.steps_alone = any(node.op == "carry" for node in graph.nodes)
         self.kernels = {
             node.name: self.arithmetic.kernel(node, graph, store[node.weights] if node.weights else None)
             for node in graph.nodes
@@ -86,7 +88,7 @@ class Interpreter:
         """
         steps = self._steps(inputs)
         if lengths is None or steps is None or (lengths == steps).all():
-            return _Chunk(self, inputs, state, steps or 0, ended, threads).run()
+            return self._run(inputs, state, steps or 0, ended, threads)
         batch = len(state)
         made: dict[str, np.ndarray] = {}
         frames = self.timing.counts(steps, True)
@@ -98,13 +100,34 @@ class Interpreter:
             rows = np.flatnonzero(lengths == length)
             part = {name: self._rows_of(name, array, rows, int(length)) for name, array in inputs.items()}
             own = state[rows]
-            for name, array in _Chunk(self, part, own, int(length), ended, threads).run().items():
+            for name, array in self._run(part, own, int(length), ended, threads).items():
                 if self.graph.values[name].clock is None:
                     made[name][rows] = array
                 else:
                     made[name][rows, : array.shape[1]] = array
             state[rows] = own
         return made
+
+    def _run(
+        self, inputs: Mapping[str, np.ndarray], state: Float32, steps: int, ended: bool, threads: int
+    ) -> dict[str, np.ndarray]:
+        """Rows of equal length: at once, or step by step where the end of one step is what the next begins with."""
+        if not self.steps_alone or steps < 2:
+            return _Chunk(self, inputs, state, steps, ended, threads).run()
+        parts = []
+        for t in range(steps):
+            part = {name: self._frames_of(name, array, t) for name, array in inputs.items()}
+            parts.append(_Chunk(self, part, state, 1, ended and t == steps - 1, threads).run())
+        return {
+            name: np.concatenate([part[name] for part in parts], axis=1)
+            if self.graph.values[name].clock is not None
+            else parts[-1][name]
+            for name in self.graph.outputs
+        }
+
+    def _frames_of(self, name: str, array: np.ndarray, t: int) -> np.ndarray:
+        clock = self.graph.inputs[name].clock
+        return array[:, t : t + 1] if clock is not None and not clock.root else array
 
     def _steps(self, inputs: Mapping[str, np.ndarray]) -> int | None:
         return next((inputs[name].shape[1] for name in self.graph.timed_inputs), None)
@@ -168,8 +191,10 @@ class _Chunk:
 
     def _node(self, node: Node) -> Any:
         op = self.graph.operations[node.name]
-        if node.op == "scan":
+        if node.op in ("scan", "scan_rows"):
             return self._scan(node)
+        if node.op in ("carried", "carry"):
+            return self._carried(node) if node.op == "carried" else self._carry(node)
         if node.op == "last_state":
             return self._last_state(node)
         inputs: list[Any] = [self.values[name] if name else None for name in node.inputs]
@@ -237,7 +262,8 @@ class _Chunk:
         views, flag = block.views(self.state), self.state[:, block.aux]
         for view, start in zip(views, given, strict=False):
             if start is not None:
-                view[...] = np.where((flag == FRESH)[:, None], np.broadcast_to(start[:, 0], view.shape), view)
+                start = start[:, 0].reshape(len(start), -1)
+                view[...] = np.where((flag == FRESH)[:, None], np.broadcast_to(start, view.shape), view)
         x = np.broadcast_to(x, (self.batch, *x.shape[1:]))
         kernel = self.of.kernels[node.name]
         if kernel is not None:
@@ -246,10 +272,29 @@ class _Chunk:
         if self.of.record is not None:
             record = self.of.record.setdefault(gate_label(node), {})
         h = [view.astype(self.dtype) for view in views]
+        if node.op == "scan_rows":
+            y, h = scan_rows(node.options, x, h, valid, self.of.arrays[node.name])
+            flag[...] = np.where(valid.any(axis=1), EMITTED, flag) if valid is not None else EMITTED
+            for view, array in zip(views, h, strict=True):
+                view[...] = array
+            return y
         y, h = scan_frames(node.options, x, h, flag, valid, self.of.arrays[node.name], record)
         for view, array in zip(views, h, strict=True):
             view[...] = array
         return y
+
+    def _carried(self, node: Node) -> np.ndarray:
+        """What the row holds, as one frame; copied, as the end of the step overwrites it."""
+        ((view,),) = (block.views(self.state) for block in self.layout.blocks[node.name])
+        frames = min(1, self.after[node.name] - self.before[node.name])
+        return view.astype(self.dtype).reshape(self.batch, 1, *node.options["features"])[:, :frames]
+
+    def _carry(self, node: Node) -> np.ndarray:
+        x = self.values[node.inputs[0]]
+        ((view,),) = (block.views(self.state) for block in self.layout.blocks[node.inputs[1]])
+        if x.shape[1]:
+            view[...] = x[:, -1].reshape(len(x), -1)
+        return x
 
     def _last_state(self, node: Node) -> np.ndarray:
         scan = self.graph.node(node.inputs[0])

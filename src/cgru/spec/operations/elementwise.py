@@ -56,18 +56,19 @@ def aligned(inputs: Sequence[Array]) -> list[Array]:
     return [array.reshape(*array.shape[:2], *[1] * (most - array.ndim), *array.shape[2:]) for array in inputs]
 
 
-def _binary(name: str, function: Callable[..., Array], doc: str) -> type[Operation]:
+def binary(name: str, function: Callable[..., Array], doc: str) -> type[Operation]:
+    """An operation of two values by numpy's function of two arrays."""
     members = {"name": name, "function": staticmethod(function), "__doc__": doc, "__module__": __name__}
     return register(type(name.title(), (Binary,), members))
 
 
-Add = _binary("add", np.add, "a + b.")
-Sub = _binary("sub", np.subtract, "a − b.")
-Mul = _binary("mul", np.multiply, "a · b.")
-Div = _binary("div", np.divide, "a / b.")
-Minimum = _binary("minimum", np.minimum, "The smaller of a and b; NaN where either is.")
-Maximum = _binary("maximum", np.maximum, "The larger of a and b; NaN where either is.")
-Average = _binary("average", lambda a, b: (a + b) * a.dtype.type(0.5), "(a + b) / 2.")
+Add = binary("add", np.add, "a + b.")
+Sub = binary("sub", np.subtract, "a − b.")
+Mul = binary("mul", np.multiply, "a · b.")
+Div = binary("div", np.divide, "a / b.")
+Minimum = binary("minimum", np.minimum, "The smaller of a and b; NaN where either is.")
+Maximum = binary("maximum", np.maximum, "The larger of a and b; NaN where either is.")
+Average = binary("average", lambda a, b: (a + b) * a.dtype.type(0.5), "(a + b) / 2.")
 
 
 @register
