@@ -86,14 +86,3 @@ def test_the_core_refuses_ids_outside_the_table(bad: int) -> None:
         core(net).run(ids, y, data, None, None, None, 1)
     assert (y == 7).all()
     assert not data.any()
-
-
-@pytest.mark.parametrize("rows", [[0, 3], [-1, 0]])
-def test_the_core_refuses_rows_that_the_state_has_not(rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pool whose own bookkeeping were wrong would not write beyond its states."""
-    pool = build(Kind(3, 5), 1, "packed").pool(3)
-    sids = [pool.open(), pool.open()]
-    monkeypatch.setattr(pool, "_rows", lambda _: np.array(rows))
-    with pytest.raises(CgruError, match=r"no row|stream ids"):
-        pool.step(tuple(sids), noise((2, 3), 0))
-    assert not pool._data.any()

@@ -1,9 +1,11 @@
-"""A lock that a fork respects: a child inherits locks that are held, but not the threads that would release them."""
+"""What a fork leaves of threads: a child inherits locks that are held and calls under way, but not their threads."""
 
 from __future__ import annotations
 
 import os
 import threading
+
+from .errors import CgruError
 
 
 class Lock:
@@ -22,3 +24,11 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def in_use(called: str, inherited: bool) -> CgruError:
+    """What to say where another thread is in the midst of a call, ``inherited`` from before a fork or not."""
+    if inherited:
+        return CgruError(f"this {called} was in use by another thread when this process was forked; make a new one")
+    advice = "it takes one step at a time" if called == "pool" else "give each thread its own"
+    return CgruError(f"this {called} is in use by another thread; {advice}")

@@ -220,11 +220,14 @@ class Model:
         """A state for ``batch`` rows: zero, or from arrays named and shaped as :meth:`State.arrays` gives them."""
         return State.from_arrays(self._layout, arrays_by_name or {}, batch)
 
-    def stream(self, batch: int = 1) -> Stream:
-        """A stream of ``batch`` rows, in the zero state. :class:`UnsupportedError` where a layer cannot stream."""
+    def stream(self, batch: int = 1, state: State | Mapping[str, Any] | None = None) -> Stream:
+        """A stream of ``batch`` rows, in a copy of ``state``, as :meth:`run` takes it, or in the zero state.
+
+        :class:`UnsupportedError` where a layer cannot stream.
+        """
         from .stream import open_stream
 
-        return open_stream(self, arrays.positive(batch, "batch"))
+        return open_stream(self, batch, state)
 
     def pool(self, capacity: int) -> Pool:
         """Room for ``capacity`` independent streams. :class:`UnsupportedError` where a layer cannot stream."""

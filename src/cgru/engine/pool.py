@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,16 @@ import numpy as np
 from .. import arrays
 from ..arrays import Float32
 from ..errors import ArgumentTypeError, CgruError, ShapeError
+from ..forks import Lock, in_use
 from ..layers import Embedding
-from .stream import Claim, advance, check_out, check_streamable
+from . import dumps
+from .stream import advance, check_out, check_streamable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .model import Model
+    from .state import State
 
 
 #: Streams of one pool at most. An id is a serial number times this, plus the row that holds the stream's state.
@@ -25,13 +29,21 @@ MOST = 1 << 26
 _serial = count(1)
 
 
-class Pool(Claim):
-    """Up to ``capacity`` streams of one network, opened and closed at any time.
+#: Guards what pools know of their streams. Nobody holds it for the length of a step.
+_books = Lock()
+
+
+class Pool:
+    """Up to ``capacity`` streams of one network, opened and closed at any time, from any thread.
 
     A step takes any of the open streams and one step of input for each, and advances just those in one batched pass
     (batching at the level of cells, as in BatchMaker, EuroSys'18). With the packed backend the states are addressed
-    where they lie, and a stream gives the same bits as it would alone. A pool is one thread's at a time: used from
-    two at once it raises :class:`CgruError`. Every error leaves all streams as they were.
+    where they lie, and a stream gives the same bits as it would alone. Every error leaves all streams as they were.
+
+    There is one step at a time: a second one meanwhile raises :class:`CgruError`. Everything else may be called while
+    a step is under way in another thread, as an event loop does: it neither waits for the step nor fails for it. What
+    changes a stream takes effect before the next step, and :meth:`dump` and :meth:`fork` find a stream as it was before
+    the step under way.
     """
 
     _called = "pool"
@@ -40,7 +52,6 @@ class Pool(Claim):
         if hasattr(self, "_data"):
             raise CgruError("this pool is made already; net.pool() makes another")
         check_streamable(net)
-        super().__init__()
         self._net = net
         self._capacity = arrays.positive(capacity, "capacity")
         if self.capacity > MOST:
@@ -49,6 +60,8 @@ class Pool(Claim):
         self._free = list(range(self.capacity - 1, -1, -1))
         self._owner = np.full(self.capacity, -1, np.int64)  # the id whose state a row holds
         self._place = np.zeros(self.capacity, np.int64)  # where in the step at hand a row was last named
+        self._stepping = 0  # the process with a step under way
+        self._pending: dict[int, Float32] = {}  # states that rows take on at its end
 
     @property
     def net(self) -> Model:
@@ -68,40 +81,74 @@ class Pool(Claim):
         """Streams now open."""
         return self.capacity - len(self._free)
 
-    def open(self) -> int:
-        """Open a stream in the zero state and return its id, which no pool of this process gives again."""
-        self._enter()
-        try:
+    def open(self, state: State | Mapping[str, Any] | None = None) -> int:
+        """Open a stream and return its id, which no pool of this process gives again.
+
+        It begins in a copy of ``state``, of one row as :meth:`Model.run` takes it, or in the zero state.
+        """
+        return self._open(None if state is None else self.net._state(state, 1)._data[0])
+
+    def fork(self, sid: int) -> int:
+        """Open a stream in the state of another; from then on each goes its own way."""
+        with _books:
+            return self._open(self._read(self._row(sid)))
+
+    def restore(self, blob: bytes) -> int:
+        """Open a stream in the state that :meth:`dump` gave, of a pool's stream or of a stream of one row.
+
+        :class:`FormatError` where it is damaged or another network's.
+        """
+        return self._open(dumps.restore(self.net, blob, 1)[0])
+
+    def dump(self, sid: int) -> bytes:
+        """A stream's state as bytes, for :meth:`restore` here or on a stream of the same network."""
+        with _books:
+            data = self._read(self._row(sid))
+        return dumps.dump(self.net, data[None])
+
+    def reset(self, sid: int) -> None:
+        """Return a stream to the zero state."""
+        with _books:
+            self._write(self._row(sid), np.zeros(self._data.shape[1], np.float32))
+
+    def close(self, sid: int) -> None:
+        """Close a stream and free its place."""
+        with _books:
+            row = self._row(sid)
+            self._owner[row] = -1
+            self._free.append(row)
+
+    def _open(self, data: Float32 | None) -> int:
+        with _books:
             if not self._free:
                 raise CgruError(
                     f"the pool is full: all {self.capacity} streams are open; close one or make a larger pool"
                 )
             row = self._free[-1]
+            self._write(row, np.zeros(self._data.shape[1], np.float32) if data is None else data)
             sid = next(_serial) * MOST + row
-            self._data[row] = 0
             self._owner[row] = sid
             self._free.pop()
-        finally:
-            self._leave()
-        return sid
+            return sid
 
-    def close(self, sid: int) -> None:
-        """Close a stream and free its place."""
-        self._enter()
-        try:
-            row = int(self._rows([sid])[0])
-            self._free.append(row)
-            self._owner[row] = -1
-        finally:
-            self._leave()
+    def _row(self, sid: int) -> int:
+        """The row of an id that must be open. The books must be held."""
+        named = self._names([sid])
+        row = int(named[0]) & (MOST - 1)
+        if row >= self.capacity or named[0] < 0 or self._owner[row] != named[0]:
+            raise CgruError(f"sids: no stream {sid} is open in this pool")
+        return row
 
-    def reset(self, sid: int) -> None:
-        """Return a stream to the zero state."""
-        self._enter()
-        try:
-            self._data[self._rows([sid])] = 0
-        finally:
-            self._leave()
+    def _write(self, row: int, data: Float32) -> None:
+        """Give a row a state, now or at the end of the step under way. The books must be held."""
+        if self._stepping:
+            self._pending[row] = data
+        else:
+            self._data[row] = data
+
+    def _read(self, row: int) -> Float32:
+        """A copy of the state of a row, as it was before the step under way. The books must be held."""
+        return self._pending.get(row, self._data[row]).copy()
 
     def step(
         self,
@@ -119,29 +166,45 @@ class Pool(Claim):
         from ..threads import resolve
 
         team = resolve(threads)
-        self._enter()
+        named = self._names(sids)
+        features = self._input(x, len(named))
+        shape = (len(named), self.net.output_size or features.shape[-1])
+        if out is None:
+            out = np.empty(shape, np.float32)
+        else:
+            check_out(out, shape, features)
+        with _books:
+            if self._stepping:
+                raise in_use(self._called, self._stepping != os.getpid())
+            rows = self._rows(named)
+            if not len(rows):
+                return out
+            state = self._data[rows]
+            self._stepping = os.getpid()
         try:
-            rows = self._rows(sids)
-            features = self._input(x, len(rows))
-            shape = (len(rows), self.net.output_size or features.shape[-1])
-            if out is None:
-                out = np.empty(shape, np.float32)
-            else:
-                check_out(out, shape, features)
-            if len(rows):
-                self._advance(rows, features, out, team)
+            out[...] = np.asarray(advance(self.net, features[:, None], state, team), np.float32).reshape(out.shape)
+            with _books:
+                self._data[rows] = state
         finally:
-            self._leave()
+            with _books:
+                for row, data in self._pending.items():
+                    self._data[row] = data
+                self._pending.clear()
+                self._stepping = 0
         return out
 
-    def _rows(self, sids: Sequence[int] | NDArray[np.integer]) -> np.ndarray:
-        """The rows of the ids named, each open and named once."""
+    def _names(self, sids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        """Ids as an array of its own."""
         named = arrays.as_array(sids, "sids: expected a sequence of stream ids", "integers")
         if named.ndim != 1 or (named.size and named.dtype.kind not in "iu"):
             raise CgruError("sids: expected a sequence of stream ids as open() gave them")
-        signed = named.astype(np.int64)
-        rows = (signed & (MOST - 1)) % self.capacity
-        known = (self._owner[rows] == signed) & (signed >= 0)
+        return named.astype(np.int64)
+
+    def _rows(self, sids: Sequence[int] | NDArray[np.integer]) -> np.ndarray:
+        """The rows of the ids named, each open and named once."""
+        named = self._names(sids)
+        rows = (named & (MOST - 1)) % self.capacity
+        known = (self._owner[rows] == named) & (named >= 0)
         if not known.all():
             raise CgruError(f"sids: no stream {int(named[~known][0])} is open in this pool")
         order = np.arange(len(rows))
@@ -165,11 +228,6 @@ class Pool(Claim):
                 f"x: expected shape ({named}, {width}), one row for each stream named, found {array.shape}"
             )
         return np.require(array, requirements=["C", "A"])
-
-    def _advance(self, rows: np.ndarray, x: np.ndarray, out: Float32, threads: int) -> None:
-        state = self._data[rows]
-        out[...] = np.asarray(advance(self.net, x[:, None], state, threads), np.float32).reshape(out.shape)
-        self._data[rows] = state
 
     def __repr__(self) -> str:
         return f"<cgru.Pool of {self.net!r}, {len(self)} of {self.capacity} streams open>"

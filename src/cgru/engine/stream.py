@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
+import os
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
@@ -12,17 +11,14 @@ import numpy as np
 
 from .. import arrays
 from ..arrays import Float32
-from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
+from ..errors import CgruError, ShapeError, UnsupportedError
+from ..forks import in_use
 from ..layers import Embedding, LastStep, Recurrent
+from . import dumps
 from .backends.flow import Flow
 
 if TYPE_CHECKING:
     from .model import Model
-
-#: A dump: this, the network's fingerprint, rows and numbers a row, the rows, and a digest of all before it.
-_MAGIC = b"cgru stream 1\n"
-_HEADER = struct.Struct("<14s16sQQ")
-_DIGEST = 16
 
 
 def check_streamable(net: Model) -> None:
@@ -70,10 +66,12 @@ class Claim:
 
     def __init__(self) -> None:
         self._held = threading.Lock()
+        self._process = 0  # that of the last call
 
     def _enter(self) -> None:
         if not self._held.acquire(blocking=False):
-            raise CgruError(f"this {self._called} is in use by another thread; give each thread its own")
+            raise in_use(self._called, self._process != os.getpid())
+        self._process = os.getpid()
 
     def _leave(self) -> None:
         self._held.release()
@@ -164,31 +162,14 @@ class Stream:
         """The state as bytes, for :meth:`restore` on a stream of the same network, batch and version of the form."""
         self._enter()
         try:
-            rows = self._data.astype("<f4", copy=False).tobytes()
+            data = self._data.copy()
         finally:
             self._leave()
-        body = _HEADER.pack(_MAGIC, self.net._fingerprint(), *self._data.shape) + rows
-        return body + hashlib.blake2b(body, digest_size=_DIGEST).digest()
+        return dumps.dump(self.net, data)
 
     def restore(self, blob: bytes) -> None:
         """Take the state from :meth:`dump`; :class:`FormatError` where it is damaged or another network's."""
-        shape = self._data.shape
-        if not isinstance(blob, (bytes, bytearray, memoryview)):
-            raise FormatError(f"restore: expected bytes from dump(), found {arrays.brief(blob)}")
-        blob = bytes(blob)
-        if len(blob) < _HEADER.size + _DIGEST or not blob.startswith(b"cgru stream "):
-            raise FormatError("restore: these bytes are no dump of a stream")
-        magic, mark, batch, width = _HEADER.unpack_from(blob)
-        if magic != _MAGIC:
-            raise FormatError(f"restore: the dump has the form {magic!r}, this version reads {_MAGIC!r}")
-        body, digest = blob[:-_DIGEST], blob[-_DIGEST:]
-        if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
-            raise FormatError("restore: the dump is damaged: its digest does not match")
-        if mark != self.net._fingerprint():
-            raise FormatError("restore: the dump comes from another network (other layers, sizes or weights)")
-        if (batch, width) != shape or len(body) != _HEADER.size + 4 * batch * width:
-            raise FormatError(f"restore: the dump holds {batch} rows, this stream has {shape[0]}")
-        data = np.frombuffer(body, "<f4", offset=_HEADER.size).reshape(shape)
+        data = dumps.restore(self.net, blob, self.batch)
         self._enter()
         try:
             self._data[...] = data
@@ -260,11 +241,18 @@ def _stream_from(net: Model, batch: int, blob: bytes) -> Stream:
     return stream
 
 
-def open_stream(net: Model, batch: int) -> Stream:
-    """The stream that suits the network's backend."""
+def open_stream(net: Model, batch: int, state: Any = None) -> Stream:
+    """The stream that suits the network's backend, in ``state`` or the zero state."""
+    check_streamable(net)
+    stream = _suited(net, arrays.positive(batch, "batch"))
+    if state is not None:
+        stream._data[...] = net._state(state, batch)._data
+    return stream
+
+
+def _suited(net: Model, batch: int) -> Stream:
     from .backends.packed import PackedStage
 
-    check_streamable(net)
     stages = net._stages(None)
     if len(stages) == 1 and isinstance(stages[0], PackedStage) and stages[0].net is not None:
         from .backends.steppers import PackedStream

@@ -10,9 +10,11 @@ from cpython.list cimport PyList_CheckExact, PyList_GetItem, PyList_Size  # in t
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy
 
 from ...errors import CgruError, ShapeError, TooLargeError, UnsupportedError
+from ...forks import in_use
 from ...spec.precision import Stored
 from ...threads import resolve
 

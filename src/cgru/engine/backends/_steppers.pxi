@@ -1,5 +1,18 @@
 # One step at a time: the parts of streams and pools that call the core with nothing of Python's between.
 
+# Counts forks, so that a call inherited from the parent is known for what it is.
+cdef int generation = 1
+
+
+def _forked():
+    global generation
+    generation += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 cdef class Stepper:
     """Steps a fixed batch of rows, or a choice of them, through a network; holds scratch and the call's frame.
 
@@ -11,7 +24,8 @@ cdef class Stepper:
     cdef cgru_work *work
     cdef cgru_call call
     cdef readonly Py_ssize_t inputs, outputs
-    cdef bint ids, busy
+    cdef bint ids
+    cdef int busy  # the generation of the process with a call under way, else 0
     cdef object held
 
     def __dealloc__(self):
@@ -40,11 +54,11 @@ cdef class Stepper:
         if self.net == NULL:
             raise CgruError(f"this {self._called} was never made; a network's own method makes one")
         if self.busy:
-            raise CgruError(f"this {self._called} is in use by another thread; give each thread its own")
-        self.busy = True
+            raise in_use(self._called, self.busy != generation)
+        self.busy = generation
 
     def _leave(self):
-        self.busy = False
+        self.busy = 0
 
     cdef inline int _run(self, cnp.ndarray x, cnp.ndarray y) noexcept:
         """The call itself. The stepper must be claimed: its frame is what a call under way reads from."""
@@ -109,9 +123,9 @@ cdef class BatchStepper(Stepper):
             y = self._receive(out, batch, single, x)
         if self.busy:
             self._enter()
-        self.busy = True
+        self.busy = generation
         status = self._run(x, y)
-        self.busy = False
+        self.busy = 0
         if status != CGRU_OK:
             refuse(status)
         return y
@@ -120,10 +134,19 @@ cdef class BatchStepper(Stepper):
 cdef class ChoiceStepper(Stepper):
     """One step of some rows, each named by its id: a serial number times a power of two, plus the row.
 
-    Subclasses say with :meth:`_rows` and :meth:`_input` what to make of ids and input that are not as they should be.
+    Subclasses say with :meth:`_names`, :meth:`_rows` and :meth:`_input` what to make of ids and input that are not as
+    they should be.
+
+    A step lets other threads run only while the core does. They meanwhile find the states of before in ``saved``, and
+    leave what they change in ``pending``, which takes effect at the end. The interpreter's lock guards both: no method
+    here runs anything of Python's between looking and writing.
     """
 
     cdef object names
+    cdef dict pending      # row → the state it takes on
+    cdef float *saved      # the states of before the step under way, in the order of its rows
+    cdef Py_ssize_t room   # floats there
+    cdef Py_ssize_t under  # rows under way
     cdef const int64_t *owner
     cdef int64_t *place
     cdef int64_t capacity, low
@@ -135,7 +158,7 @@ cdef class ChoiceStepper(Stepper):
         if not (plain(owner, cnp.NPY_INT64, 1) and plain(place, cnp.NPY_INT64, 1) and place.shape[0] == owner.shape[0] <= self.call.rows
                 and most >= owner.shape[0] and most & (most - 1) == 0):
             raise ShapeError("owner, place: expected as many int64 in each, and fewer rows than ids have room for")
-        self.names = (owner, place)
+        self.names, self.pending = (owner, place), {}
         self.owner, self.place = <const int64_t *>cnp.PyArray_DATA(owner), <int64_t *>cnp.PyArray_DATA(place)
         self.capacity, self.low = owner.shape[0], most - 1
 
@@ -175,6 +198,59 @@ cdef class ChoiceStepper(Stepper):
                 return None
         return found
 
+    def __dealloc__(self):
+        free(self.saved)
+
+    cdef float *state_at(self, int64_t row) noexcept:
+        return self.call.state + row * self.call.state_row
+
+    cdef void settle(self) noexcept:
+        """Give rows the states that wait for them."""
+        cdef size_t bytes = self.call.state_row * sizeof(float)
+        for row, data in self.pending.items():
+            memcpy(self.state_at(row), cnp.PyArray_DATA(<cnp.ndarray>data), bytes)
+        self.pending.clear()
+
+    def _write(self, int64_t row, data):
+        """Give a row a state, now or at the end of the step under way."""
+        if not plain(data, cnp.NPY_FLOAT32, 1) or cnp.PyArray_DIM(data, 0) != self.call.state_row or not (
+                0 <= row < self.capacity):
+            raise ShapeError(f"state: expected {self.call.state_row} numbers for one of {self.capacity} rows")
+        self.pending[row] = data
+        if not self.busy:
+            self.settle()
+
+    def _read(self, int64_t row):
+        """A copy of the state of a row, as it was before the step under way."""
+        cdef cnp.npy_intp width = self.call.state_row
+        cdef cnp.ndarray found = cnp.PyArray_SimpleNew(1, &width, cnp.NPY_FLOAT32)
+        cdef const float *data
+        if not 0 <= row < self.capacity:
+            raise ShapeError(f"state: there is no row {row} of {self.capacity}")
+        waiting = self.pending.get(row)
+        if waiting is not None:
+            data = floats(waiting)
+        elif self.place[row] < self.under and self.call.index[self.place[row]] == row:
+            data = self.saved + self.place[row] * width
+        else:
+            data = self.state_at(row)
+        memcpy(cnp.PyArray_DATA(found), data, width * sizeof(float))
+        return found
+
+    cdef int save(self) except -1:
+        """Keep the states of the rows of the call."""
+        cdef Py_ssize_t width = self.call.state_row, i
+        cdef float *more
+        if self.room < self.call.rows * width:
+            more = <float *>realloc(self.saved, self.call.rows * width * sizeof(float))
+            if more == NULL:
+                raise TooLargeError("no memory to keep the states of before a step; step fewer streams at once")
+            self.saved, self.room = more, self.call.rows * width
+        for i in range(self.call.rows):
+            memcpy(self.saved + i * width, self.state_at(self.call.index[i]), width * sizeof(float))
+        self.under = self.call.rows
+        return 0
+
     def step(self, sids, x, out=None, *, threads=None):
         """One step of the streams named: ``x`` (n, I), or ids (n,), row i for the i-th of them → (n, O).
 
@@ -184,30 +260,51 @@ cdef class ChoiceStepper(Stepper):
         cdef cnp.npy_intp shape[2]
         cdef cnp.ndarray y
         cdef int status, team = min(resolve(threads), 1 << 20)
-        if self.busy or self.net == NULL:
+        if self.net == NULL:
             self._enter()
-        self.busy = True
-        try:
+        if not PyList_CheckExact(sids) and not plain(sids, cnp.NPY_INT64, 1):
+            sids = self._names(sids)
+        # Whatever runs code of others comes first: from the claim on nothing lets another thread in until the core runs.
+        shape[0], shape[1] = len(sids), self.outputs
+        if self.ids or not self.fits(x, shape[0], False):
+            try:
+                x = self._input(x, shape[0])
+            except CgruError:
+                self._names(sids)  # what is wrong with those is said first
+                raise
+            if not self.fits(x, shape[0], False):
+                raise ShapeError(f"x: expected one step of {shape[0]} streams of {self.inputs}")
+        if out is None:
+            y = cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32)
+        else:
+            y = self._receive(out, shape[0], False, x)
+        if self.busy:
+            self._enter()
+        rows = self._find(sids)
+        if rows is None:
+            sids = self._names(sids)
             rows = self._find(sids)
             if rows is None:
-                rows = self._rows(sids)
-                if not plain(rows, cnp.NPY_INT64, 1) or not ((0 <= rows) & (rows < self.capacity)).all():
-                    raise CgruError("sids: expected a sequence of stream ids as open() gave them")
-            shape[0], shape[1] = cnp.PyArray_DIM(rows, 0), self.outputs
-            if self.ids or not self.fits(x, shape[0], False):
-                x = self._input(x, shape[0])
-                if not self.fits(x, shape[0], False):
-                    raise ShapeError(f"x: expected one step of {shape[0]} streams of {self.inputs}")
-            if out is None:
-                y = cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32)
-            else:
-                y = self._receive(out, shape[0], False, x)
+                self._rows(sids)
+                raise CgruError("sids: expected a sequence of stream ids as open() gave them")
+            if self.busy:
+                self._enter()
+        if cnp.PyArray_DIM(rows, 0) != shape[0]:
+            raise CgruError("sids: the list has been changed during the call")
+        if shape[0] == 0:
+            return y
+        self.busy = generation
+        try:
+            self.settle()
             self.call.rows, self.call.threads = shape[0], team
             self.call.index = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows)
-            if shape[0]:
-                status = self._run(x, y)
-                if status != CGRU_OK:
-                    refuse(status)
+            if cgru_net_cost(self.net) * self.call.rows >= RELEASE:
+                self.save()
+            status = self._run(x, y)
+            if status != CGRU_OK:
+                refuse(status)
         finally:
-            self.busy = False
+            self.under = 0
+            self.settle()
+            self.busy = 0
         return y
