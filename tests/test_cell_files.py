@@ -49,6 +49,5 @@ def test_an_rnns_nonlinearity_is_asked_for_and_matters() -> None:
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 @pytest.mark.parametrize("name", ["lstm", "bidirectional", "simple_rnn", "cells"])
 def test_keras_files(backend: str, name: str, ending: str) -> None:
-    pytest.importorskip("h5py", reason="h5py is not installed; pip install cgru[keras]")
     net = cgru.load(FIXTURES / f"{name}.{ending}", backend=backend)
     assert np.abs(net(GOLDEN[f"{name}.{ending}:x"]) - GOLDEN[f"{name}.{ending}:y"]).max() <= CLOSE

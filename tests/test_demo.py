@@ -29,7 +29,6 @@ SCALING = co2.Scaling.load(demo.FILES / "co2_gru.json")
 WEEKS = len(SERIES.ppm)
 TEST = co2.split(WEEKS)
 
-needs_h5py = pytest.mark.skipif(importlib.util.find_spec("h5py") is None, reason="needs h5py: pip install cgru[keras]")
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib: pip install cgru[plot]"
 )
@@ -184,7 +183,6 @@ def test_network_beats_the_baseline_at_every_week_ahead(result: demo.Forecast) -
 # ---- the classifier ---------------------------------------------------------------------------------------
 
 
-@needs_h5py
 def test_classifier_agrees_with_keras() -> None:
     with np.load(GOLDEN / "stress_keras.npz") as golden:
         expected = golden["probability"]
@@ -263,15 +261,6 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(cgru.CgruError, match=r'pip install "cgru\[plot\]"'):
         demo.run(plot=tmp_path / "out.png", out=io.StringIO())
-
-
-def test_without_h5py_the_forecast_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "h5py" else find(name, *rest))
-    out = io.StringIO()
-    assert demo.run(out=out) == 0
-    assert 'pip install "cgru[keras]"' in out.getvalue()
-    assert "seasonal-naive" in out.getvalue()
 
 
 def test_files_are_small() -> None:

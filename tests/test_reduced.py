@@ -368,7 +368,7 @@ def test_random_networks_err_as_little_as_promised(place: int) -> None:
 
 @pytest.mark.parametrize("precision", REDUCED)
 def test_the_demo_does_its_tasks_as_well(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The forecaster's RMSE and MAE and, with h5py, the classifier's accuracy are within 1 % of float32's."""
+    """The forecaster's RMSE and MAE and the classifier's accuracy are within 1 % of float32's."""
     load = cgru.load
     full = demo.forecast()
     monkeypatch.setattr(cgru, "load", lambda path: load(path).quantize(precision))
@@ -376,9 +376,6 @@ def test_the_demo_does_its_tasks_as_well(precision: str, monkeypatch: pytest.Mon
     assert not np.array_equal(small.network, full.network)
     for error in (co2.rmse, co2.mae):
         assert error(small.network, full.truth) <= 1.01 * error(full.network, full.truth)
-    if importlib.util.find_spec("h5py") is None:
-        print("h5py is not installed: the classifier is not tried")
-        return
     small_words = demo.classify()
     monkeypatch.undo()
     full_words = demo.classify()

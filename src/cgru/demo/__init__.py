@@ -6,7 +6,6 @@ that trained the networks.
 
 from __future__ import annotations
 
-import importlib.util
 import json as json_module
 import os
 import shutil
@@ -74,7 +73,7 @@ def forecast() -> Forecast:
 
 
 def classify() -> Classification:
-    """Load ``stress_gru.keras`` and run it over the test words. Needs h5py, as ``cgru.load`` says if it is missing."""
+    """Load ``stress_gru.keras`` and run it over the test words."""
     listed = words.read(FILES / "stress.csv")
     return Classification(listed, *_time(FILES / "stress_gru.keras", words.encode(listed.spelling)))
 
@@ -97,14 +96,13 @@ def _time(path: Path, x: NDArray[Any]) -> tuple[NDArray[np.float32], float, floa
 def run(*, plot: str | os.PathLike[str] | None = None, json: bool = False, out: TextIO | None = None) -> int:
     """Run both networks, print what they did to ``out`` (standard output), draw the forecast into ``plot``.
 
-    Without h5py the Keras part says so in one line instead. Returns 0; raises :class:`cgru.CgruError` where
-    ``plot`` is given and matplotlib is missing.
+    Returns 0; raises :class:`cgru.CgruError` where ``plot`` is given and matplotlib is missing.
     """
     out = sys.stdout if out is None else out
     if plot is not None:
         chart.require_matplotlib()
     result = forecast()
-    classified = classify() if importlib.util.find_spec("h5py") else None
+    classified = classify()
     if plot is not None:
         days, truth, made = _made_before(result)
         by_week = {name: scores["rmse_by_week"] for name, scores in _scores(result).items()}
@@ -158,7 +156,7 @@ def _accuracy(classified: Classification) -> tuple[float, float, int]:
     )
 
 
-def _summary(result: Forecast, classified: Classification | None) -> dict[str, Any]:
+def _summary(result: Forecast, classified: Classification) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "forecast": {
             "file": "co2_gru.pt",
@@ -173,18 +171,17 @@ def _summary(result: Forecast, classified: Classification | None) -> dict[str, A
             "seconds_per_forecast": result.run_seconds / result.weeks,
         }
     }
-    if classified is not None:
-        ours, keras, agreed = _accuracy(classified)
-        summary["classifier"] = {
-            "file": "stress_gru.keras",
-            "words": len(classified.words.spelling),
-            "accuracy": ours,
-            "keras_accuracy": keras,
-            "agrees_with_keras": agreed,
-            "load_seconds": classified.load_seconds,
-            "run_seconds": classified.run_seconds,
-            "seconds_per_word": classified.run_seconds / len(classified.words.spelling),
-        }
+    ours, keras, agreed = _accuracy(classified)
+    summary["classifier"] = {
+        "file": "stress_gru.keras",
+        "words": len(classified.words.spelling),
+        "accuracy": ours,
+        "keras_accuracy": keras,
+        "agrees_with_keras": agreed,
+        "load_seconds": classified.load_seconds,
+        "run_seconds": classified.run_seconds,
+        "seconds_per_word": classified.run_seconds / len(classified.words.spelling),
+    }
     return summary
 
 
@@ -220,10 +217,8 @@ def _forecast_lines(result: Forecast, width: int, plain: bool) -> list[str]:
     ]
 
 
-def _word_lines(classified: Classification | None, width: int, plain: bool) -> list[str]:
+def _word_lines(classified: Classification, width: int, plain: bool) -> list[str]:
     title = _prose("Stress of English words from their spelling: a GRU from Keras, stress_gru.keras", width)
-    if classified is None:
-        return [*title, 'Left out: reading it needs h5py; pip install "cgru[keras]"']
     listed, probability = classified.words, classified.probability
     guess = probability.argmax(axis=1)
     count = len(guess)

@@ -30,6 +30,7 @@ _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR64 = struct.Struct("<4sIQI")
 _STORED, _DEFLATED = 0, 8
+_PIECE = 1 << 20
 _ENCRYPTED, _UTF8 = 0x0001 | 0x0040 | 0x2000, 0x0800
 
 
@@ -91,7 +92,7 @@ class ZipMembers:
             raise self._error(f"member {name!r} declares {member.size} bytes, more than the {limit} that can be right")
         begin = self._payload_start(member)
         packed = self._data[begin : begin + member.packed]
-        unpacked = packed if member.method == _STORED else memoryview(self._inflate(member, packed))
+        unpacked = packed if member.method == _STORED else self._inflate(member, packed)
         if self._has_checksums and zlib.crc32(unpacked) != member.crc:
             raise self._error(f"member {name!r} fails its CRC check: the file is damaged, fetch it again")
         return unpacked
@@ -105,7 +106,7 @@ class ZipMembers:
         except KeyError:
             raise self._error(f"has no member {name[:200]!r}: the archive is incomplete") from None
 
-    def _inflate(self, member: Member, packed: memoryview) -> bytes:
+    def _inflate(self, member: Member, packed: memoryview) -> memoryview:
         if member.size > self._budget:
             raise self._error(
                 f"member {member.name!r} inflates to {member.size} bytes, out of proportion to a file of "
@@ -113,16 +114,26 @@ class ZipMembers:
             )
         self._budget -= member.size
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        # In pieces, into bytes that are allocated once: zlib would hold the whole twice at its end.
+        unpacked = bytearray(member.size)
+        done = at = 0
         try:
-            # One byte more than declared tells a longer stream from an exact one (and 0 would mean no limit).
-            unpacked = inflater.decompress(packed, member.size + 1)
+            while not inflater.eof and done <= member.size:
+                piece = packed[at : at + _PIECE]
+                # One byte more than declared tells a longer stream from an exact one (and 0 would mean no limit).
+                part = inflater.decompress(piece, min(_PIECE, member.size - done) + 1)
+                if not piece and not part:
+                    break
+                at += len(piece) - len(inflater.unconsumed_tail)
+                unpacked[done : done + len(part)] = part
+                done += len(part)
         except zlib.error as error:
             raise self._error(f"member {member.name!r} is not valid deflate data ({error})") from None
-        if len(unpacked) != member.size or not inflater.eof or inflater.unused_data:
+        if done != member.size or not inflater.eof or inflater.unused_data or at != len(packed):
             raise self._error(
                 f"member {member.name!r} does not inflate to the {member.size} bytes it declares: the file is damaged"
             )
-        return unpacked
+        return memoryview(unpacked).toreadonly()
 
     def _payload_start(self, member: Member) -> int:
         fields = _LOCAL.unpack_from(self._data, member.start)

@@ -24,11 +24,16 @@ from ..containers.tensorfile import TensorFile
 from ..containers.zip_members import ZipMembers
 from .keras_layers import from_config
 from .keras_weights import GroupedWeights, PathWeights, Weights
+from .naming import errors_name
 
 looks_like_h5 = hdf5.looks_like
 
-MAX_CONFIG = 64 << 20
+#: A configuration's bytes, and what its values may take once parsed: an object in JSON's three letters has 64 bytes.
+MAX_CONFIG = 8 << 20
+MAX_CONFIG_VALUES = 64 << 20
 MAX_CONFIG_DEPTH = 100
+#: The weights in a zip inflate to this at most, whatever the zip's own bound: trained ones hardly compress.
+MAX_WEIGHTS_FLOOR, MAX_WEIGHTS_RATIO = 64 << 20, 32
 _METADATA, _CONFIG, _H5, _NPZ = "metadata.json", "config.json", "model.weights.h5", "model.weights.npz"
 
 
@@ -48,9 +53,11 @@ def read(source: Source) -> TensorFile:
     """Every array of a Keras file by its path in the file, optimizer state included.
 
     ``metadata`` holds ``keras_version`` and ``config`` (JSON text) where the file has them. Raises
-    :class:`FormatError` for a damaged or hostile file, :class:`UnsupportedError` where h5py is missing.
+    :class:`FormatError` for a damaged or hostile file, :class:`UnsupportedError` for an array that is no numbers.
     """
     file = _open(source)
+    for error in file.contents.unread.values():
+        raise error
     notes = {"keras_version": file.version} if file.version else {}
     if file.config is not None:
         notes["config"] = file.config
@@ -72,13 +79,13 @@ def load(source: Source) -> list[Layer]:
     config = _json(file.config, f"{file.shown}: the model's configuration")
     weights: Weights
     if file.kind == "keras":
+        for error in file.contents.unread.values():
+            raise error
         weights = PathWeights(file.contents.tensors, hdf5.names_of(file.contents, ""), file.contents.aliases)
     else:
         weights = GroupedWeights(_groups(file))
-    try:
+    with errors_name(file.shown, from_file=True):
         return from_config(config, weights, file.version)
-    except CgruError as error:
-        raise type(error)(f"{file.shown}: {error}") from None
 
 
 def _open(source: Source) -> _KerasFile:
@@ -109,7 +116,8 @@ def _open_zip(source: Source, shown: str) -> _KerasFile:
         arrays = npz.read(bytes(members.read(_NPZ))).tensors
         contents = hdf5.Contents({name.replace("\\", "/"): array for name, array in arrays.items()})
     else:
-        contents = hdf5.read(members.read(_H5), f"{shown}: {_H5}")
+        limit = max(MAX_WEIGHTS_FLOOR, MAX_WEIGHTS_RATIO * members.file_size)
+        contents = hdf5.read(members.read(_H5, limit), f"{shown}: {_H5}", members.file_size)
     return _KerasFile(shown, "keras", contents, config, version)
 
 
@@ -127,6 +135,10 @@ def _json(text: str, where: str) -> Any:
     def integer(digits: str) -> int:
         return int(digits) if len(digits) <= 40 else refuse(digits)
 
+    if len(text) > MAX_CONFIG:
+        raise FormatError(f"{where} has {len(text)} letters, more than the {MAX_CONFIG} that can be right")
+    if 240 * text.count("{") + 88 * text.count("[") + 64 * text.count(",") > MAX_CONFIG_VALUES:
+        raise FormatError(f"{where} holds more values than the configuration of any model")
     try:
         value = json.loads(text, parse_constant=refuse, parse_int=integer)
     except CgruError:
@@ -149,7 +161,10 @@ def _json(text: str, where: str) -> Any:
 
 
 def _groups(file: _KerasFile) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """A legacy file's weights by layer, each list in the order of ``weight_names``; every array accounted for."""
+    """A legacy file's weights by layer, each list in the order of ``weight_names``.
+
+    Every array under ``model_weights`` must be named there; what lies beside it is somebody else's.
+    """
     contents, shown, top = file.contents, file.shown, "model_weights"
     layers = contents.listed(top, "layer_names")
     if layers is None:
@@ -159,7 +174,7 @@ def _groups(file: _KerasFile) -> dict[str, list[tuple[str, np.ndarray]]]:
     for layer in [*layers, "top_level_model_weights"]:
         names = contents.listed(f"{top}/{layer}", "weight_names")
         if names is None:
-            if layer not in layers:
+            if layer == "top_level_model_weights":
                 continue
             raise FormatError(f"{shown}: layer {layer!r} has no attribute 'weight_names'")
         if layer in groups:
@@ -167,13 +182,17 @@ def _groups(file: _KerasFile) -> dict[str, list[tuple[str, np.ndarray]]]:
         groups[layer] = []
         for name in names:
             path = f"{top}/{layer}/{name}"
-            if path not in contents.tensors or path in used:
+            if path in contents.unread:
+                raise contents.unread[path]
+            # Two names of one array would let a small file grow with every layer.
+            first = contents.aliases.get(path, path)
+            if path not in contents.tensors or first in used:
                 raise FormatError(
                     f"{shown}: layer {layer!r} names the weight {name!r}, which is missing or named twice"
                 )
-            used.add(path)
+            used.add(first)
             groups[layer].append((name, contents.tensors[path]))
-    left = [path for path in contents.tensors if path not in used and not path.startswith("optimizer_weights/")]
-    if left:
-        raise FormatError(f"{shown}: nothing names the array {left[0]!r}")
+    for path in [*contents.tensors, *contents.unread]:
+        if path.startswith(f"{top}/") and contents.aliases.get(path, path) not in used:
+            raise FormatError(f"{shown}: nothing names the array {path!r}")
     return groups

@@ -28,7 +28,7 @@ class Entry:
 
     @property
     def where(self) -> str:
-        return f"layer {self.name!r} ({self.class_name})"
+        return f"layer {self.name[:200]!r} ({self.class_name[:80]})"
 
 
 def entry(value: Any, where: str) -> Entry:
@@ -81,7 +81,6 @@ def chain(config: Mapping[str, Any], listed: Sequence[Entry], where: str) -> lis
     first, last = (_end(config.get(key), f"{where}: {key}") for key in ("input_layers", "output_layers"))
     calls = {item.name: _call(item) for item in listed}
     following: dict[str, Entry] = {}
-    masks: dict[str, tuple] = {}
     for item in listed:
         arguments, _ = calls[item.name]
         if is_mask_node(item):
@@ -104,7 +103,7 @@ def chain(config: Mapping[str, Any], listed: Sequence[Entry], where: str) -> lis
     while order[-1].name in following:
         item = following.pop(order[-1].name)
         mask = calls[item.name][1]
-        if mask is not None and (expected is None or _meaning(mask, by_name, calls, masks) != expected):
+        if mask is not None and (expected is None or _meaning(mask, by_name, calls) != expected):
             raise UnsupportedError(f"{item.where}: its mask is not that of a Masking or Embedding layer before it")
         if item.class_name == "Masking":
             expected = ("any", ("!=", order[-1].name, item.config.get("mask_value", 0.0)))
@@ -113,9 +112,10 @@ def chain(config: Mapping[str, Any], listed: Sequence[Entry], where: str) -> lis
         order.append(item)
     if order[-1].name != last:
         raise UnsupportedError(f"{where}: {order[-1].name!r} ends the chain, but the output is {last!r}")
-    left = [item for item in listed if item not in order and not is_mask_node(item)]
-    if left:
-        raise UnsupportedError(f"{left[0].where}: lies outside the chain from input to output")
+    passed = {item.name for item in order}
+    for item in listed:
+        if item.name not in passed and not is_mask_node(item):
+            raise UnsupportedError(f"{item.where}: lies outside the chain from input to output")
     return order
 
 
@@ -153,9 +153,14 @@ def _call(item: Entry) -> tuple[list[Any], _Tensor | None]:
     if isinstance(node, dict):
         given, keywords = node.get("args", []), node.get("kwargs", {})
     elif isinstance(node, list) and all(isinstance(part, list) for part in node):
-        given = [part[:3] for part in node]
-        keywords = {key: value for part in node for key, value in (part[3].items() if len(part) > 3 else ())}
-        return [_history(part, item.where) for part in given], _keywords(keywords, item)
+        given = [_history(part[:3], item.where) for part in node]
+        keywords = {}
+        for part in node:
+            more = part[3] if len(part) > 3 else {}
+            if not isinstance(more, dict) or len(part) > 4:
+                raise FormatError(f"{item.where}: inbound_nodes is malformed: {str(part[3:])[:80]} after the tensor")
+            keywords |= more
+        return given, _keywords(keywords, item)
     else:
         raise FormatError(f"{item.where}: inbound_nodes is malformed")
     if not isinstance(given, list) or not isinstance(keywords, dict):
@@ -188,17 +193,19 @@ def _keywords(keywords: Mapping[str, Any], item: Entry) -> _Tensor | None:
     return mask
 
 
-def _meaning(mask: _Tensor, by_name: Mapping[str, Entry], calls: Mapping[str, Any], known: dict[str, tuple]) -> tuple:
+def _meaning(mask: _Tensor, by_name: Mapping[str, Entry], calls: Mapping[str, Any]) -> tuple:
     """What a mask tensor says: ``("!=", layer, value)``, ``("any", …)`` of that, or something unknown."""
-    if mask.of in known:
-        return known[mask.of]
-    node = by_name.get(mask.of)
-    known[mask.of] = ("unknown", mask.of)  # also the end of a cycle
-    if node is not None and is_mask_node(node):
-        arguments = calls[node.name][0]
-        if node.class_name == "NotEqual" and len(arguments) == 2 and isinstance(arguments[0], _Tensor):
-            known[mask.of] = ("!=", arguments[0].of, arguments[1])
+    of, is_any = mask.of, False
+    node = by_name.get(of)
+    if node is not None and node.class_name == "Any":
+        arguments = calls[of][0]
         over_features = node.config.get("axis") in (-1, [-1]) and not node.config.get("keepdims")
-        if node.class_name == "Any" and over_features and len(arguments) == 1 and isinstance(arguments[0], _Tensor):
-            known[mask.of] = ("any", _meaning(arguments[0], by_name, calls, known))
-    return known[mask.of]
+        if over_features and len(arguments) == 1 and isinstance(arguments[0], _Tensor):
+            of, is_any = arguments[0].of, True
+            node = by_name.get(of)
+    if node is not None and node.class_name == "NotEqual":
+        arguments = calls[of][0]
+        if len(arguments) == 2 and isinstance(arguments[0], _Tensor):
+            said = ("!=", arguments[0].of, arguments[1])
+            return ("any", said) if is_any else said
+    return ("unknown", of)

@@ -117,6 +117,7 @@ def from_config(config: Any, weights: Weights, version: str) -> list[Layer]:
         raise UnsupportedError(f"{item.where}: none of its layers does anything at inference")
     weights.check_all_used()
     masked = False
+    softmax = {id(layer) for layer in build.softmax}
     for layer in layers:
         if isinstance(layer, Masking) or (isinstance(layer, Embedding) and layer.mask_zero):
             if masked:
@@ -124,7 +125,7 @@ def from_config(config: Any, weights: Weights, version: str) -> list[Layer]:
             masked = True
         elif isinstance(layer, Recurrent):
             masked = masked and layer.return_sequences
-        elif masked and any(layer is one for one in build.softmax):
+        elif masked and id(layer) in softmax:
             raise UnsupportedError(
                 f"layer {layer.name!r} (Softmax): applies the mask that reaches it; use Dense(activation='softmax')"
             )

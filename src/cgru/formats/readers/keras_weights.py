@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -67,7 +68,11 @@ class PathWeights:
             path = f"{self.path}/vars/{index}"
             if path not in self.tensors:
                 raise FormatError(f"{where}: the array {path!r} ({slot}) is missing")
-            self.used.add(path)
+            # Two paths of one array would let a small file grow with every layer.
+            first = self.aliases.get(path, path)
+            if first in self.used:
+                raise FormatError(f"{where}: the array {path!r} ({slot}) is that of another layer, {first!r}")
+            self.used.add(first)
             arrays.append(_floats(self.tensors[path], f"{where}: {path!r} ({slot})"))
         return arrays
 
@@ -76,9 +81,9 @@ class PathWeights:
 
     def check_all_used(self) -> None:
         for path in self.tensors:
-            if path in self.used or path.startswith("optimizer/") or "/seed_generator/vars/" in path:
+            if path.startswith("optimizer/") or "/seed_generator/vars/" in path:
                 continue
-            if self.aliases.get(path) not in self.used:
+            if self.aliases.get(path, path) not in self.used:
                 raise FormatError(f"nothing in the configuration uses the array {path!r}")
 
 
@@ -112,7 +117,7 @@ class _Queue:
     """One layer's arrays, taken in order; the names they end in must be those expected."""
 
     def __init__(self, items: Sequence[tuple[str, np.ndarray]]) -> None:
-        self.items = list(items)
+        self.items = deque(items)
 
     def layer(self, key: str, name: str) -> _Queue:
         return self
@@ -125,7 +130,7 @@ class _Queue:
         for slot in slots:
             if not self.items:
                 raise FormatError(f"{where}: the array {slot!r} is missing")
-            name, array = self.items.pop(0)
+            name, array = self.items.popleft()
             if name.rpartition("/")[2].partition(":")[0] != slot:
                 raise FormatError(f"{where}: found the array {name!r} where {slot!r} was expected")
             arrays.append(_floats(array, f"{where}: {name!r}"))
