@@ -181,7 +181,7 @@ def number(value: Any, where: str) -> float:
         if isinstance(value, (str, bytes, bytearray)):
             raise TypeError
         found = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:
         raise ArgumentTypeError(f"{where}: expected a number, found {brief(value)}") from None
     with np.errstate(over="ignore"):
         if np.isinf(np.float32(found)) and not np.isinf(found):
@@ -213,6 +213,5 @@ def brief(value: object) -> str:
         shown = repr(value)
     except Exception:
         shown = object.__repr__(value)
-    if type(value) is int and len(shown) <= 60:
-        return shown
-    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:57] + '…'}"
+    shown = shown if len(shown) <= 60 else shown[:57] + "…"
+    return shown if type(value) in (bool, float, int, str, type(None)) else f"{type(value).__name__} {shown}"

@@ -6,8 +6,20 @@ what to do about it.
 """
 
 
+#: Characters of a message at most: what was passed may be long, and a log has to hold it.
+LONGEST = 2000
+
+
+def shortened(text: str) -> str:
+    """``text``, or its beginning and end where it is longer than a message may be."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST * 3 // 4]} … {text[-LONGEST // 5 :]}"
+
+
 class CgruError(ValueError):
     """Something the caller passed cannot be used as it is; nothing was changed."""
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class FormatError(CgruError):

@@ -20,7 +20,7 @@ import numpy as np
 from .. import __version__
 from ..engine.model import Model
 from ..engine.verification import TOLERANCE
-from ..errors import CgruError, UnsupportedError
+from ..errors import CgruError, UnsupportedError, shortened
 from ..spec.precision import PRECISIONS
 from ..threads import resolve
 from . import files as cli_files
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        print(f"cgru: {_explain(error)}", file=sys.stderr)
+        print(f"cgru: {shortened(_explain(error))}", file=sys.stderr)
         return 2
 
 
@@ -343,7 +343,7 @@ def _explain(error: BaseException) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"cgru: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"cgru: {shortened(message)} (see {self.prog} --help)\n")
 
 
 def _threads(text: str) -> int | str:

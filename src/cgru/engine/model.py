@@ -10,7 +10,7 @@ import numpy as np
 from .. import arrays
 from ..arrays import Float32
 from ..builder import Graph
-from ..errors import CgruError, ShapeError, UnsupportedError
+from ..errors import ArgumentTypeError, CgruError, ShapeError, UnsupportedError
 from ..layers import Embedding, LastStep, Layer, Recurrent
 from ..spec.graph import Graph as Specification
 from ..spec.precision import check as check_precision
@@ -45,7 +45,7 @@ class Model:
 
     def __init__(self, layers: Sequence[Layer] | Graph, *, backend: str | None = None) -> None:
         assert not isinstance(layers, Graph)
-        self.layers = _named_apart(list(layers))
+        self.layers = _named_apart(layers)
         _check_chain(self.layers)
         self._layout = StateLayout(_chain(self.layers), lambda: fingerprint(self.layers))
         self._backend = backends.choose(backend)
@@ -218,7 +218,7 @@ class Model:
 
     def state(self, arrays_by_name: Mapping[str, Any] | None = None, *, batch: int = 1) -> State:
         """A state for ``batch`` rows: zero, or from arrays named and shaped as :meth:`State.arrays` gives them."""
-        return State.from_arrays(self._layout, arrays_by_name or {}, batch)
+        return State.from_arrays(self._layout, {} if arrays_by_name is None else arrays_by_name, batch)
 
     def stream(self, batch: int = 1, state: State | Mapping[str, Any] | None = None) -> Stream:
         """A stream of ``batch`` rows, in a copy of ``state``, as :meth:`run` takes it, or in the zero state.
@@ -378,8 +378,12 @@ def _finish(y: Any, x: np.ndarray, single: bool) -> Any:
     return y[0] if single else y
 
 
-def _named_apart(layers: list[Layer]) -> tuple[Layer, ...]:
+def _named_apart(given: Sequence[Layer]) -> tuple[Layer, ...]:
     """The layers with names made unique, as Keras does: gru, gru_1, …"""
+    try:
+        layers = list(given)
+    except Exception:
+        raise ArgumentTypeError(f"layers: expected a list of layers, found {arrays.brief(given)}") from None
     if not layers:
         raise CgruError("a Model needs at least one layer")
     seen: set[str] = set()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import Float32, float32, mapping, whole
+from ..arrays import Float32, brief, float32, mapping, sequence, text, whole
 from ..errors import ArgumentTypeError, CgruError, ShapeError, TooLargeError
 from ..spec.timing import Timing
 
@@ -125,8 +125,9 @@ class StateLayout:
         try:
             return np.zeros((batch, self.width), dtype=np.float32)
         except (MemoryError, OverflowError, ValueError):
+            rows = f"{batch:,}" if batch < 1 << 64 else brief(batch)
             raise TooLargeError(
-                f"no memory for the state of {batch:,} rows, {4 * self.width:,} bytes each; take fewer rows at once"
+                f"no memory for the state of {rows} rows, {4 * self.width:,} bytes each; take fewer rows at once"
             ) from None
 
     def keys(self) -> dict[str, list[tuple[int, int]]]:
@@ -188,6 +189,9 @@ class State:
     def arrays(self, names: Iterable[str] | None = None) -> dict[str, Float32]:
         """Copies by name, in torch's shape: ``{"gru.h": (L·D, B, H), …}``; of all, or of those named "h", "c", …"""
         found = {}
+        if names is not None:
+            names = sequence(names, "names", "names such as 'h' and 'c'")
+            names = {text(name, "names") for name in names}
         for key, parts in self._layout.keys().items():
             if names is not None and key.rpartition(".")[2] not in names:
                 continue
@@ -203,6 +207,8 @@ class State:
     @classmethod
     def from_arrays(cls, layout: StateLayout, arrays: Mapping[str, Any], batch: int) -> State:
         """A state from arrays shaped as :meth:`arrays` gives them; those left out are zero."""
+        if not isinstance(layout, StateLayout):
+            raise ArgumentTypeError("State: a network makes its states; see net.state() and net.run()")
         state, keys = cls(layout, layout.zeros(whole(batch, "batch"))), layout.keys()
         for key, value in mapping(arrays, "state").items():
             if key not in keys:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import arrays
 from ..arrays import Float32
-from ..errors import CgruError, ShapeError, UnsupportedError
+from ..errors import ArgumentTypeError, CgruError, ShapeError, UnsupportedError
 from ..forks import in_use
 from ..layers import Embedding, LastStep, Recurrent
 from . import dumps
@@ -133,10 +133,17 @@ class Stream:
             self._leave()
 
     def _rows(self, rows: Iterable[int]) -> np.ndarray:
-        index = np.asarray(list(rows), dtype=object)
+        index = np.empty(0, object)
+        try:
+            index = np.fromiter(rows, object)
+        except Exception:
+            raise ArgumentTypeError(f"rows: expected the numbers of rows, found {arrays.brief(rows)}") from None
         for row in index:
             if not isinstance(row, (int, np.integer)) or isinstance(row, bool) or not 0 <= row < self.batch:
-                raise CgruError(f"rows: {row!r} is not a row of this stream, which has rows 0 to {self.batch - 1}")
+                raise CgruError(
+                    f"rows: {arrays.brief(row)} is not a row of this stream, "
+                    f"which has rows 0 to {self.batch - 1}"
+                )
         return index.astype(np.int64)
 
     def copy(self) -> Self:

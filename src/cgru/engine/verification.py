@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import as_array, brief, number
 from ..errors import CgruError, ShapeError
 from ..layers.build import plain
 from .model import Model
@@ -114,8 +115,8 @@ def beyond(found: Difference, tolerance: float) -> str:
 
 def checked_tolerance(tolerance: Any) -> float:
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < math.inf:
-        raise CgruError(f"tolerance: expected a number from 0, a relative difference, found {tolerance!r}")
-    return float(tolerance)
+        raise CgruError(f"tolerance: expected a number from 0, a relative difference, found {brief(tolerance)}")
+    return number(tolerance, "tolerance")
 
 
 def _over(part: float, whole: float) -> float:
@@ -123,7 +124,7 @@ def _over(part: float, whole: float) -> float:
 
 
 def _real(value: Any) -> np.ndarray:
-    array: np.ndarray = np.asarray(plain(value))
+    array: np.ndarray = as_array(plain(value), "y", "numbers")
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"y: expected an array of real numbers, found {array.dtype}")
     return array

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import brief
+from ..arrays import brief, flag
 from ..engine.model import Model
 from ..errors import (
     ArgumentTypeError,
@@ -128,13 +128,17 @@ def _reading(path: Source) -> AbstractContextManager[None]:
     if not is_source(path):
         raise ArgumentTypeError(f"path: expected a path, the bytes of a file or an open file, found {brief(path)}")
     if isinstance(path, (str, os.PathLike)):
-        _check_path(os.fspath(path))
+        _check_path(path)
     return _naming(path)
 
 
-def _check_path(name: Any) -> None:
+def _check_path(path: Any) -> None:
+    try:
+        name = os.fspath(path)
+    except Exception:
+        name = None
     if not isinstance(name, str):
-        raise ArgumentTypeError(f"path: expected a path of text, found {brief(name)}")
+        raise ArgumentTypeError(f"path: expected a path of text, found {brief(path)}")
     try:
         if os.path.isdir(name):
             raise FormatError(f"{name}: is a directory; expected a file")
@@ -168,6 +172,7 @@ def _naming(path: Source) -> Iterator[None]:
 
 def _opened(source: Source, mmap: bool = False) -> tuple[FileBytes, Format]:
     """The file, read once, and the line of the table that it is."""
+    mmap = flag(mmap, "mmap")
     file = opened(source, mapped=mmap)
     entry = _format(file)
     if mmap and entry.module != SAFETENSORS:

@@ -7,10 +7,15 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ..arrays import Float32
+from ..arrays import Float32, optional_text
 from ..errors import CgruError, FormatError, UnsupportedError
 from ..spec.precision import Stored, check, is_matrix, widen
 from ..weights import Weights
+
+
+def called(name: Any, kind: str) -> str:
+    """What messages call a layer: its name, or its kind where it has none."""
+    return optional_text(name, "name") or kind
 
 
 class Layer:
@@ -29,7 +34,7 @@ class Layer:
     output_size: int | None
 
     def __init__(self, name: str | None, arrays: Mapping[str, Float32]) -> None:
-        self.name = name or self.kind
+        self.name = called(name, self.kind)
         #: The weights of each part that runs by itself (a direction of a stack), by what follows their names.
         self.weights = self._parts(arrays, "float32")
 

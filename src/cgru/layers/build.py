@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import float32
+from ..arrays import as_array, brief, float32, sequence
 from ..errors import CgruError, ShapeError
 
 
@@ -28,7 +28,7 @@ def reorder(
     named = [letters.get(letter, "?") for letter in order.lower()] if isinstance(order, str) else []
     if sorted(named) != sorted(canonical):
         raise CgruError(
-            f"{where}: gates={order!r} does not name each block once, as {''.join(canonical)!r} does; "
+            f"{where}: gates={brief(order)} does not name each block once, as {''.join(canonical)!r} does; "
             f"letters are {', '.join(letters)}"
         )
     if rows.shape[0] % len(named):
@@ -37,12 +37,12 @@ def reorder(
     return np.concatenate([blocks[gate] for gate in canonical])
 
 
-def listed(value: Any, ndim: int) -> list[Any]:
+def listed(value: Any, ndim: int, where: str) -> list[Any]:
     """A list of arrays: the one given, or the several."""
-    if isinstance(value, (list, tuple)) and len(value) and np.ndim(plain(value[0])) == ndim:
+    if isinstance(value, (list, tuple)) and len(value) and as_array(plain(value[0]), where, "numbers").ndim == ndim:
         return list(value)
-    array = plain(value)
-    return list(array) if np.ndim(array) == ndim + 1 else [array]
+    array = as_array(plain(value), where, "numbers")
+    return list(array) if array.ndim == ndim + 1 else [array]
 
 
 def stacked(given: Mapping[str, tuple[Any, int]], directions: int, where: str) -> tuple[dict[str, np.ndarray], int]:
@@ -50,7 +50,9 @@ def stacked(given: Mapping[str, tuple[Any, int]], directions: int, where: str) -
 
     Each is one array, or a list in the order layer·D + direction.
     """
-    groups = {stem: listed(value, ndim) for stem, (value, ndim) in given.items() if value is not None}
+    groups = {
+        stem: listed(value, ndim, f"{where}: {stem}") for stem, (value, ndim) in given.items() if value is not None
+    }
     count = max(map(len, groups.values()), default=0)
     if count == 0 or count % directions or any(len(group) != count for group in groups.values()):
         sizes = ", ".join(f"{len(group)} of {stem}" for stem, group in groups.items())
@@ -74,6 +76,7 @@ def keras_arrays(
     for suffix, parts in (("_l0", weights), ("_l0_reverse", backward)):
         if parts is None:
             continue
+        parts = sequence(parts, where, "[kernel, recurrent_kernel, bias]")
         if len(parts) not in (2, 3):
             raise ShapeError(f"{where}: expected [kernel, recurrent_kernel, bias], found {len(parts)} arrays")
         kernel = float32(plain(parts[0]), f"{where}: kernel", 2)
@@ -96,9 +99,9 @@ def keras_activation(name: str, version: int | None, where: str) -> str:
 
     ``version`` is the major one of the Keras that wrote it. Raises :class:`CgruError` where that decides and is None.
     """
-    if version is not None and version not in (1, 2, 3):
-        raise CgruError(f"{where}: keras_version={version!r}: expected 1, 2 or 3")
-    if name != "hard_sigmoid":
+    if version is not None and (type(version) is not int or version not in (1, 2, 3)):
+        raise CgruError(f"{where}: keras_version={brief(version)}: expected 1, 2 or 3")
+    if not isinstance(name, str) or name != "hard_sigmoid":
         return name
     if version is None:
         raise CgruError(
@@ -112,8 +115,10 @@ def split_concat(
     matrices: Mapping[str, Any], biases: Mapping[str, Any] | None, order: str, where: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """One matrix (H, H + I) for each gate, on [h, x] or [x, h] → w_ih, w_hh and the bias, gates in the order given."""
-    if order not in ("hx", "xh"):
-        raise CgruError(f"{where}: order={order!r} is neither 'hx' (the state first) nor 'xh'")
+    if not isinstance(order, str) or order not in ("hx", "xh"):
+        raise CgruError(f"{where}: order={brief(order)} is neither 'hx' (the state first) nor 'xh'")
+    if not matrices:
+        raise CgruError(f"{where}: matrices: expected one for each gate, found none")
     inputs, states, shapes = [], [], set()
     for gate, matrix in matrices.items():
         both = float32(plain(matrix), f"{where}: the matrix of {gate!r}", 2)

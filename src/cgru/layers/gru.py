@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+from ..arrays import brief, flag
 from ..errors import UnsupportedError
 from ..spec.cells import CELLS
+from .base import called
 from .build import keras_activation, keras_arrays
 from .recurrent import Recurrent
 
@@ -26,9 +28,9 @@ class GRU(Recurrent):
     OPTIONS = tuple(sorted((*Recurrent.OPTIONS, "reset")))
 
     def __init__(self, arrays: Mapping[str, Any], *, reset: str = "after", **options: Any) -> None:
-        if reset not in ("after", "before"):
-            where = options.get("name") or self.kind
-            raise UnsupportedError(f"{where}: reset={reset!r} is neither 'after' nor 'before'")
+        if not isinstance(reset, str) or reset not in ("after", "before"):
+            where = called(options.get("name"), self.kind)
+            raise UnsupportedError(f"{where}: reset={brief(reset)} is neither 'after' nor 'before'")
         self.reset = reset
         self.cell = CELLS[f"gru_reset_{reset}"]
         super().__init__(arrays, **options)
@@ -55,7 +57,8 @@ class GRU(Recurrent):
         holds the second direction of a Bidirectional wrapper. ``keras_version`` (1, 2 or 3) is needed where an
         activation is "hard_sigmoid", which Keras 3 gave another meaning.
         """
-        where = name or cls.kind
+        where = called(name, cls.kind)
+        reset_after = flag(reset_after, f"{where}: reset_after")
         arrays = keras_arrays(weights, backward, 2 if reset_after else 1, where)
         arrays = cls._in_order(arrays, "zrn", where)
         return cls(

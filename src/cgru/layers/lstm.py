@@ -7,8 +7,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from ..arrays import flag, mapping
 from ..errors import UnsupportedError
 from ..spec.cells import CELLS
+from .base import called
 from .build import keras_activation, keras_arrays, stacked
 from .recurrent import Recurrent
 
@@ -27,9 +29,9 @@ class LSTM(Recurrent):
     LETTERS: ClassVar[dict[str, str]] = {"i": "i", "f": "f", "g": "g", "c": "g", "o": "o"}
 
     def __init__(self, arrays: Mapping[str, Any], **options: Any) -> None:
-        stems = {key.partition("_l")[0] for key in arrays}
+        stems = {key.partition("_l")[0] for key in mapping(arrays, called(options.get("name"), self.kind))}
         if {"weight_hr", "weight_ph"} <= stems:
-            where = options.get("name") or self.kind
+            where = called(options.get("name"), self.kind)
             raise UnsupportedError(f"{where}: an LSTM with both a projection and peepholes is not run")
         extra = "_projected" if "weight_hr" in stems else "_peephole" if "weight_ph" in stems else ""
         self.cell = CELLS["lstm" + extra]
@@ -50,7 +52,7 @@ class LSTM(Recurrent):
         Leave the bias out where ``use_bias=False``; ``backward`` holds the second direction of a Bidirectional wrapper.
         ``keras_version`` is as for :class:`GRU`.
         """
-        where = name or cls.kind
+        where = called(name, cls.kind)
         arrays = keras_arrays(weights, backward, 1, where)
         for key in ("activation", "recurrent_activation"):
             if key in options:
@@ -77,7 +79,8 @@ class LSTM(Recurrent):
         of rows: "ifgo" for PyTorch and Keras, "iofc" for ONNX. ``peepholes`` (3H,) are in the order of ``gates``
         without the candidate, as ONNX has them. ``w_hr`` (P, H) projects what is emitted; ``w_hh`` is (4H, P) then.
         """
-        where = options.get("name") or cls.kind
+        where = called(options.get("name"), cls.kind)
+        bidirectional = flag(bidirectional, f"{where}: bidirectional")
         given = {"weight_ih": (w_ih, 2), "weight_hh": (w_hh, 2), "bias_ih": (b_ih, 1), "bias_hh": (b_hh, 1)}
         given |= {"weight_ph": (peepholes, 1), "weight_hr": (w_hr, 2)}
         arrays, layers = stacked(given, 2 if bidirectional else 1, where)

@@ -7,10 +7,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..arrays import own
+from ..arrays import as_array, flag, number, own, sequence
 from ..errors import FormatError, ShapeError
 from ..spec import activations
-from .base import Layer, only, take
+from .base import Layer, called, only, take
 from .build import keras_activation
 
 
@@ -24,11 +24,11 @@ class Embedding(Layer):
     takes_ids = True
 
     def __init__(self, weight: Any, *, mask_zero: bool = False, name: str | None = None) -> None:
-        table = own(weight, f"{name or self.kind}: weight", 2)
+        table = own(weight, f"{called(name, self.kind)}: weight", 2)
         super().__init__(name, {"weight": table})
         self.vocabulary = self.input_size = table.shape[0]
         self.output_size = table.shape[1]
-        self.mask_zero = bool(mask_zero)
+        self.mask_zero = flag(mask_zero, f"{self.name}: mask_zero")
         if self.vocabulary < 1 or self.output_size < 1:
             raise ShapeError(f"{self.name}: weight of shape {table.shape} has no entries")
 
@@ -56,7 +56,7 @@ class Dense(Layer):
     kind = "dense"
 
     def __init__(self, weight: Any, bias: Any = None, *, activation: str = "linear", name: str | None = None) -> None:
-        where = name or self.kind
+        where = called(name, self.kind)
         matrix = own(weight, f"{where}: weight", 2)
         parts = {"weight": matrix}
         if 0 in matrix.shape:
@@ -74,9 +74,14 @@ class Dense(Layer):
         cls, weights: Any, *, activation: str = "linear", keras_version: int | None = None, name: str | None = None
     ) -> Self:
         """From Keras' [kernel (I, O), bias (O,)], bias optional; ``keras_version`` as for :class:`GRU`."""
-        kernel, *rest = weights
-        activation = keras_activation(activation, keras_version, name or cls.kind)
-        return cls(np.transpose(np.asarray(kernel)), rest[0] if rest else None, activation=activation, name=name)
+        where = called(name, cls.kind)
+        parts = sequence(weights, where, "[kernel] or [kernel, bias]")
+        if len(parts) not in (1, 2):
+            raise ShapeError(f"{where}: expected [kernel] or [kernel, bias], found {len(parts)} arrays")
+        kernel, *rest = parts
+        activation = keras_activation(activation, keras_version, where)
+        matrix = np.transpose(as_array(kernel, f"{where}: kernel", "numbers"))
+        return cls(matrix, rest[0] if rest else None, activation=activation, name=name)
 
     def options(self) -> dict[str, Any]:
         return {"activation": self.activation}
@@ -102,8 +107,8 @@ class Activation(Layer):
     kind = "activation"
 
     def __init__(self, activation: str, *, name: str | None = None) -> None:
-        super().__init__(name or activation, {})
-        self.activation = activations.check(activation, self.name)
+        self.activation = activations.check(activation, called(name, self.kind))
+        super().__init__(called(name, activation), {})
         self.input_size = self.output_size = None
 
     def options(self) -> dict[str, Any]:
@@ -125,7 +130,7 @@ class Masking(Layer):
 
     def __init__(self, mask_value: float = 0.0, *, name: str | None = None) -> None:
         super().__init__(name, {})
-        self.mask_value = float(mask_value)
+        self.mask_value = number(mask_value, f"{self.name}: mask_value")
         self.input_size = self.output_size = None
 
     def options(self) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from ..arrays import Float32, float32, own
+from ..arrays import Float32, brief, flag, float32, mapping, own, positive, text
 from ..engine.state import State
 from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
 from ..spec import activations
 from ..spec.cells import Cell
 from ..spec.precision import Stored, is_matrix
 from ..weights import Weights
-from .base import Layer, only, take
+from .base import Layer, called, only, take
 from .build import plain, reorder, split_concat, stacked
 from .pointwise import pick
 
@@ -87,20 +87,20 @@ class Recurrent(Layer):
         zero_output_for_mask: bool = False,
         name: str | None = None,
     ) -> None:
-        where = name or self.kind
-        self.num_layers = num_layers
-        self.bidirectional = bool(bidirectional)
+        where = called(name, self.kind)
+        self.num_layers = positive(num_layers, f"{where}: num_layers")
+        self.bidirectional = flag(bidirectional, f"{where}: bidirectional")
         self.activation = activations.check(activation, where, gate=True)
         self.recurrent_activation = activations.check(recurrent_activation, where, gate=True)
-        self.return_sequences = bool(return_sequences)
-        self.go_backwards = bool(go_backwards)
+        self.return_sequences = flag(return_sequences, f"{where}: return_sequences")
+        self.go_backwards = flag(go_backwards, f"{where}: go_backwards")
         self.merge_mode = merge_mode
-        self.zero_output_for_mask = bool(zero_output_for_mask)
-        if merge_mode not in MERGE_MODES:
-            raise UnsupportedError(f"{where}: merge_mode {merge_mode!r} is not one of concat, sum, mul, ave, None")
+        self.zero_output_for_mask = flag(zero_output_for_mask, f"{where}: zero_output_for_mask")
+        if not isinstance(merge_mode, str | None) or merge_mode not in MERGE_MODES:
+            raise UnsupportedError(f"{where}: merge_mode {brief(merge_mode)} is not one of concat, sum, mul, ave, None")
         if self.go_backwards and (self.bidirectional or num_layers > 1):
             raise UnsupportedError(f"{where}: go_backwards is for a single layer of one direction")
-        checked = self._check(arrays, where)
+        checked = self._check(mapping(arrays, where), where)
         super().__init__(name, checked)
         self._alone: Model | None = None
 
@@ -112,7 +112,7 @@ class Recurrent(Layer):
 
         Raises :class:`FormatError` where a tensor below the prefix is missing or is nothing of such a module's.
         """
-        where = name or (prefix.rstrip(".") or cls.kind)
+        where = called(name, text(prefix, "prefix").rstrip(".") or cls.kind)
         arrays, layers, both = torch_stack(tensors, prefix, where)
         return cls(arrays, num_layers=layers, bidirectional=both, name=name, **options)
 
@@ -137,8 +137,9 @@ class Recurrent(Layer):
         h' = (1−z)·h + z·n; a write gate is turned into a keep gate here, by negating its weights and biases, since
         σ(−a) = 1 − σ(a).
         """
-        where = options.get("name") or cls.kind
+        where = called(options.get("name"), cls.kind)
         cls._check_update(update, options.get("recurrent_activation", "sigmoid"), where)
+        bidirectional = flag(bidirectional, f"{where}: bidirectional")
         given = {"weight_ih": (w_ih, 2), "weight_hh": (w_hh, 2), "bias_ih": (b_ih, 1), "bias_hh": (b_hh, 1)}
         arrays, layers = stacked(given, 2 if bidirectional else 1, where)
         arrays = cls._in_order(arrays, gates, where)
@@ -162,8 +163,12 @@ class Recurrent(Layer):
         ``biases`` (H,) by the same letters, or None; ``order="xh"`` where the matrices multiply [x, h]. A candidate on
         [r ⊙ h, x] is reset="before", for GRU. ``options`` as for :meth:`from_arrays`: texts differ in ``update=`` too.
         """
-        where = options.get("name") or cls.kind
-        if not all(isinstance(gate, str) and len(gate) == 1 for gate in matrices):
+        where = called(options.get("name"), cls.kind)
+        what = "a mapping from a gate's letter to its array"
+        mapping(matrices, f"{where}: matrices", what)
+        if biases is not None:
+            mapping(biases, f"{where}: biases", what)
+        if not all(len(gate) == 1 for gate in matrices):
             letters = ", ".join(cls.GATES)
             raise CgruError(f"{where}: expected a mapping from a gate's letter to its matrix; gates are {letters}")
         w_ih, w_hh, bias = split_concat(matrices, biases, order, where)
@@ -172,17 +177,17 @@ class Recurrent(Layer):
     @classmethod
     def _in_order(cls, arrays: Mapping[str, np.ndarray], gates: str, where: str) -> dict[str, np.ndarray]:
         """Every array with its blocks of rows in canonical order."""
-        if gates == "canonical":
+        if text(gates, f"{where}: gates") == "canonical":
             return dict(arrays)
         return {key: reorder(rows, gates, cls.GATES, cls.LETTERS, f"{where}: {key}") for key, rows in arrays.items()}
 
     @classmethod
     def _check_update(cls, update: str, rate: str, where: str) -> None:
-        if update not in ("keep", "write"):
-            raise UnsupportedError(f"{where}: update={update!r} is neither 'keep' nor 'write'")
+        if not isinstance(update, str) or update not in ("keep", "write"):
+            raise UnsupportedError(f"{where}: update={brief(update)} is neither 'keep' nor 'write'")
         if update == "write" and "z" not in cls.GATES:
             raise UnsupportedError(f"{where}: a {cls.__name__} has no update gate; leave update= away")
-        if update == "write" and rate not in activations.COMPLEMENTARY:
+        if update == "write" and activations.check(rate, where) not in activations.COMPLEMENTARY:
             raise UnsupportedError(
                 f"{where}: update='write' needs a gate activation with f(−a) = 1 − f(a), and {rate!r} is none"
             )
@@ -364,7 +369,7 @@ def torch_stack(tensors: Mapping[str, Any], prefix: str, where: str) -> tuple[di
         raise CgruError(f"{where}: expected a mapping from tensor name to array, such as module.state_dict()")
     found: dict[str, Any] = {}
     layers, reverse = 0, False
-    for key, value in tensors.items():
+    for key, value in mapping(tensors, where).items():
         if not key.startswith(prefix):
             continue
         rest = key[len(prefix) :]

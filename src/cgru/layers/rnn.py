@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ..errors import CgruError
+from ..spec import activations
 from ..spec.cells import CELLS
+from .base import called
 from .build import keras_activation, keras_arrays
 from .recurrent import Recurrent
 
@@ -26,8 +28,9 @@ class RNN(Recurrent):
     OPTIONS = tuple(key for key in Recurrent.OPTIONS if key != "recurrent_activation")
 
     def __init__(self, arrays: Mapping[str, Any], *, nonlinearity: str | None = None, **options: Any) -> None:
-        if nonlinearity is not None and options.setdefault("activation", nonlinearity) != nonlinearity:
-            where = options.get("name") or self.kind
+        where = called(options.get("name"), self.kind)
+        given = options.setdefault("activation", "tanh" if nonlinearity is None else nonlinearity)
+        if nonlinearity is not None and activations.check(nonlinearity, where) != activations.check(given, where):
             raise CgruError(f"{where}: nonlinearity={nonlinearity!r} and activation={options['activation']!r} differ")
         self.cell = CELLS["rnn"]
         super().__init__(arrays, **options)
@@ -52,7 +55,7 @@ class RNN(Recurrent):
         **options: Any,
     ) -> Self:
         """From Keras' SimpleRNN: ``[kernel (I, H), recurrent_kernel (H, H), bias (H,)]``, as for :class:`GRU`."""
-        where = name or cls.kind
+        where = called(name, cls.kind)
         arrays = keras_arrays(weights, backward, 1, where)
         for key in ("activation", "recurrent_activation"):
             if key in options:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ..arrays import flag
 from ..spec.cells import CELLS, Cell
 from .recurrent import Recurrent
 
@@ -23,7 +24,7 @@ class ThreeGate(Recurrent):
     OPTIONS = tuple(sorted((*Recurrent.OPTIONS, "output_gate")))
 
     def __init__(self, arrays: Mapping[str, Any], *, output_gate: bool = False, **options: Any) -> None:
-        self.output_gate = bool(output_gate)
+        self.output_gate = flag(output_gate, "output_gate")
         self.cell = CELLS["three_gate_output" if self.output_gate else "three_gate"]
         super().__init__(arrays, **options)
 

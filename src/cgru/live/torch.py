@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import optional_text
 from ..engine.model import Model
 from ..errors import CgruError, UnsupportedError
 from ..formats.containers.tensorfile import TensorFile
@@ -83,7 +84,7 @@ def from_torch(
         )
     shown = type(module).__name__
     with errors_name(shown):
-        if prefix:
+        if optional_text(prefix, "prefix") and prefix:
             module, prefix = _submodule(module, prefix), None
         net = Model(_layers(module, shown, layers, prefix), backend=backend)
         if not verify:

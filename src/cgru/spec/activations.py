@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import brief
 from ..errors import UnsupportedError
 
 Array = np.ndarray[tuple[Any, ...], np.dtype[np.floating]]
@@ -83,5 +84,5 @@ def check(name: object, where: str, *, gate: bool = False) -> str:
     """``name`` if cgru knows it, else an :class:`UnsupportedError` that lists what there is."""
     known = sorted(GATE_ACTIVATIONS if gate else ACTIVATIONS)
     if not isinstance(name, str) or name not in known:
-        raise UnsupportedError(f"{where}: activation {name!r} is not one cgru runs; it runs {', '.join(known)}")
+        raise UnsupportedError(f"{where}: activation {brief(name)} is not one cgru runs; it runs {', '.join(known)}")
     return name

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import Float32
+from ..arrays import Float32, brief
 from ..errors import CgruError
 
 #: By the names used everywhere. ``int8x16`` has the weights of ``int8``; its activations have 16 bits rather than 8.
@@ -42,7 +42,7 @@ class Stored(NamedTuple):
 def check(precision: object, where: str = "precision") -> str:
     """``precision`` if it is one, else a :class:`CgruError` that lists them."""
     if not isinstance(precision, str) or precision not in PRECISIONS:
-        raise CgruError(f"{where}: {precision!r} is no precision; there are {', '.join(PRECISIONS)}")
+        raise CgruError(f"{where}: {brief(precision)} is no precision; there are {', '.join(PRECISIONS)}")
     return precision
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Protocol, cast
 
-from ...arrays import Float32
+from ...arrays import Float32, brief
 from ...errors import UnsupportedError
 from ...layers import Layer
 from ..state import StateLayout
@@ -70,7 +70,7 @@ def choose(wanted: str | None) -> str:
 def checked(name: object, where: str = "backend") -> str:
     """``name`` if it is a backend's or "auto", else an :class:`UnsupportedError` that lists them."""
     if not isinstance(name, str) or name not in ("auto", *BACKENDS):
-        raise UnsupportedError(f"{where}={name!r}: expected one of auto, {', '.join(BACKENDS)}")
+        raise UnsupportedError(f"{where}={brief(name)}: expected one of auto, {', '.join(BACKENDS)}")
     return name
 
 

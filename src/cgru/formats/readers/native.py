@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ...arrays import Float32
+from ...arrays import brief as shown_value
 from ...errors import CgruError, FormatError, MissingFileError, UnsupportedError
 from ...layers import LAYERS, Layer
 from ...spec.precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled
@@ -76,9 +77,12 @@ def _contents(model: Model) -> tuple[dict[str, np.ndarray], dict[str, str], dict
 
 def _target(path: object) -> str:
     """``path`` as text; its name says what is written there."""
-    target = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    try:
+        target = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    except Exception:
+        target = None
     if not isinstance(target, str) or not target or "\0" in target:
-        raise CgruError(f"path: expected the path of a file to write, found {brief(path)}")
+        raise CgruError(f"path: expected the path of a file to write, found {shown_value(path)}")
     if not target.endswith(EXTENSION):
         stem = os.path.splitext(target)[0]
         raise UnsupportedError(

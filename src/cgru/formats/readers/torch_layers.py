@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arrays import brief, optional_text
 from ...errors import CgruError, FormatError, UnsupportedError
 from ...layers import GRU, LSTM, RNN, Activation, Dense, Embedding, LastStep, Layer, Recurrent
 from ...layers.recurrent import torch_stack
@@ -122,7 +123,7 @@ def layers_from(
     does not run, and :class:`CgruError` where ``layers`` does not fit the tensors.
     """
     with errors_name(file.shown):
-        return _Reading(file, prefix, kinds or {}, nonlinearities or {}).layers(layers)
+        return _Reading(file, optional_text(prefix, "prefix"), kinds or {}, nonlinearities or {}).layers(layers)
 
 
 def assumption(layers: Sequence[Layer]) -> str:
@@ -373,7 +374,7 @@ class _Reading:
         if isinstance(said, str):
             said = [part.strip() for part in said.split(",")]
         if not isinstance(said, (list, tuple)) or not said:
-            raise CgruError(f"layers: expected a list of modules, activations and options, found {said!r}")
+            raise CgruError(f"layers: expected a list of modules, activations and options, found {brief(said)}")
         steps: list[_Step] = []
         ignored: list[str] = []
         for item in said:
@@ -387,7 +388,7 @@ class _Reading:
             elif isinstance(item, dict):
                 steps.append(self._with_options(item))
             else:
-                raise CgruError(f"layers: {item!r} is neither a name nor a dict of options")
+                raise CgruError(f"layers: {brief(item)} is neither a name nor a dict of options")
         if not any(step.module for step in steps):
             raise CgruError(f"layers: names no module of the file; there are {self._known_modules()}")
         twice = [_path(step) for step in steps if step.module is not None]
