@@ -1,4 +1,4 @@
-"""setup.py itself: several files at a time, a line for each. No compiler runs; one that only counts stands in for it."""
+"""setup.py itself: several files at a time, a line for each. No compiler runs; one that counts stands in for it."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_a_network_whose_sizes_are_written_over() -> None:
     with pytest.raises(CgruError):
         cgru.Model([twin], backend="packed")
     dense: Any = cgru.Dense(np.ones((30, 40), np.float32), np.ones(30, np.float32))
-    dense._arrays["bias"] = np.ones(2, np.float32)
+    dense.weights[""]._held["bias"] = np.ones(2, np.float32)
     with pytest.raises(CgruError):
         cgru.Model([dense], backend="packed")
 

@@ -214,4 +214,5 @@ def brief(value: object) -> str:
     except Exception:
         shown = object.__repr__(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "…"
-    return shown if type(value) in (bool, float, int, str, type(None)) else f"{type(value).__name__} {shown}"
+    literal = (bool, bytes, dict, float, int, list, str, tuple, type(None))
+    return shown if type(value) in literal else f"{type(value).__name__} {shown}"

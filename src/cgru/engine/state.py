@@ -125,7 +125,7 @@ class StateLayout:
         try:
             return np.zeros((batch, self.width), dtype=np.float32)
         except (MemoryError, OverflowError, ValueError):
-            rows = f"{batch:,}" if batch < 1 << 64 else brief(batch)
+            rows = f"{batch:,}" if batch < 1 << 200 else brief(batch)
             raise TooLargeError(
                 f"no memory for the state of {rows} rows, {4 * self.width:,} bytes each; take fewer rows at once"
             ) from None

@@ -177,7 +177,7 @@ class Recurrent(Layer):
     @classmethod
     def _in_order(cls, arrays: Mapping[str, np.ndarray], gates: str, where: str) -> dict[str, np.ndarray]:
         """Every array with its blocks of rows in canonical order."""
-        if text(gates, f"{where}: gates") == "canonical":
+        if isinstance(gates, str) and gates == "canonical":
             return dict(arrays)
         return {key: reorder(rows, gates, cls.GATES, cls.LETTERS, f"{where}: {key}") for key, rows in arrays.items()}
 

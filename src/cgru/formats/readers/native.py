@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from ...arrays import Float32
-from ...arrays import brief as shown_value
+from ...arrays import Float32, brief
 from ...errors import CgruError, FormatError, MissingFileError, UnsupportedError
 from ...layers import LAYERS, Layer
 from ...spec.precision import KINDS, LARGEST_SCALE, PRECISIONS, Stored, is_matrix, scaled
 from ..containers import safetensors
 from ..containers.file_bytes import Source
-from ..containers.messages import brief, some
+from ..containers.messages import some
 from ..containers.tensorfile import TensorFile
 from .naming import errors_name
 
@@ -82,7 +81,7 @@ def _target(path: object) -> str:
     except Exception:
         target = None
     if not isinstance(target, str) or not target or "\0" in target:
-        raise CgruError(f"path: expected the path of a file to write, found {shown_value(path)}")
+        raise CgruError(f"path: expected the path of a file to write, found {brief(path)}")
     if not target.endswith(EXTENSION):
         stem = os.path.splitext(target)[0]
         raise UnsupportedError(
