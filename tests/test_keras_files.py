@@ -58,6 +58,18 @@ def test_bytes_and_paths_give_the_same_layers() -> None:
             assert all(np.array_equal(a.arrays()[key], b.arrays()[key]) for key in a.arrays())
 
 
+@pytest.mark.parametrize("name", ["gru_after.keras", "gru_before.keras", "gru_after.h5"])
+def test_a_file_that_is_rewritten_afterwards_changes_nothing(name: str, tmp_path: Path) -> None:
+    path = Path(shutil.copy(FOLDER / name, tmp_path))
+    arrays, net = cgru.read(path), cgru.load(path)
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.write(bytes(size))
+    assert all(np.array_equal(values, cgru.read(FOLDER / name)[key]) for key, values in arrays.items())
+    x, (expected,) = golden(name)
+    assert np.abs(net(x) - expected).max() <= 2e-6
+
+
 def test_read_gives_every_array_and_the_configuration() -> None:
     file = keras_files.read(FOLDER / "gru_after.keras")
     assert file.kind == "keras"
