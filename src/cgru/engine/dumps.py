@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import arrays
 from ..arrays import Float32
 from ..errors import FormatError
 
@@ -31,7 +30,7 @@ def dump(net: Model, data: Float32) -> bytes:
 def restore(net: Model, blob: Any, batch: int) -> Float32:
     """The (B, width) of :func:`dump`; :class:`FormatError` where it is damaged, another network's or of other rows."""
     if not isinstance(blob, (bytes, bytearray, memoryview)):
-        raise FormatError(f"restore: expected bytes from dump(), found {arrays.brief(blob)}")
+        raise FormatError(f"restore: expected bytes from dump(), found {type(blob).__name__}")
     blob = bytes(blob)
     if len(blob) < _HEADER.size + _DIGEST or not blob.startswith(b"cgru stream "):
         raise FormatError("restore: these bytes are no dump of a stream")
