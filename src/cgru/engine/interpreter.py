@@ -14,7 +14,7 @@ import numpy as np
 
 from ..arrays import Float32
 from ..spec.graph import Graph, Node
-from ..spec.operation import EACH_FRAME, Frames
+from ..spec.operation import Frames
 from ..spec.operations.recurrent import EMITTED, FRESH, scan_frames
 from ..spec.operations.recurrent_rows import scan_rows
 from ..weights import Store, Weights
@@ -198,10 +198,10 @@ class _Chunk:
         if node.op == "last_state":
             return self._last_state(node)
         inputs: list[Any] = [self.values[name] if name else None for name in node.inputs]
-        window, blocks = self.of.timing.windows[node.name], self.layout.history[node.name]
+        blocks = self.layout.history[node.name]
         if op.is_whole(node.options) or self.graph.values[node.name].clock is None:
             pass
-        elif window != EACH_FRAME:
+        elif op.windowed:
             inputs = [self._windowed(node, array, blocks) for array in inputs]
         elif any(blocks):
             inputs = [self._waited(node, i, array, blocks[i]) for i, array in enumerate(inputs)]

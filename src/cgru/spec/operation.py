@@ -117,6 +117,11 @@ class Operation:
     def is_whole(self, options: Options) -> bool:
         return self.whole
 
+    @property
+    def windowed(self) -> bool:
+        """Whether ``compute`` gets :class:`Frames`, whatever the width of its window."""
+        return type(self).window is not Operation.window
+
     def describe(self, options: Options, inputs: Sequence[Value | None], result: Value) -> str:
         """Sizes and switches in a few words, for ``print(net)``."""
         first = next((value for value in inputs if value is not None), None)

@@ -25,7 +25,9 @@ class Timing:
         self.windows: dict[str, Window] = {
             node.name: graph.operations[node.name].window(node.options) for node in graph.nodes
         }
-        self.reach = sum(w.span * max(1, w.stride) + w.left + w.right for w in self.windows.values() if w != EACH_FRAME)
+        self.reach = sum(
+            w.span * w.stride + abs(w.left) + abs(w.right) for w in self.windows.values() if w != EACH_FRAME
+        )
         self.steady = all(_steady(window) for window in self.windows.values())
         self.hold: dict[str, list[int]] = {
             node.name: [self.windows[node.name].hold] * len(node.inputs) for node in graph.nodes

@@ -1,0 +1,374 @@
+"""A small case of every operation of the table, with its formula written out for one row: what the law tests run.
+
+An operation that is registered and has no case fails ``test_every_operation_has_a_case``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import erf
+from typing import Any, NamedTuple
+
+import numpy as np
+from oracle import FUNCTIONS
+
+import cgru
+
+Array = np.ndarray
+RNG = np.random.default_rng(29)
+
+
+class Given(NamedTuple):
+    """An input: feature axes, and whether it has a time axis, its mask, or token ids below ``vocabulary``."""
+
+    features: tuple[int, ...]
+    timed: bool = True
+    vocabulary: int = 0
+    positive: bool = False
+
+
+class Case(NamedTuple):
+    """A graph of one operation and what it must give.
+
+    ``build(g, *inputs)`` adds the operation and gives the name of its result; ``formula(*inputs)`` is the result of
+    one row from arrays (T, *features) or, without a time axis, (*features), in float64. ``mask``: the first input has
+    one, which both get behind the others.
+    """
+
+    inputs: Sequence[Given]
+    build: Callable[..., Any]
+    formula: Callable[..., Array]
+    mask: bool = False
+    whole: bool = False
+
+
+def arr(*shape: int) -> Array:
+    return (RNG.standard_normal(shape) * 0.5).astype(np.float32)
+
+
+def each(function: Callable[..., Array]) -> Callable[..., Array]:
+    """The formula of an operation on frames, from that of one frame."""
+
+    def over_time(*inputs: Array) -> Array:
+        return np.array([function(*frame) for frame in zip(*inputs, strict=True)])
+
+    return over_time
+
+
+def windows(x: Array, width: int, stride: int, dilation: int, left: int, right: int) -> list[Array]:
+    """The windows (width, *features) over time of a padded row, by counting."""
+    axes = [(left, right)] + [(0, 0)] * (x.ndim - 1)
+    padded = np.pad(x, axes)
+    span = (width - 1) * dilation + 1
+    return [padded[t : t + span : dilation] for t in range(0, len(padded) - span + 1, stride)]
+
+
+def stacked(rows: list[Array], *shape: int) -> Array:
+    return np.array(rows) if rows else np.zeros((0, *shape))
+
+
+def correlate(x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[int], groups: int = 1) -> Array:
+    """Cross-correlation of (C, *S) with (O, C / groups, *K), number by number."""
+    axes = x.ndim - 1
+    sizes = [(x.shape[1 + i] - (weight.shape[2 + i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(axes)]
+    split, per = len(weight) // groups, weight.shape[1]
+    y = np.zeros((len(weight), *sizes))
+    for o in range(len(weight)):
+        channels = x[o // split * per : (o // split + 1) * per]
+        for at in np.ndindex(*sizes):
+            cut = tuple(
+                slice(a * s, a * s + (k - 1) * d + 1, d)
+                for a, s, d, k in zip(at, strides, dilations, weight.shape[2:], strict=True)
+            )
+            y[(o, *at)] = (channels[(slice(None), *cut)] * weight[o]).sum()
+    return y
+
+
+def scatter(x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[int], groups: int = 1) -> Array:
+    """Transposed convolution of (C, *S) with (C, O / groups, *K): each number adds its kernel at its own place."""
+    axes = x.ndim - 1
+    sizes = [(x.shape[1 + i] - 1) * strides[i] + (weight.shape[2 + i] - 1) * dilations[i] + 1 for i in range(axes)]
+    per = len(x) // groups
+    y = np.zeros((groups, weight.shape[1], *sizes))
+    for c in range(len(x)):
+        for at in np.ndindex(*x.shape[1:]):
+            cut = tuple(
+                slice(a * s, a * s + (k - 1) * d + 1, d)
+                for a, s, d, k in zip(at, strides, dilations, weight.shape[2:], strict=True)
+            )
+            place: Any = (c // per, slice(None), *cut)
+            y[place] += x[(c, *at)] * weight[c]
+    return y.reshape(-1, *sizes)
+
+
+def kernel(kernel: tuple[int, ...], **changes: tuple[int, ...]) -> dict[str, Any]:
+    ones = (1,) * len(kernel)
+    return {"kernel": kernel, "strides": ones, "dilations": ones, "pads": (0, 0) * len(kernel), **changes}
+
+
+# ---- the table -----------------------------------------------------------------------------------------------------
+
+CASES: dict[str, list[Case]] = {}
+
+
+def case(
+    op: str, inputs: Sequence[Any], formula: Callable[..., Array], *, mask: bool = False, whole: bool = False,
+    weights: Mapping[str, Array] | None = None, **options: Any,
+) -> None:  # fmt: skip
+    """A graph of ``op`` alone. Inputs are feature shapes of timed ones, or :class:`Given`."""
+    given = [entry if isinstance(entry, Given) else Given(entry) for entry in inputs]
+
+    def build(g: cgru.Graph, *names: str) -> str:
+        return g.node(op, *names, weights=weights, **options)
+
+    CASES.setdefault(op, []).append(Case(given, build, formula, mask, whole))
+
+
+def built(
+    op: str, inputs: Sequence[Any], formula: Callable[..., Array], build: Callable[..., Any], **rest: bool
+) -> None:
+    """A case of an operation that needs others around it."""
+    given = [entry if isinstance(entry, Given) else Given(entry) for entry in inputs]
+    CASES.setdefault(op, []).append(Case(given, build, formula, **rest))
+
+
+# Each number by itself
+for _name in FUNCTIONS:
+    case("activation", [(3, 4)], lambda x, f=FUNCTIONS[_name]: f(x), activation=_name)
+
+for _name, _function in {"add": np.add, "sub": np.subtract, "mul": np.multiply, "minimum": np.minimum,
+                         "maximum": np.maximum, "average": lambda a, b: (a + b) / 2}.items():  # fmt: skip
+    case(_name, [(3, 4), (4,)], each(lambda a, b, f=_function: f(a, b)))
+    case(_name, [(4,), Given((4,), timed=False)], lambda a, b, f=_function: f(a, b))
+case("div", [(3, 4), Given((4,), positive=True)], each(lambda a, b: a / b))
+case("power", [Given((3, 4), positive=True), (4,)], each(lambda a, b: a**b))
+for _kind, _test in {"less": np.less, "less_equal": np.less_equal, "equal": np.equal}.items():
+    built(
+        "compare", [(3, 4), (4,)], each(lambda a, b, f=_test: f(np.round(a), np.round(b))),
+        lambda g, a, b, k=_kind: g.compare(g.unary(a, kind="round"), g.unary(b, kind="round"), kind=k),
+    )  # fmt: skip
+built(
+    "where", [(3, 1), (3, 4), (4,)], each(lambda c, a, b: np.asarray(np.where(c > 0, a, b))),
+    lambda g, c, a, b: g.where(g.clip(c, low=0.0), a, b),
+)  # fmt: skip
+case("clip", [(3, 4)], lambda x: np.minimum(np.maximum(x, -0.25), 0.5), low=-0.25, high=0.5)
+_slope = arr(4)
+case("prelu", [(4, 3)], each(lambda x: np.where(x < 0, x * _slope[:, None], x)), weights={"slope": _slope})
+_scale, _shift = arr(4), arr(4)
+case("scale_shift", [(3, 4)], lambda x: x * _scale + _shift, weights={"scale": _scale, "shift": _shift}, axis=1)
+for _name, _function in {
+    "abs": np.abs, "ceil": np.ceil, "cos": np.cos, "erf": np.vectorize(erf, [float]), "exp": np.exp,
+    "floor": np.floor, "neg": np.negative, "round": np.round, "sign": np.sign, "sin": np.sin, "asinh": np.arcsinh,
+    "atan": np.arctan, "cosh": np.cosh, "sinh": np.sinh, "tan": np.tan,
+}.items():  # fmt: skip
+    case("unary", [(3, 4)], lambda x, f=_function: f(x) if x.size else x, kind=_name)
+for _name, _function in {
+    "log": np.log, "reciprocal": lambda x: 1 / x, "sqrt": np.sqrt,
+    "acos": lambda x: np.arccos(x), "asin": np.arcsin, "atanh": np.arctanh,
+}.items():  # fmt: skip
+    case("unary", [Given((3, 4), positive=True)], lambda x, f=_function: f(x), kind=_name)
+built("unary", [(3, 4)], lambda x: np.round(x) == 0, lambda g, x: g.unary(g.unary(x, kind="round"), kind="not"))
+built("unary", [(3, 4)], lambda x: np.arccosh(np.cosh(x)), lambda g, x: g.unary(g.unary(x, kind="cosh"), kind="acosh"))
+built("unary", [(3, 4)], lambda x: x < 0, lambda g, x: g.unary(g.unary(x, kind="log"), kind="isnan"))
+
+# Numbers moved, none changed
+case("slice", [(3, 7)], lambda x: x[:, :, 1:6:2], start=1, stop=6, step=2, axis=1)
+case("reshape", [(3, 4)], lambda x: x.reshape(len(x), 2, 6), features=(2, 6))
+case("transpose", [(2, 3, 4)], lambda x: x.transpose(0, 3, 1, 2), order=(2, 0, 1))
+case("take", [(3, 4)], lambda x: x[:, :, [3, 0, 0]], axis=1, indices=(3, 0, 0))
+case("broadcast", [(3, 1)], lambda x: np.concatenate([x] * 4, axis=2), features=(3, 4))
+case("concat", [(3, 2), (3, 4)], lambda a, b: np.concatenate([a, b], axis=2), axis=1)
+case("concat", [(3,), Given((2,), timed=False)], lambda a, b: np.array([np.concatenate([f, b]) for f in a]))
+_value = arr(4)
+built(
+    "constant", [(4,)], lambda x: x + _value,
+    lambda g, x: g.add(x, g.constant(features=(4,), weights={"value": _value})),
+)  # fmt: skip
+case("expand_time", [Given((4,), timed=False), (2,)], lambda x, like: np.array([x for _ in like]))
+case("upsample", [(4,)], lambda x: np.array([f for f in x for _ in range(3)]), factor=3)
+case("pad_time", [(4,)], lambda x: np.pad(x, ((2, 1), (0, 0)))[: len(x) and len(x) + 3], left=2, right=1)
+case("pad_time", [(4,)], lambda x: x[2 : max(2, len(x) - 1)], left=-2, right=-1)
+case(
+    "pad_inner", [(3, 4)], each(lambda x: np.pad(x, ((1, 0), (2, 3)), mode="reflect")),
+    pads=(1, 2, 0, 3), mode="reflect",
+)  # fmt: skip
+case("stack_frames", [(2, 3)], lambda x: stacked(windows(x, 3, 2, 2, 3, 1), 3, 2, 3),
+     width=3, stride=2, dilation=2, left=3, right=1)  # fmt: skip
+case("stack_frames", [(2,)], lambda x: stacked(windows(x, 1, 1, 1, 0, 0), 1, 2), width=1)
+
+# Along feature axes
+for _kind, _reduced in {
+    "mean": np.mean, "sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod,
+    "l1": lambda x, **k: np.abs(x).sum(**k), "l2": lambda x, **k: np.sqrt((x * x).sum(**k)),
+    "sum_square": lambda x, **k: (x * x).sum(**k), "log_sum_exp": lambda x, **k: np.log(np.exp(x).sum(**k)),
+}.items():  # fmt: skip
+    case("reduce", [(2, 3, 4)], each(lambda x, f=_reduced: f(x, axis=(0, 2), keepdims=True)), kind=_kind, axes=(0, 2))
+case(
+    "reduce", [Given((3, 4), positive=True)], each(lambda x: np.log(x.sum(0, keepdims=True))), kind="log_sum", axes=(0,)
+)
+
+
+def soft(x: Array, axis: int | tuple[int, ...]) -> Array:
+    return np.exp(x) / np.exp(x).sum(axis=axis, keepdims=True)
+
+
+case("softmax", [(3, 4)], each(lambda x: soft(x, 0)), axes=(0,))
+case("softmax", [(3, 4)], each(lambda x: np.log(soft(x, (0, 1)))), axes=(0, 1), log=True)
+case("matmul", [(2, 3, 4), (4, 5)], each(lambda a, b: a @ b))
+_norm = {"weight": arr(3, 4), "bias": arr(3, 4)}
+case(
+    "layer_norm", [(2, 3, 4)],
+    each(lambda x: np.array([(c - c.mean()) / np.sqrt(c.var() + 1e-3) for c in x]) * _norm["weight"] + _norm["bias"]),
+    weights=_norm, axes=2, epsilon=1e-3,
+)  # fmt: skip
+case(
+    "layer_norm", [(5,)], each(lambda x: x / np.sqrt((x * x).mean() + 1e-3)),
+    subtract_mean=False, epsilon=1e-3,
+)  # fmt: skip
+
+# Products with weights
+_dense = {"weight": arr(5, 4), "bias": arr(5)}
+case(
+    "dense", [(3, 4)], lambda x: np.maximum(x @ _dense["weight"].T + _dense["bias"], 0),
+    weights=_dense, units=5, activation="relu",
+)  # fmt: skip
+_table = arr(9, 4)
+case("embedding", [Given((), vocabulary=9)], lambda ids: _table[ids], weights={"weight": _table}, vocabulary=9, units=4)
+
+_conv = {"weight": arr(6, 2, 3), "bias": arr(6)}
+
+
+def conv1d(x: Array, stride: int, dilation: int, left: int, right: int) -> Array:
+    rows = windows(x, 3, stride, dilation, left, right)
+    made = [correlate(w.T, _conv["weight"], (1,), (1,), 2)[:, 0] + _conv["bias"] for w in rows]
+    return np.tanh(stacked(made, 6))
+
+
+for _timing in ((1, 1, 2, 0), (2, 1, 1, 1), (1, 2, 2, 2), (3, 2, 0, 0)):
+    _stride, _dilation, _left, _right = _timing
+    case(
+        "conv1d", [(4,)], lambda x, t=_timing: conv1d(x, *t), weights=_conv, units=6, width=3, groups=2,
+        stride=_stride, dilation=_dilation, left=_left, right=_right, activation="tanh",
+    )  # fmt: skip
+_one = arr(2, 4, 1)
+case("conv1d", [(4,)], lambda x: x @ _one[:, :, 0].T, weights={"weight": _one}, units=2, width=1)
+
+_inner = {"weight": arr(6, 2, 3, 2), "bias": arr(6)}
+_inner_options = kernel((3, 2), strides=(2, 1), dilations=(1, 2), pads=(1, 0, 2, 1))
+case(
+    "conv_inner", [(4, 5, 6)],
+    each(lambda x: correlate(np.pad(x, ((0, 0), (1, 2), (0, 1))), _inner["weight"], (2, 1), (1, 2), 2)
+         + _inner["bias"][:, None, None]),
+    weights=_inner, units=6, groups=2, **_inner_options,
+)  # fmt: skip
+_back = {"weight": arr(4, 3, 3), "bias": arr(6)}
+case(
+    "conv_transpose_inner", [(4, 5)],
+    each(lambda x: np.pad(scatter(x, _back["weight"], (2,), (1,), 2), ((0, 0), (0, 1)))[:, 1:-1]
+         + _back["bias"][:, None]),
+    weights=_back, units=6, groups=2, extra=(1,), **kernel((3,), strides=(2,), pads=(1, 1)),
+)  # fmt: skip
+
+
+def pool_inner(x: Array, empty: float, function: Callable[[Array], Array]) -> Array:
+    padded = np.pad(x, ((0, 0), (1, 1)), constant_values=empty)
+    return np.array([[function(row[s : s + 3]) for s in range(0, len(row) - 2, 2)] for row in padded])
+
+
+_pool = kernel((3,), strides=(2,), pads=(1, 1))
+case("pool_inner", [(2, 7)], each(lambda x: pool_inner(x, -np.inf, np.max)), kind="max", **_pool)
+case("pool_inner", [(2, 7)], each(lambda x: pool_inner(x, np.nan, np.nanmean)), kind="average", **_pool)
+
+# Over a window of frames, and over the whole sequence
+
+
+def pool(x: Array, width: int, stride: int, left: int, right: int, empty: float, function: Any) -> Array:
+    padded = np.pad(x, ((left, right), (0, 0)), constant_values=empty)
+    return stacked([function(padded[t : t + width], axis=0) for t in range(0, len(padded) - width + 1, stride)], 4)
+
+
+case("pool", [(4,)], lambda x: pool(x, 3, 2, 1, 1, -np.inf, np.max), kind="max", width=3, stride=2, left=1, right=1)
+case("pool", [(4,)], lambda x: pool(x, 3, 1, 1, 1, np.nan, np.nanmean), kind="average", width=3, left=1, right=1)
+case(
+    "pool", [(4,)], lambda x: pool(x, 2, 2, 1, 0, 0.0, np.mean),
+    kind="average", width=2, stride=2, left=1, count_padding=True,
+)  # fmt: skip
+case("pool", [(4,)], lambda x: x, kind="max", width=1)
+case("pool", [(4,)], lambda x: x, kind="average", width=1)
+
+for _kind, _pooled in {
+    "max": lambda x: x.max(axis=0), "mean": lambda x: x.mean(axis=0), "sum": lambda x: x.sum(axis=0),
+    "last": lambda x: x[-1],
+}.items():  # fmt: skip
+    case("pool_whole", [(4,)], lambda x, f=_pooled: f(x) if len(x) else np.zeros(4), kind=_kind, whole=True)
+    case(
+        "pool_whole", [(2, 3)], lambda x, m, f=_pooled: f(x[m]) if m.any() else np.zeros((2, 3)),
+        kind=_kind, mask=True, whole=True,
+    )  # fmt: skip
+
+# Masks
+built("mask_of", [(4,)], lambda x: x, lambda g, x: g.apply_mask(x, g.mask_of(x)))
+case("apply_mask", [(4,)], lambda x, m: x * m[:, None], mask=True)
+built(
+    "mask_and", [(4,)], lambda x, m: x * m[:, None],
+    lambda g, x, m: g.apply_mask(x, g.mask_and(m, g.mask_of(x))), mask=True,
+)  # fmt: skip
+
+# What is carried from step to step
+
+
+def running(x: Array) -> Array:
+    """y_t = x_t + y_{t − 1} / 2."""
+    y, rows = np.zeros(x.shape[1:]), []
+    for frame in x:
+        y = frame + y / 2
+        rows.append(y)
+    return stacked(rows, *x.shape[1:])
+
+
+def sums(g: cgru.Graph, x: str) -> str:
+    held = g.carried(x, features=(2, 3))
+    half = g.constant(features=(1,), weights={"value": np.array([0.5], np.float32)})
+    return g.carry(g.add(x, g.mul(held, half)), held)
+
+
+built("carried", [(2, 3)], running, sums)
+built("carry", [(2, 3)], running, sums)
+
+
+def gru(x: Array, weights: Mapping[str, Array], h: Array | None = None, seen: Array | None = None) -> Array:
+    """torch.nn.GRU over one row, gate by gate; where ``seen`` is False the state holds and comes out."""
+    w, r, b, d = (weights[key].astype(float) for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    units = r.shape[1]
+    h = np.zeros(units) if h is None else h
+    begun, rows = False, []
+    for t, frame in enumerate(x):
+        if seen is None or seen[t]:
+            from_x, from_h = (w @ frame + b).reshape(3, -1), (r @ h + d).reshape(3, -1)
+            reset, keep = (1 / (1 + np.exp(-from_x[i] - from_h[i])) for i in (0, 1))
+            h = keep * h + (1 - keep) * np.tanh(from_x[2] + reset * from_h[2])
+            begun = True
+        rows.append(h if begun else np.zeros(units))
+    return stacked(rows, units)
+
+
+_gru = {"weight_ih": arr(15, 4), "weight_hh": arr(15, 5), "bias_ih": arr(15), "bias_hh": arr(15)}
+_scan: dict[str, Any] = {"cell": "gru_reset_after", "units": 5, "weights": _gru}
+case("scan", [(4,)], lambda x: gru(x, _gru), **_scan)
+case("scan", [(4,)], lambda x, m: gru(x, _gru, seen=m), mask=True, **_scan)
+case("scan", [(4,)], lambda x: gru(x[::-1], _gru)[::-1], whole=True, reverse=True, **_scan)
+case("scan", [(4,)], lambda x: gru(x[::-1], _gru), whole=True, reverse=True, flip=True, **_scan)
+built(
+    "scan", [(4,), Given((5,), timed=False)], lambda x, h: gru(x, _gru, h),
+    lambda g, x, h: g.scan(x, "", h, **_scan),
+)  # fmt: skip
+built(
+    "last_state", [(4,)], lambda x: gru(x, _gru)[-1] if len(x) else np.zeros(5),
+    lambda g, x: g.last_state(g.scan(x, **_scan), size=5), whole=True,
+)  # fmt: skip
+_rows: dict[str, Any] = {"cell": "gru_after", "units": 5, "activations": ("sigmoid", "tanh"), "weights": _gru}
+case("scan_rows", [(3, 4)], lambda x: np.stack([gru(x[:, r], _gru) for r in range(3)], axis=1), **_rows)
+case("scan_inner", [(3, 6, 4)], each(lambda x: np.array([gru(row, _gru) for row in x])), **_rows)
+case(
+    "scan_inner", [(6, 4), (5,)], each(lambda x, h: gru(x[::-1], _gru, h)[::-1]), reverse=True, **_rows,
+)  # fmt: skip
