@@ -238,6 +238,13 @@ def gates(options: argparse.Namespace) -> None:
     print(f"{options.output}: {name}, {x.shape[0]:,} steps; median half-life of a unit {np.median(half):.3g} steps")
 
 
+def serve(options: argparse.Namespace) -> None:
+    """Serve a network: streams over WebSockets, sequences over HTTP, KServe's V2 protocol (needs cgru[serve])."""
+    from . import serving
+
+    serving.serve(_load(options), options)
+
+
 def demo(options: argparse.Namespace) -> None:
     """Forecast a real measured series with a trained network that comes with cgru."""
     from ..demo import run as run_demo
@@ -457,6 +464,12 @@ def _parser() -> _Parser:
     sub.add_argument("--streams", type=_count, metavar="N", help="also a pool of N streams, beside them one by one")
     sub.add_argument("--threads", type=_threads, help="how many threads, or auto (default 1)")
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+    from . import serving
+
+    sub = add("serve", serve)
+    add_file(sub)
+    serving.add_options(sub)
 
     sub = add("demo", demo)
     sub.add_argument("--plot", metavar="OUT.png", help="draw the forecast too (needs matplotlib)")

@@ -38,18 +38,22 @@ def read_input(path: str, *, ids: bool, features: int) -> Input:
     With ``ids``, numbers in a .csv are whole and become int64. Where a step is a single feature, a lone axis is
     time. Raises :class:`FormatError` or :class:`UnsupportedError`.
     """
-    shown = "standard input" if path == PIPE else path
     with _open(path) as stream:
-        head = stream.read(6)
-        stream.seek(0)
-        if head == b"\x93NUMPY":
-            found = Input(_npy(stream, shown), "npy")
-        elif head[:2] == b"PK":
-            found = _npz(stream.read(), shown)
-        elif head[:4] == b"RIFF":
-            found = _wav(stream.read(), shown)
-        else:
-            found = Input(_csv(stream.read(), shown, ids), "csv")
+        return parse_input(stream, "standard input" if path == PIPE else path, ids=ids, features=features)
+
+
+def parse_input(stream: BinaryIO, shown: str, *, ids: bool, features: int) -> Input:
+    """:func:`read_input` from something that can seek; ``shown`` names it in messages."""
+    head = stream.read(6)
+    stream.seek(0)
+    if head == b"\x93NUMPY":
+        found = Input(_npy(stream, shown), "npy")
+    elif head[:2] == b"PK":
+        found = _npz(stream.read(), shown)
+    elif head[:4] == b"RIFF":
+        found = _wav(stream.read(), shown)
+    else:
+        found = Input(_csv(stream.read(), shown, ids), "csv")
     if features == 1 and not ids and found.x.ndim == 1:
         return Input(found.x[:, None], found.kind, found.lengths, found.mask, found.rate)
     return found
@@ -71,27 +75,33 @@ def output_kind(path: str, given: Input) -> str:
 
 def write_output(path: str, y: Any, kind: str, rate: int | None) -> None:
     """Write what a network gave: one array, or a tuple of them (.npz only)."""
+    encoded = encode_output(path, y, kind, rate)
+    if path == PIPE:
+        left = encoded
+        while left:  # an unbuffered standard output (python -u) takes a part at a time
+            left = left[sys.stdout.buffer.write(left) :]
+        sys.stdout.buffer.flush()
+    else:
+        with open(path, "wb") as file:
+            file.write(encoded)
+
+
+def encode_output(shown: str, y: Any, kind: str, rate: int | None) -> memoryview:
+    """The bytes of a file of that kind; ``shown`` names it in messages."""
     if isinstance(y, tuple) and kind != "npz":
-        raise UnsupportedError(f"{path}: the network gives {len(y)} arrays, which only an .npz can hold (-o OUT.npz)")
+        raise UnsupportedError(f"{shown}: the network gives {len(y)} arrays, which only an .npz can hold (-o OUT.npz)")
     buffer = io.BytesIO()
     if kind == "npz":
         np.savez(buffer, **({f"y_{i}": part for i, part in enumerate(y)} if isinstance(y, tuple) else {"y": y}))
     elif kind == "npy":
         np.lib.format.write_array(buffer, y, allow_pickle=False)
     elif y.ndim > 2:
-        raise UnsupportedError(f"{path}: a .{kind} holds one sequence, found shape {y.shape}; write .npy or .npz")
+        raise UnsupportedError(f"{shown}: a .{kind} holds one sequence, found shape {y.shape}; write .npy or .npz")
     elif kind == "wav":
         buffer.write(_wav_bytes(np.atleast_2d(y), rate or 0))
     else:
         np.savetxt(buffer, np.atleast_2d(y), fmt="%.9g", delimiter=",")
-    if path == PIPE:
-        left = buffer.getbuffer()
-        while left:  # an unbuffered standard output (python -u) takes a part at a time
-            left = left[sys.stdout.buffer.write(left) :]
-        sys.stdout.buffer.flush()
-    else:
-        with open(path, "wb") as file:
-            file.write(buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def _open(path: str) -> BinaryIO:
