@@ -62,13 +62,29 @@ def net(request: pytest.FixtureRequest) -> cgru.Model:
     return cgru.Model(GRAPHS[request.param]())
 
 
-@pytest.mark.parametrize("cuts", [[], [1], [3, 4, 5, 11], [12]])
-def test_chunks_equal_the_whole(net: cgru.Model, cuts: list[int]) -> None:
-    x = arr(2, 17, net.input_size)
+def test_the_core_runs_it(net: cgru.Model) -> None:
+    assert set(net.backends) == {"packed"}
+    x, lengths = arr(3, 90, net.input_size), [90, 31, 0]
+    for given in (None, lengths):
+        np.testing.assert_allclose(net(x, given), net(x, given, backend="reference"), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [3, 4, 5, 11], [12], [140]])
+def test_chunks_equal_the_whole_to_the_bit(net: cgru.Model, cuts: list[int]) -> None:
+    x = arr(2, 170 if 140 in cuts else 17, net.input_size)
     whole = net(x)
     stream = net.stream(2)
     parts = [stream.feed(part) for part in np.split(x, cuts, axis=1)]
-    np.testing.assert_allclose(np.concatenate([*parts, stream.flush()], axis=1), whole, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(np.concatenate([*parts, stream.flush()], axis=1), whole)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_and_batches_change_no_bit(net: cgru.Model, threads: int) -> None:
+    x = arr(131, 40, net.input_size)
+    whole = net(x, threads=threads)
+    np.testing.assert_array_equal(whole, net(x))
+    for row in (0, 64, 130):
+        np.testing.assert_array_equal(whole[row], net(x[row]))
 
 
 def test_a_stream_is_late_by_its_delay(net: cgru.Model) -> None:
@@ -83,7 +99,7 @@ def test_rows_of_any_length_equal_themselves_alone(net: cgru.Model) -> None:
     together = net(x, lengths=lengths)
     for row, length in enumerate(lengths):
         alone = net(x[row, :length])
-        np.testing.assert_allclose(together[row, : len(alone)], alone, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(together[row, : len(alone)], alone)
         assert not together[row, len(alone) :].any()
 
 
@@ -93,7 +109,7 @@ def test_state_goes_on(net: cgru.Model) -> None:
     x = arr(2, 16, net.input_size)
     first, state = net.run(x[:, :8])
     second, _ = net.run(x[:, 8:], state)
-    np.testing.assert_allclose(np.concatenate([first, second], axis=1), net(x), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(np.concatenate([first, second], axis=1), net(x))
 
 
 def test_several_inputs_and_outputs() -> None:

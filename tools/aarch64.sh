@@ -62,7 +62,7 @@ cp -R src tests pyproject.toml "$TREE"
 find "$TREE/src" -name '*.so' -delete
 "$PYTHON" -m cython -3 src/cgru/engine/backends/_packed.pyx -o "$TREE/build/_packed.c"
 jobs=
-for source in "$TREE/build/_packed.c" src/cgru/core/*.c src/cgru/core/isa/*_generic.c src/cgru/core/isa/*_neon*.c; do
+for source in "$TREE/build/_packed.c" src/cgru/core/*.c src/cgru/core/ops/*.c src/cgru/core/isa/*_generic.c src/cgru/core/isa/*_neon*.c; do
     # The flags of setup.py.
     case $source in *_neondot.c) own=-march=armv8.2-a+dotprod ;; *) own= ;; esac
     aarch64-linux-gnu-gcc -std=gnu11 -O3 -g0 -ffp-contract=off -fvisibility=hidden -pthread -fPIC -w $own \

@@ -29,7 +29,7 @@ flags() {
 }
 
 sources() {
-    ls src/cgru/core/*.c src/cgru/core/isa/*_generic.c
+    ls src/cgru/core/*.c src/cgru/core/ops/*.c src/cgru/core/isa/*_generic.c
     case $(uname -m) in
     x86_64) ls src/cgru/core/isa/*_avx*.c ;;
     aarch64) ls src/cgru/core/isa/*_neon*.c ;;

@@ -19,6 +19,8 @@ enum {
     CGRU_BAD_LENGTH = 2, /* a length is negative or more than the steps */
     CGRU_BAD_ID = 3,     /* an id is outside the table of the embedding */
     CGRU_BAD_INDEX = 4,  /* a row of the call has no row of the state */
+    CGRU_BAD_GRAPH = 5,  /* nodes and values that do not fit together */
+    CGRU_BAD_PORT = 6,   /* an input is missing, or an output has no room for the frames */
 };
 
 typedef struct cgru_kernels cgru_kernels; /* an instruction set; static, never freed */

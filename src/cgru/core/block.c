@@ -25,7 +25,7 @@ static int counts(const block *b, int row, int64_t t)
     return b->valid == NULL || b->valid[row * b->steps + t];
 }
 
-static void softmax(float *v, int n)
+void cgru_softmax(float *v, int n)
 {
     float top = v[0], sum = 0;
     for (int i = 1; i < n; i++) top = v[i] > top || v[i] != v[i] ? v[i] : top;
@@ -36,6 +36,33 @@ static void softmax(float *v, int n)
 static void copy(float *to, const float *from, int n)
 {
     if (to != from) memcpy(to, from, (size_t)n * sizeof(float));
+}
+
+/* ---- scratch ---------------------------------------------------------------------------------------------------- */
+
+void cgru_take_shared(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_arena *a)
+{
+    l->projected = cgru_take(a, many * net->projection * sizeof(float));
+    l->ring = cgru_take(a, rows * 2 * net->hidden * sizeof(float));
+    l->between = cgru_take(a, rows * 2 * net->hidden * sizeof(float));
+}
+
+void cgru_take_own(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_arena *a)
+{
+    l->pointer_in = cgru_take(a, many * sizeof(float *));
+    l->pointer_projected = cgru_take(a, many * sizeof(float *));
+    l->pointer_out = cgru_take(a, many * sizeof(float *));
+    l->pointer_h = cgru_take(a, rows * sizeof(float *));
+    l->current = cgru_take(a, rows * sizeof(float *));
+    l->pointer_scratch = cgru_take(a, rows * sizeof(float *));
+    l->pointer_own = cgru_take(a, rows * sizeof(float *));
+    l->step_projected = cgru_take(a, rows * sizeof(float *));
+    l->step_x = cgru_take(a, rows * sizeof(float *));
+    l->emitted = cgru_take(a, rows);
+    l->range = cgru_take(a, rows * sizeof(float));
+    l->step_range = cgru_take(a, rows * sizeof(float));
+    l->prepared = cgru_take(a, many * net->prepared);
+    l->active = cgru_take(a, rows * sizeof(int));
 }
 
 /* ---- one direction of a recurrent node over a chunk ---------------------------------------------------------------- */
@@ -75,8 +102,8 @@ static void project(block *b, lane *l, const cgru_scan *scan, sequence in, int64
 }
 
 /* Steps [t0, t0 + steps). in is based at t0; out at time 0, or NULL where no output is wanted. */
-static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direction *dir, sequence in,
-                       const sequence *out, int64_t t0, int steps, cgru_member member)
+void cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direction *dir, sequence in,
+                     const sequence *out, int64_t t0, int steps, cgru_member member)
 {
     const cgru_net *net = b->net;
     const cgru_scan *scan = dir->scan;
@@ -101,7 +128,7 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
         for (int r = 0; r < n; r++) {
             float *ring = l->ring + (ptrdiff_t)r * 2 * net->hidden, *to = ring + (l->current[r] == ring ? net->hidden : 0);
             if (out != NULL) {
-                int64_t length = b->call->lengths ? b->call->lengths[b->first + r] : b->steps;
+                int64_t length = b->lengths ? b->lengths[r] : b->steps;
                 int64_t place = node->flipped && t < length ? length - 1 - t : t;
                 to = out->data + r * out->row + place * out->step;
             }
@@ -144,8 +171,8 @@ static void scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_dire
     cgru_team_wait(member);
 }
 
-/* One step of one row, where nothing is masked: what scan_chunk would do, without its bookkeeping. */
-static void step_row(block *b, lane *l, const cgru_node *node, const float *x, float *to)
+/* One step of one row, where nothing is masked: what cgru_scan_chunk would do, without its bookkeeping. */
+void cgru_step_row(block *b, lane *l, const cgru_node *node, const float *x, float *to)
 {
     const cgru_direction *dir = &node->direction[0];
     const cgru_scan *scan = dir->scan;
@@ -220,7 +247,7 @@ static void run_whole(block *b, const cgru_node *node, sequence in, sequence out
             int steps = (int)(b->steps - done < b->chunk ? b->steps - done : b->chunk);
             int64_t t0 = dir->reverse ? b->steps - done - steps : done;
             sequence from = {in.data + t0 * in.step, in.row, in.step};
-            scan_chunk(b, &b->lanes[d], node, dir, from, node->sequences ? &outs[d] : NULL, t0, steps, member);
+            cgru_scan_chunk(b, &b->lanes[d], node, dir, from, node->sequences ? &outs[d] : NULL, t0, steps, member);
         }
     }
     cgru_team_wait(b->member);
@@ -247,13 +274,13 @@ static void run_dense(block *b, lane *l, const cgru_node *node, sequence in, seq
     if (softly) {
         cgru_team_wait(member);
         if (member.rank == 0) {
-            for (int i = 0; i < many; i++) softmax(l->pointer_out[i], node->out);
+            for (int i = 0; i < many; i++) cgru_softmax(l->pointer_out[i], node->out);
         }
     }
 }
 
 /* a != b by their bits, since the call's mode takes subnormals for zeros: signs of zero are alike, NaN equals nothing. */
-static int differs(float a, float b)
+int cgru_differs(float a, float b)
 {
     uint32_t i, j;
     memcpy(&i, &a, sizeof i);
@@ -277,13 +304,13 @@ static void run_rowwise(block *b, const cgru_node *node, sequence in, sequence o
                 if (node->mask_zero) *valid &= id != 0;
             } else if (node->kind == CGRU_MASKING) {
                 int counts_here = 0;
-                for (int i = 0; i < node->in; i++) counts_here |= differs(x[i], node->mask_value);
+                for (int i = 0; i < node->in; i++) counts_here |= cgru_differs(x[i], node->mask_value);
                 if (counts_here) copy(y, x, node->in);
                 else memset(y, 0, (size_t)node->in * sizeof(float));
                 if (valid) *valid &= (uint8_t)counts_here; /* NULL after a node that gives its last output alone */
             } else {
                 copy(y, x, node->in);
-                if (node->activation == CGRU_SOFTMAX) softmax(y, node->in);
+                if (node->activation == CGRU_SOFTMAX) cgru_softmax(y, node->in);
                 else b->net->kernels->of[CGRU_INT8]->activate(node->activation, y, node->in); /* equal on all instruction sets */
             }
         }
@@ -305,10 +332,10 @@ static void run_chunk(block *b, lane *l, int i, int end, sequence from, sequence
         const cgru_node *node = &b->net->nodes[k];
         sequence next = k == end - 1 ? to : (sequence){l->hop[k & 1], (ptrdiff_t)node->out * b->chunk, node->out};
         if (node->kind == CGRU_RECURRENT && steps == 1 && b->rows == 1 && !b->valid && node->sequences && member.size == 1) {
-            step_row(b, l, node, from.data, next.data);
+            cgru_step_row(b, l, node, from.data, next.data);
         } else if (node->kind == CGRU_RECURRENT) {
             sequence based = later(next, -t0);
-            scan_chunk(b, l, node, &node->direction[0], from, node->sequences ? &based : NULL, t0, steps, member);
+            cgru_scan_chunk(b, l, node, &node->direction[0], from, node->sequences ? &based : NULL, t0, steps, member);
         } else {
             if (node->kind == CGRU_DENSE) run_dense(b, l, node, from, next, steps, member);
             else if (member.rank == 0) run_rowwise(b, node, from, next, t0, steps);

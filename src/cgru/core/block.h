@@ -2,6 +2,7 @@
 #ifndef CGRU_BLOCK_H
 #define CGRU_BLOCK_H
 
+#include "memory.h"
 #include "net.h"
 #include "team.h"
 
@@ -51,12 +52,13 @@ typedef struct {
 } lane;
 
 /* One block of rows of one call, as one member sees it. */
-typedef struct {
+typedef struct cgru_block {
     const cgru_net *net;
     const cgru_call *call;
     int64_t first; /* row */
     int rows, chunk, whole_chunk;
     int64_t steps, whole_steps; /* steps become 1 once the time axis is gone */
+    const int64_t *lengths; /* of the block's rows, or NULL */
     int stages;     /* of a wavefront, at most */
     uint8_t *valid; /* (rows, steps), or NULL where every step counts */
     uint8_t *mask;  /* where valid lies until the time axis is gone */
@@ -65,6 +67,22 @@ typedef struct {
     lane lanes[MAX_STAGES];
     cgru_member member;
 } block;
+
+/* A lane's scratch for blocks of so many rows and chunks of so many rows times steps: what members share, and what each
+ * has of its own. */
+void cgru_take_shared(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_arena *a);
+void cgru_take_own(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_arena *a);
+
+/* One direction of a recurrent node over steps [t0, t0 + steps). in is based at t0; out at time 0, or NULL where no output
+ * is wanted. */
+void cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direction *dir, sequence in, const sequence *out,
+                     int64_t t0, int steps, cgru_member member);
+/* One step of one row, where nothing is masked. */
+void cgru_step_row(block *b, lane *l, const cgru_node *node, const float *x, float *to);
+
+void cgru_softmax(float *v, int n);
+/* a != b by their bits: a call takes subnormals for zeros, and comparing must not. */
+int cgru_differs(float a, float b);
 
 /* Runs all nodes over the block. Every member of the block's team calls it on its own copy of the block. */
 void cgru_run_block(block *b);

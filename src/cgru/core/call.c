@@ -5,6 +5,7 @@
 #include "block.h"
 #include "fpmode.h"
 #include "memory.h"
+#include "work.h"
 
 #define BLOCK_ROWS 128         /* rows taken together at most */
 #define CHUNK_ROWS 256         /* rows times steps of a chunk at most, beyond one step */
@@ -60,28 +61,12 @@ static void lay_out(block *b, cgru_arena *a, int member)
             l->hop[k] = cgru_take(&shared, hop);
             l->hand[k] = cgru_take(&shared, b->stages > 1 ? hop : 0);
         }
-        l->projected = cgru_take(&shared, many * net->projection * sizeof(float));
-        l->ring = cgru_take(&shared, rows * 2 * net->hidden * sizeof(float));
-        l->between = cgru_take(&shared, rows * 2 * net->hidden * sizeof(float));
+        cgru_take_shared(net, l, rows, many, &shared);
     }
     *a = shared;
     for (int m = 0; m <= member; m++) {
         for (int i = 0; i < lanes; i++) {
-            lane *l = &b->lanes[i];
-            l->pointer_in = cgru_take(a, many * sizeof(float *));
-            l->pointer_projected = cgru_take(a, many * sizeof(float *));
-            l->pointer_out = cgru_take(a, many * sizeof(float *));
-            l->pointer_h = cgru_take(a, rows * sizeof(float *));
-            l->current = cgru_take(a, rows * sizeof(float *));
-            l->pointer_scratch = cgru_take(a, rows * sizeof(float *));
-            l->pointer_own = cgru_take(a, rows * sizeof(float *));
-            l->step_projected = cgru_take(a, rows * sizeof(float *));
-            l->step_x = cgru_take(a, rows * sizeof(float *));
-            l->emitted = cgru_take(a, rows);
-            l->range = cgru_take(a, rows * sizeof(float));
-            l->step_range = cgru_take(a, rows * sizeof(float));
-            l->prepared = cgru_take(a, many * net->prepared);
-            l->active = cgru_take(a, rows * sizeof(int));
+            cgru_take_own(net, &b->lanes[i], rows, many, a);
         }
     }
 }
@@ -114,6 +99,11 @@ static int reserve(cgru_work *work, size_t bytes)
     return CGRU_OK;
 }
 
+void *cgru_work_reserve(cgru_work *work, size_t bytes)
+{
+    return reserve(work, bytes) == CGRU_OK ? work->memory : NULL;
+}
+
 /* ---- threads and blocks -------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -136,6 +126,7 @@ static block block_of(const whole_call *whole, int64_t first, int64_t left, cgru
                    .whole_chunk = chunk,
                    .steps = whole->call->steps,
                    .whole_steps = whole->call->steps,
+                   .lengths = whole->call->lengths ? whole->call->lengths + first : NULL,
                    .stages = whole->share || whole->threads == 1 ? 1 : net->parallel,
                    .member = member};
 }
@@ -198,6 +189,7 @@ static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work
         work->planned = net->serial;
     }
     plan->call = call;
+    plan->lengths = call->lengths;
     plan->steps = plan->whole_steps;
     plan->chunk = plan->whole_chunk;
     plan->valid = plan->mask;

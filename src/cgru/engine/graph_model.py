@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,22 @@ from .state import State, StateLayout
 
 if TYPE_CHECKING:
     from .graph_stream import GraphStream
+
+
+class Runner(Protocol):
+    """A graph made ready by a backend; shared between threads."""
+
+    def run(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        state: Float32,
+        lengths: np.ndarray | None = None,
+        *,
+        ended: bool = True,
+        threads: int = 1,
+    ) -> dict[str, np.ndarray]:
+        """See :meth:`cgru.engine.interpreter.Interpreter.run`."""
+        ...
 
 
 class Part(Layer):
@@ -71,8 +87,8 @@ class GraphModel(Model):
         self._backend = backends.choose(backend)
         self.report = None
         self.notes = ()
-        self._runners: dict[str, Interpreter] = {}
-        self.backends = ["reference"] * len(self.layers)
+        self._runners: dict[str, Runner] = {}
+        self.backends = [self._resolved(self._backend)] * len(self.layers)
         self._given = [name for name in graph.inputs if name not in graph.optional]
         first = graph.inputs[self._given[0]] if self._given else None
         self.input_size = (self._vocabulary(self._given[0]) or first.size) if first is not None else 0
@@ -160,11 +176,30 @@ class GraphModel(Model):
     def pool(self, capacity: int) -> Any:
         raise UnsupportedError("pool: a network with branches has no pool yet; use net.stream(batch)")
 
-    def _runner(self, backend: str | None) -> Interpreter:
+    def _runner(self, backend: str | None) -> Runner:
         wanted = self._backend if backend is None else backends.checked(backend)
         if wanted not in self._runners:  # two threads may both come here, and then agree on one
-            self._runners.setdefault(wanted, Interpreter(self.graph, self.store, self._layout))
+            self._runners.setdefault(wanted, self._compiled_for(self._resolved(wanted)))
         return self._runners[wanted]
+
+    def _resolved(self, wanted: str) -> str:
+        """The backend that runs the graph: the one asked for, where it has all of the graph's operations."""
+        if wanted not in ("auto", "packed"):
+            return "reference"
+        from .backends import packed_graph
+
+        if reason := backends.backend("packed").unavailable():
+            if wanted == "packed":
+                raise UnsupportedError(f"backend={wanted!r} cannot run here: {reason}")
+            return "reference"
+        return "reference" if packed_graph.unsupported(self.graph) else "packed"
+
+    def _compiled_for(self, backend: str) -> Runner:
+        if backend == "reference":
+            return Interpreter(self.graph, self.store, self._layout)
+        from .backends.packed_graph import PackedRunner
+
+        return PackedRunner(self.graph, self.store, self._layout)
 
     def _inputs(self, x: Any) -> tuple[dict[str, np.ndarray], bool, int, int | None]:
         """The inputs as arrays (B, T, …), whether without a batch axis, B and T (None without a timed input)."""

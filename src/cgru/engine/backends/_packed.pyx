@@ -25,10 +25,12 @@ cdef extern from "cgru/cgru.h" nogil:
     enum: CGRU_BAD_LENGTH
     enum: CGRU_BAD_ID
     enum: CGRU_BAD_INDEX
+    enum: CGRU_BAD_GRAPH
+    enum: CGRU_BAD_PORT
     ctypedef struct cgru_matrix:
         int panels
     ctypedef struct cgru_scan:
-        int panels
+        int panels, input, out
     ctypedef struct cgru_net:
         pass
     ctypedef struct cgru_work:
@@ -428,6 +430,8 @@ cdef void refuse(int status) except *:
         raise CgruError("x: a token id is outside the vocabulary")
     if status == CGRU_BAD_INDEX:
         raise CgruError("state: it has no row for a row of x")
+    if status == CGRU_BAD_PORT:
+        raise ShapeError("an input is missing or an output has no room for the frames of the call")
     raise TooLargeError("no memory for the scratch of a call; take fewer rows or steps at once")
 
 
@@ -446,6 +450,8 @@ cdef inline int run_call(const cgru_net *net, const cgru_call *call, cgru_work *
         status = cgru_net_run(net, call, work)
     return status
 
+
+include "_graph.pxi"
 
 include "_steppers.pxi"
 

@@ -20,7 +20,7 @@ from ..state import StateLayout
 from .flow import Flow
 
 _MERGES = {"concat": 0, None: 0, "sum": 1, "mul": 2, "ave": 3}
-_packing = Lock()
+packing = Lock()
 
 
 def unavailable() -> str | None:
@@ -60,7 +60,7 @@ def packed(layer: Layer) -> list[Any]:
             part.stored(),
         )
 
-    with _packing:
+    with packing:
         return [part.packed(dense if isinstance(layer, Dense) else scan) for part in layer.weights.values()]
 
 

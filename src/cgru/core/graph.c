@@ -1,0 +1,243 @@
+/* Plans a graph: checks that it fits together, says when each node runs and where each value lies.
+ *
+ * Nodes run in passes. A pass first runs what has no frames in time, once; then its other nodes over chunks of time, so
+ * that what lies between two of them stays in cache; then those that need whole sequences. Their results are read in
+ * the next pass. */
+#include "graph.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory.h"
+
+int64_t cgru_ready(const cgru_window *w, int64_t frames, int ended)
+{
+    if (frames <= 0) return 0;
+    int64_t reach = frames + w->left + (ended ? w->right : w->right < 0 ? w->right : 0) - w->span;
+    return reach >= 0 ? w->up * (reach / w->stride + 1) : 0;
+}
+
+int64_t cgru_graph_cost(const cgru_graph *graph)
+{
+    return graph->work;
+}
+
+static int steady(const cgru_window *w)
+{
+    return w->stride == 1 && w->up == 1 && w->left == w->span - 1 && w->right == 0;
+}
+
+static int check_node(const cgru_graph *g, const cgru_gnode *node, int made)
+{
+    if (node->op == NULL || node->inputs < 0 || node->inputs > CGRU_MAX_INPUTS || node->out != made) return 0;
+    for (int i = 0; i < node->inputs; i++) {
+        if (node->in[i] < -1 || node->in[i] >= made || node->hold[i] < 0 || node->history[i] < 0) return 0;
+    }
+    const cgru_window *w = &node->window;
+    if (w->span < 1 || w->stride < 1 || w->up < 1) return 0;
+    const cgru_value *out = &g->values[node->out];
+    if (out->size < 1 || out->clock < CGRU_ONCE || out->clock > CGRU_STEPS) return 0;
+    /* A result advances with the steps where an input does, unless the node gives one frame of the whole. */
+    int steps = 0, own = 0;
+    for (int i = 0; i < node->inputs; i++) {
+        int clock = node->in[i] < 0 ? CGRU_ONCE : g->values[node->in[i]].clock;
+        steps |= clock == CGRU_STEPS;
+        own |= clock == CGRU_STATIC;
+    }
+    if (out->clock == CGRU_STEPS && !steps) return 0;
+    if (out->clock == CGRU_STATIC && (!own || steps)) return 0;
+    if (out->clock == CGRU_ONCE && steps && !node->op->whole) return 0;
+    return node->op->check == NULL || node->op->check(g, node);
+}
+
+/* When each node runs: what only once-given values go into, once; what needs whole sequences, at the end of a pass. */
+static void order_passes(cgru_graph *g)
+{
+    for (int i = 0; i < g->count; i++) {
+        const cgru_gnode *node = &g->nodes[i];
+        int pass = 0, steps = 0;
+        for (int k = 0; k < node->inputs; k++) {
+            int v = node->in[k];
+            if (v < 0) continue;
+            steps |= g->values[v].clock == CGRU_STEPS;
+            if (v < g->inputs) continue;
+            int of = v - g->inputs, later = g->pass[of] + (g->mode[of] == CGRU_RUN_WHOLE);
+            if (later > pass) pass = later;
+        }
+        g->pass[i] = pass;
+        g->mode[i] = !steps ? CGRU_RUN_ONCE : node->op->whole || node->scan.direction[0].reverse ? CGRU_RUN_WHOLE : CGRU_RUN_CHUNK;
+        if (pass + 1 > g->passes) g->passes = pass + 1;
+    }
+    for (int i = 0; i < g->count; i++) g->passes += g->mode[i] == CGRU_RUN_WHOLE && g->pass[i] + 1 == g->passes;
+}
+
+/* A concatenation along the first axis is written in place: an input that lies nowhere else becomes part of its frames. */
+static void join_in_place(cgru_graph *g)
+{
+    for (int i = g->count - 1; i >= 0; i--) {
+        const cgru_gnode *node = &g->nodes[i];
+        if (strcmp(node->op->name, "concat") != 0 || node->number[0] != 1 || g->mode[i] != CGRU_RUN_CHUNK) continue;
+        for (int k = 0, offset = 0; k < node->inputs; k++) {
+            int v = node->in[k];
+            cgru_home *home = &g->homes[v];
+            int free = v >= g->inputs && home->storage == CGRU_NOWHERE && g->values[v].clock == CGRU_STEPS && node->hold[k] == 0;
+            for (int other = 0; other < k; other++) free &= node->in[other] != v;
+            if (free && g->mode[v - g->inputs] != CGRU_RUN_ONCE) *home = (cgru_home){CGRU_IN_VALUE, node->out, offset};
+            offset += g->values[v].size;
+        }
+    }
+}
+
+static int root_of(const cgru_graph *g, int v)
+{
+    while (g->homes[v].storage == CGRU_IN_VALUE) v = g->homes[v].place;
+    return v;
+}
+
+/* Where each value lies. A slot is used again once nobody reads what is in it. */
+static int place_values(cgru_graph *g)
+{
+    const int n = g->value_count;
+    int *last = malloc((size_t)n * 4 * sizeof(int)), *born = last + n, *kept = born + n, *busy = kept + n;
+    if (last == NULL) return 0;
+    for (int v = 0; v < n; v++) {
+        g->homes[v] = (cgru_home){v < g->inputs ? CGRU_IN_INPUT : CGRU_NOWHERE, v, 0};
+        last[v] = -1;
+        born[v] = v - g->inputs;
+        kept[v] = v >= g->inputs && g->mode[v - g->inputs] != CGRU_RUN_CHUNK;
+        busy[v] = 0;
+    }
+    for (int o = 0; o < g->output_count; o++) g->homes[g->outputs[o]] = (cgru_home){CGRU_IN_OUTPUT, o, 0};
+    join_in_place(g);
+    for (int i = 0; i < g->count; i++) {
+        const cgru_gnode *node = &g->nodes[i];
+        for (int k = 0; k < node->inputs; k++) {
+            int v = node->in[k];
+            if (v < 0) continue;
+            busy[v] = 1;
+            int root = root_of(g, v);
+            if (last[root] < i) last[root] = i;
+            if (v >= g->inputs && (g->pass[i] != g->pass[v - g->inputs] || g->mode[i] != CGRU_RUN_CHUNK)) kept[root] = 1;
+        }
+    }
+    for (int v = g->inputs; v < n; v++) {
+        int root = root_of(g, v);
+        if (root == v) continue;
+        if (born[v] < born[root]) born[root] = born[v];
+        if (kept[v] || g->pass[v - g->inputs] != g->pass[root - g->inputs]) kept[root] = 1;
+        busy[root] |= busy[v];
+    }
+    int *until = malloc((size_t)n * sizeof(int)); /* of each slot: the last node that needs what is in it */
+    if (until == NULL) {
+        free(last);
+        return 0;
+    }
+    /* Slots are handed out in the order in which values begin to be. */
+    for (int i = 0; i < g->count; i++) {
+        for (int v = g->inputs; v < n; v++) {
+            if (g->homes[v].storage != CGRU_NOWHERE || born[v] != i || root_of(g, v) != v || !busy[v]) continue;
+            if (kept[v]) {
+                g->homes[v] = (cgru_home){CGRU_IN_KEPT, v, 0};
+                continue;
+            }
+            int slot = 0;
+            while (slot < g->slots && until[slot] >= i) slot++;
+            if (slot == g->slots) g->slot_size[g->slots++] = 0;
+            until[slot] = last[v];
+            g->homes[v] = (cgru_home){CGRU_IN_CHUNK, slot, 0};
+        }
+    }
+    free(until);
+    free(last);
+    return 1;
+}
+
+static void widen(size_t *most, const cgru_matrix *m)
+{
+    size_t bytes = m->inner && m->arithmetic->prepared ? m->arithmetic->prepared(m) : 0;
+    bytes = (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
+    if (bytes > *most) *most = bytes;
+}
+
+/* Sizes of scratch and an estimate of work. */
+static int measure(cgru_graph *g)
+{
+    cgru_node *scans = calloc((size_t)g->count + 1, sizeof *scans);
+    int found = 0;
+    if (scans == NULL) return 0;
+    g->steady = 1;
+    for (int i = 0; i < g->count; i++) {
+        const cgru_gnode *node = &g->nodes[i];
+        if (g->values[node->out].clock == CGRU_STEPS) g->steady &= steady(&node->window);
+        if (node->scan.directions) scans[found++] = node->scan;
+        for (int k = 0; k < node->groups; k++) {
+            const cgru_matrix *m = node->matrix[k];
+            int rows = g->values[node->out].size / (m->units * node->groups);
+            if ((node->groups > 1 || node->number[1] > 1) && m->inner > g->gathered) g->gathered = m->inner;
+            widen(&g->prepared, m);
+            g->work += (int64_t)m->units * m->inner * rows;
+        }
+        g->work += g->values[node->out].size * 2;
+        int extended = 0;
+        for (int k = 0; k < node->inputs; k++) extended += node->op->windowed || node->hold[k] > 0;
+        if (extended > g->windows) g->windows = extended;
+    }
+    g->scans = cgru_net_new(g->kernels, scans, found);
+    free(scans);
+    if (g->scans == NULL) return 0;
+    g->work += cgru_net_cost(g->scans);
+    return 1;
+}
+
+void cgru_graph_free(cgru_graph *g)
+{
+    if (g == NULL) return;
+    cgru_net_free(g->scans);
+    free(g->values);
+    free(g->homes);
+    free(g->outputs);
+    free(g->pass);
+    free(g);
+}
+
+cgru_graph *cgru_graph_new(const cgru_kernels *kernels, const cgru_value *values, int value_count, int inputs,
+                           const cgru_gnode *nodes, int count, const int *outputs, int output_count, int *status, int *bad)
+{
+    *status = CGRU_NO_MEMORY;
+    *bad = -1;
+    cgru_graph *g = calloc(1, sizeof *g + (size_t)count * sizeof *nodes);
+    if (g == NULL) return NULL;
+    g->kernels = kernels;
+    g->value_count = value_count, g->inputs = inputs, g->count = count, g->output_count = output_count, g->passes = 1;
+    memcpy(g->nodes, nodes, (size_t)count * sizeof *nodes);
+    g->values = malloc((size_t)value_count * sizeof *values);
+    g->homes = malloc((size_t)value_count * sizeof *g->homes);
+    g->outputs = malloc((size_t)(output_count + 1) * sizeof(int));
+    g->pass = calloc((size_t)(2 * count + value_count + 1), sizeof(int));
+    if (!g->values || !g->homes || !g->outputs || !g->pass) goto fail;
+    g->mode = g->pass + count;
+    g->slot_size = g->mode + count;
+    memcpy(g->values, values, (size_t)value_count * sizeof *values);
+    memcpy(g->outputs, outputs, (size_t)output_count * sizeof(int));
+    *status = CGRU_BAD_GRAPH;
+    if (value_count != inputs + count || output_count < 1) goto fail;
+    for (int i = 0; i < count; i++) {
+        *bad = i;
+        if (!check_node(g, &g->nodes[i], inputs + i)) goto fail;
+    }
+    *bad = -1;
+    for (int o = 0; o < output_count; o++) {
+        if (outputs[o] < inputs || outputs[o] >= value_count) goto fail;
+        for (int other = 0; other < o; other++) {
+            if (outputs[other] == outputs[o]) goto fail;
+        }
+    }
+    *status = CGRU_NO_MEMORY;
+    order_passes(g);
+    if (!place_values(g) || !measure(g)) goto fail;
+    *status = CGRU_OK;
+    return g;
+fail:
+    cgru_graph_free(g);
+    return NULL;
+}

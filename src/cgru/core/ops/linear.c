@@ -1,0 +1,129 @@
+/* Products with a matrix: of each frame, and of a window of frames.
+ *
+ * With frames side by side in memory a window of k frames is one vector of k·C numbers, so a convolution is the dense
+ * kernel over overlapping rows: no copy, one order of summation. A dilation or groups take a copy of the window first. */
+#include <string.h>
+
+#include "ops.h"
+
+/* y[i] = φ(W v[i] + b) for the pointers gathered so far. */
+static void multiply(const cgru_job *job, const cgru_matrix *m, int count)
+{
+    const int activation = job->node->activation, softly = activation == CGRU_SOFTMAX;
+    m->arithmetic->linear(m, softly ? CGRU_LINEAR : activation, count, job->pointer_in, job->pointer_out, job->room, 0,
+                          m->panels);
+    for (int i = 0; softly && i < count; i++) cgru_softmax(job->pointer_out[i], m->units);
+}
+
+/* number[0]: vectors in a frame, each of m->inner numbers. */
+static void run_dense(const cgru_job *job)
+{
+    const cgru_matrix *m = job->node->matrix[0];
+    const int vectors = job->node->number[0];
+    int count = 0;
+    for (int r = 0; r < job->rows; r++) {
+        for (int64_t f = 0; f < job->frames; f++) {
+            for (int i = 0; i < vectors; i++) {
+                job->pointer_in[count] = cgru_frame(&job->in[0], r, f) + (ptrdiff_t)i * m->inner;
+                job->pointer_out[count++] = cgru_frame(&job->out, r, f) + (ptrdiff_t)i * m->units;
+                if (count == job->batch) {
+                    multiply(job, m, count);
+                    count = 0;
+                }
+            }
+        }
+    }
+    if (count) multiply(job, m, count);
+}
+
+static int check_dense(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_value *x = cgru_input_of(g, node, 0);
+    if (x == NULL || x->content != CGRU_FEATURES || node->groups != 1 || node->number[0] < 1) return 0;
+    const cgru_matrix *m = node->matrix[0];
+    return x->size == node->number[0] * m->inner && g->values[node->out].size == node->number[0] * m->units;
+}
+
+const cgru_op cgru_op_dense = {"dense", 0, 0, check_dense, run_dense};
+
+/* number: width, dilation, channels. The weights of a group are (units, width · channels of the group). */
+static void run_conv1d(const cgru_job *job)
+{
+    const cgru_gnode *node = job->node;
+    const int width = node->number[0], dilation = node->number[1], channels = node->number[2], groups = node->groups;
+    const int own = channels / groups, units = node->matrix[0]->units;
+    const ptrdiff_t frame = job->in[0].frame;
+    float *gathered = node->groups > 1 || dilation > 1 ? job->gather : NULL;
+    for (int g = 0; g < groups; g++) {
+        int count = 0;
+        for (int r = 0; r < job->rows; r++) {
+            for (int64_t f = 0; f < job->frames; f++) {
+                const float *x = job->in[0].data + r * job->in[0].row + f * node->window.stride * frame + g * own;
+                if (gathered) {
+                    float *to = gathered + (ptrdiff_t)count * width * own;
+                    for (int k = 0; k < width; k++)
+                        memcpy(to + k * own, x + (ptrdiff_t)k * dilation * frame, (size_t)own * sizeof(float));
+                    x = to;
+                }
+                job->pointer_in[count] = x;
+                job->pointer_out[count++] = cgru_frame(&job->out, r, f) + g * units;
+                if (count == job->batch) {
+                    multiply(job, node->matrix[g], count);
+                    count = 0;
+                }
+            }
+        }
+        if (count) multiply(job, node->matrix[g], count);
+    }
+}
+
+static int check_conv1d(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_value *x = cgru_input_of(g, node, 0);
+    const int width = node->number[0], dilation = node->number[1], channels = node->number[2];
+    if (x == NULL || x->content != CGRU_FEATURES || node->groups < 1 || width < 1 || dilation < 1) return 0;
+    if (x->size != channels || channels % node->groups || node->window.span != (width - 1) * dilation + 1) return 0;
+    if (x->clock == CGRU_ONCE || (x->clock == CGRU_STEPS && node->hold[0] < node->window.span - 1)) return 0;
+    for (int i = 0; i < node->groups; i++) {
+        const cgru_matrix *m = node->matrix[i];
+        if (m->inner != width * (channels / node->groups) || m->units * node->groups != g->values[node->out].size) return 0;
+        if (node->activation == CGRU_SOFTMAX && node->groups > 1) return 0;
+    }
+    return 1;
+}
+
+const cgru_op cgru_op_conv1d = {"conv1d", 0, 1, check_conv1d, run_conv1d};
+
+/* A convolution whose every channel reads itself alone: vector[0] (width, channels), vector[1] the bias or NULL.
+ * number: width, dilation. Sums go in the order of the window, the bias first. */
+static void run_depthwise(const cgru_job *job)
+{
+    const cgru_gnode *node = job->node;
+    const int width = node->number[0], dilation = node->number[1], n = job->graph->values[node->out].size;
+    const ptrdiff_t frame = job->in[0].frame;
+    for (int r = 0; r < job->rows; r++) {
+        for (int64_t f = 0; f < job->frames; f++) {
+            const float *x = job->in[0].data + r * job->in[0].row + f * node->window.stride * frame;
+            float *restrict y = cgru_frame(&job->out, r, f);
+            for (int i = 0; i < n; i++) y[i] = node->vector[1] ? node->vector[1][i] : 0.0f;
+            for (int k = 0; k < width; k++) {
+                const float *restrict w = node->vector[0] + (ptrdiff_t)k * n, *restrict v = x + (ptrdiff_t)k * dilation * frame;
+                for (int i = 0; i < n; i++) y[i] += w[i] * v[i];
+            }
+            if (node->activation == CGRU_SOFTMAX) cgru_softmax(y, n);
+            else if (node->activation != CGRU_LINEAR)
+                job->graph->kernels->of[CGRU_INT8]->activate(node->activation, y, n);
+        }
+    }
+}
+
+static int check_depthwise(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_value *x = cgru_input_of(g, node, 0);
+    const int width = node->number[0], dilation = node->number[1];
+    return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && width >= 1 && dilation >= 1 && node->vector[0] &&
+           node->window.span == (width - 1) * dilation + 1 && x->size == g->values[node->out].size &&
+           (x->clock != CGRU_STEPS || node->hold[0] >= node->window.span - 1);
+}
+
+const cgru_op cgru_op_depthwise = {"depthwise", 0, 1, check_depthwise, run_depthwise};

@@ -1,0 +1,20 @@
+/* The table of operations: one line an operation, one file a family. */
+#ifndef CGRU_OPS_H
+#define CGRU_OPS_H
+
+#include "../block.h"
+#include "../graph.h"
+
+extern const cgru_op cgru_op_embedding, cgru_op_mask_of, cgru_op_mask_and, cgru_op_apply_mask;
+extern const cgru_op cgru_op_dense, cgru_op_conv1d, cgru_op_depthwise;
+extern const cgru_op cgru_op_scan, cgru_op_last_state;
+extern const cgru_op cgru_op_activation, cgru_op_binary, cgru_op_scale_shift;
+extern const cgru_op cgru_op_concat, cgru_op_copy, cgru_op_constant, cgru_op_upsample, cgru_op_pad_time;
+extern const cgru_op cgru_op_pool, cgru_op_pool_whole;
+
+static inline const cgru_value *cgru_input_of(const cgru_graph *g, const cgru_gnode *node, int k)
+{
+    return k < node->inputs && node->in[k] >= 0 ? &g->values[node->in[k]] : NULL;
+}
+
+#endif

@@ -1,0 +1,75 @@
+/* Pooling: over a window of frames, and over the whole sequence. */
+#include <math.h>
+#include <string.h>
+
+#include "ops.h"
+
+enum { LARGEST, MEAN, SUM, LAST };
+
+static inline float larger(float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; }
+
+/* number[0]: width; flag: padding counts as zeros for the average. */
+static void run_pool(const cgru_job *job)
+{
+    const cgru_gnode *node = job->node;
+    const int n = job->graph->values[node->out].size, width = node->number[0];
+    for (int r = 0; r < job->rows; r++) {
+        for (int64_t f = 0; f < job->frames; f++) {
+            float *restrict y = cgru_frame(&job->out, r, f);
+            const int64_t first = f * node->window.stride;
+            int seen = 0;
+            for (int k = 0; k < width; k++) {
+                if (first + k < job->real[2 * r] || first + k >= job->real[2 * r + 1]) continue;
+                const float *x = cgru_frame(&job->in[0], r, first + k);
+                if (seen++ == 0) memcpy(y, x, (size_t)n * sizeof(float));
+                else if (node->kind == LARGEST) for (int i = 0; i < n; i++) y[i] = larger(y[i], x[i]);
+                else for (int i = 0; i < n; i++) y[i] += x[i];
+            }
+            if (seen == 0) memset(y, 0, (size_t)n * sizeof(float));
+            if (node->kind == MEAN) {
+                const float count = (float)(node->flag ? width : seen ? seen : 1);
+                for (int i = 0; i < n; i++) y[i] /= count;
+            }
+        }
+    }
+}
+
+static int check_pool(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_value *x = cgru_input_of(g, node, 0);
+    return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && x->size == g->values[node->out].size &&
+           node->number[0] == node->window.span && (node->kind == LARGEST || node->kind == MEAN) &&
+           (x->clock != CGRU_STEPS || node->hold[0] >= node->window.span - 1);
+}
+
+const cgru_op cgru_op_pool = {"pool", 0, 1, check_pool, run_pool};
+
+static void run_pool_whole(const cgru_job *job)
+{
+    const cgru_gnode *node = job->node;
+    const int n = job->graph->values[node->out].size;
+    for (int r = 0; r < job->rows; r++) {
+        float *restrict y = cgru_frame(&job->out, r, 0);
+        int64_t frames = job->in_lengths ? job->in_lengths[r] : job->in_frames[0], seen = 0;
+        memset(y, 0, (size_t)n * sizeof(float));
+        for (int64_t f = 0; f < frames; f++) {
+            if (job->in[1].data && *cgru_frame(&job->in[1], r, f) == 0.0f) continue;
+            const float *x = cgru_frame(&job->in[0], r, f);
+            if (seen++ == 0 || node->kind == LAST) memcpy(y, x, (size_t)n * sizeof(float));
+            else if (node->kind == LARGEST) for (int i = 0; i < n; i++) y[i] = larger(y[i], x[i]);
+            else for (int i = 0; i < n; i++) y[i] += x[i];
+        }
+        if (node->kind == MEAN && seen > 1) {
+            for (int i = 0; i < n; i++) y[i] /= (float)seen;
+        }
+    }
+}
+
+static int check_pool_whole(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1);
+    return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && x->size == g->values[node->out].size &&
+           node->kind >= LARGEST && node->kind <= LAST && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
+}
+
+const cgru_op cgru_op_pool_whole = {"pool_whole", 1, 0, check_pool_whole, run_pool_whole};

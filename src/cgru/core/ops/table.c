@@ -1,0 +1,18 @@
+#include <string.h>
+
+#include "ops.h"
+
+static const cgru_op *const OPS[] = {
+    &cgru_op_embedding, &cgru_op_mask_of,  &cgru_op_mask_and,   &cgru_op_apply_mask,  &cgru_op_dense,
+    &cgru_op_conv1d,    &cgru_op_depthwise, &cgru_op_scan,      &cgru_op_last_state,  &cgru_op_activation,
+    &cgru_op_binary,    &cgru_op_scale_shift, &cgru_op_concat,  &cgru_op_copy,        &cgru_op_constant,
+    &cgru_op_upsample,  &cgru_op_pad_time, &cgru_op_pool,       &cgru_op_pool_whole,
+};
+
+const cgru_op *cgru_op_named(const char *name)
+{
+    for (size_t i = 0; i < sizeof OPS / sizeof *OPS; i++) {
+        if (strcmp(OPS[i]->name, name) == 0) return OPS[i];
+    }
+    return NULL;
+}

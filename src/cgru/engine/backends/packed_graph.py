@@ -1,0 +1,424 @@
+"""The packed backend for graphs: every node becomes one of the core's, over weights in the kernels' own order.
+
+:data:`LOWERINGS` has one function an operation: what the core's node is, as a dictionary for
+:class:`~cgru.engine.backends._packed.GraphNet`. A graph with an operation that is not there runs by its equations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from ...arrays import Float32
+from ...spec.activations import CODES
+from ...spec.cells import CELLS
+from ...spec.graph import Graph, Node
+from ...spec.operations.recurrent import emitted_size
+from ...spec.precision import Stored
+from ...spec.values import Value
+from ...weights import Store, Weights
+from ..state import StateLayout
+from .packed import packing
+
+_CLOCKS = {"once": 0, "static": 1, "steps": 2}
+_CONTENTS = {"float32": 0, "int64": 1, "bool": 2}
+#: The kinds of the core's binary operation and pooling, by the names of the table's.
+BINARY = {"add": 0, "sub": 1, "mul": 2, "div": 3, "minimum": 4, "maximum": 5, "average": 6}
+POOLING = {"max": 0, "average": 1, "mean": 1, "sum": 2, "last": 3}
+
+
+class Context(NamedTuple):
+    """What a lowering may look at."""
+
+    graph: Graph
+    node: Node
+    values: list[Value | None]
+    result: Value
+    weights: Weights | None
+    layout: StateLayout
+
+
+Lowering = Callable[[Context], dict[str, Any]]
+LOWERINGS: dict[str, Lowering] = {}
+
+
+def lowers(*names: str) -> Callable[[Lowering], Lowering]:
+    def put(function: Lowering) -> Lowering:
+        LOWERINGS.update(dict.fromkeys(names, function))
+        return function
+
+    return put
+
+
+def unsupported(graph: Graph) -> str | None:
+    """The first operation of the graph that the core lacks, or None."""
+    for node in graph.nodes:
+        if node.op not in LOWERINGS:
+            return node.op
+    return None
+
+
+class PackedRunner:
+    """A graph in the core, for :class:`~cgru.engine.graph_model.GraphModel`; the interpreter's interface."""
+
+    def __init__(self, graph: Graph, store: Store, layout: StateLayout) -> None:
+        from . import _packed
+
+        self.graph, self.layout, self.timing = graph, layout, layout.timing
+        names = [*graph.inputs, *(node.name for node in graph.nodes)]
+        numbers = {name: i for i, name in enumerate(names)}
+        values = [_typed(graph.values[name]) for name in names]
+        nodes: list[dict[str, Any]] = []
+        for node in graph.nodes:
+            inputs = graph.input_values(node)
+            weights = store[node.weights] if node.weights else None
+            made = LOWERINGS[node.op](Context(graph, node, inputs, graph.values[node.name], weights, layout))
+            window = self.timing.windows[node.name]
+            blocks = layout.history[node.name]
+            nodes.append(
+                {
+                    "op": node.op,
+                    "name": node.name,
+                    "inputs": [numbers[name] if name else -1 for name in node.inputs],
+                    "window": (window.span, window.stride, window.left, window.right, window.up),
+                    "hold": [
+                        block.sizes[0] // value.size if block and value else 0
+                        for block, value in zip(blocks, inputs, strict=True)
+                    ],
+                    "history": [block.offset if block else 0 for block in blocks],
+                }
+                | made
+            )
+        # An output that is an input, or stands twice, is copied: the core writes each value to one place.
+        self.plain: list[str] = []
+        for name in graph.outputs:
+            if name in graph.inputs or name in self.plain:
+                continue
+            self.plain.append(name)
+        self.net = _packed.GraphNet(
+            values, len(graph.inputs), nodes, [numbers[name] for name in self.plain], layout.width
+        )
+
+    def run(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        state: Float32,
+        lengths: np.ndarray | None = None,
+        *,
+        ended: bool = True,
+        threads: int = 1,
+    ) -> dict[str, np.ndarray]:
+        """See :meth:`cgru.engine.interpreter.Interpreter.run`."""
+        graph, batch = self.graph, len(state)
+        given = [_flat(inputs.get(name), value) for name, value in graph.inputs.items()]
+        steps = next((inputs[name].shape[1] for name in graph.timed_inputs), 0)
+        before = 0 if self.timing.steady else self.layout.steps(state)
+        static = {
+            name: inputs[name].shape[1] for name, v in graph.inputs.items() if v.clock is not None and v.clock.root
+        }
+        if self.timing.steady and not static:
+            frames = dict.fromkeys(self.plain, steps)
+        else:
+            first, last = (self.timing.counts(*at, static) for at in ((before, False), (before + steps, ended)))
+            frames = {}
+            for name in self.plain:
+                clock = graph.values[name].clock
+                frames[name] = last[name] - (first[name] if clock is not None and not clock.root else 0)
+        made, flat = {}, []
+        for name in self.plain:
+            value = graph.values[name]
+            head = (batch,) if value.clock is None else (batch, frames[name])
+            array = np.empty((*head, value.size), np.float32)
+            flat.append(array)
+            made[name] = array.reshape(*head, *value.features)
+        self.net.run(given, flat, state, lengths, steps, before, ended, threads)
+        if not self.timing.steady:
+            self.layout.set_steps(state, before + steps)
+        for name in graph.outputs:
+            if name in graph.inputs:
+                made[name] = _cleared(np.array(inputs[name]), graph.values[name], lengths)
+        return {name: made[name] != 0 if graph.values[name].dtype == "bool" else made[name] for name in graph.outputs}
+
+
+def _cleared(array: np.ndarray, value: Value, lengths: np.ndarray | None) -> np.ndarray:
+    if lengths is not None and value.clock is not None:
+        array[np.arange(array.shape[1]) >= lengths[:, None]] = 0
+    return array
+
+
+def _typed(value: Value) -> tuple[int, int, int]:
+    clock = "once" if value.clock is None else "static" if value.clock.root else "steps"
+    return value.size, _CLOCKS[clock], _CONTENTS[value.dtype]
+
+
+def _flat(array: np.ndarray | None, value: Value) -> np.ndarray | None:
+    """(B, frames, F) with adjacent features, whatever feature axes the value has."""
+    if array is None or value.dtype != "float32":
+        return array if array is None or array.flags.c_contiguous else np.array(array, order="C")
+    from .packed import _adjacent
+
+    if len(value.features) != 1:
+        array = np.ascontiguousarray(array).reshape(*array.shape[: array.ndim - len(value.features)], value.size)
+    return _adjacent(array)
+
+
+# ---- one function an operation ------------------------------------------------------------------------------------
+
+
+def _first(c: Context) -> Value:
+    value = c.values[0]
+    assert value is not None
+    return value
+
+
+def _held(c: Context) -> dict[str, Float32]:
+    assert c.weights is not None
+    return c.weights.arrays()
+
+
+@lowers("embedding")
+def _embedding(c: Context) -> dict[str, Any]:
+    assert c.weights is not None
+    return {
+        "table": c.weights.stored()["weight"],
+        "precision": c.weights.precision,
+        "numbers": [c.node.options["vocabulary"]],
+    }
+
+
+@lowers("mask_of")
+def _mask_of(c: Context) -> dict[str, Any]:
+    return {"reals": [c.node.options["value"]]}
+
+
+@lowers("mask_and", "apply_mask", "pad_time")
+def _nothing(c: Context) -> dict[str, Any]:
+    return {}
+
+
+@lowers("dense")
+def _dense(c: Context) -> dict[str, Any]:
+    from . import _packed
+
+    def pack(part: Weights) -> Any:
+        held = part.stored()
+        return _packed.Matrix(part.precision, held["weight"], held.get("bias"))
+
+    assert c.weights is not None
+    with packing:
+        matrix = c.weights.packed(pack)
+    return {
+        "matrices": [matrix],
+        "activation": CODES[c.node.options["activation"]],
+        "numbers": [prod(_first(c).features[:-1])],
+    }
+
+
+class PackedConv:
+    """The packed weight of a convolution: for each group a matrix (units, width · channels), as a window lies."""
+
+    def __init__(self, part: Weights, groups: int) -> None:
+        from . import _packed
+
+        held = part.stored()
+        weight, bias = held["weight"], cast("Float32 | None", held.get("bias"))
+        self.shape, self.precision = part.shapes["weight"], part.precision
+        rows = self.shape[0] // groups
+        self.biased = bias is not None
+        self.matrices = []
+        for g in range(groups):
+            part_rows = slice(g * rows, (g + 1) * rows)
+            self.matrices.append(
+                _packed.Matrix(
+                    part.precision, _by_frame(weight, part_rows), None if bias is None else bias[part_rows].copy()
+                )
+            )
+
+    @property
+    def nbytes(self) -> int:
+        return sum(matrix.nbytes for matrix in self.matrices)
+
+    def stored(self) -> dict[str, Any]:
+        """The arrays it was made of."""
+        parts = [matrix.stored() for matrix in self.matrices]
+        _, channels, width = self.shape
+        weights = [part["weight"] for part in parts]
+        values = np.concatenate([w.values if isinstance(w, Stored) else w for w in weights])
+        values = np.ascontiguousarray(values.reshape(-1, width, channels).transpose(0, 2, 1))
+        if isinstance(weights[0], Stored):
+            scale = None if weights[0].scale is None else np.concatenate([w.scale for w in weights])
+            made: dict[str, Any] = {"weight": Stored(values, scale)}
+        else:
+            made = {"weight": values}
+        if self.biased:
+            made["bias"] = np.concatenate([part["bias"] for part in parts])
+        return made
+
+
+def _by_frame(weight: Any, rows: slice) -> Any:
+    """(units, channels, width) → (units, width · channels): the numbers of a frame side by side."""
+    if isinstance(weight, Stored):
+        scale = None if weight.scale is None else weight.scale[rows].copy()
+        return Stored(_by_frame(weight.values, rows), scale)
+    part = weight[rows]
+    return np.ascontiguousarray(part.transpose(0, 2, 1)).reshape(len(part), -1)
+
+
+@lowers("conv1d")
+def _conv1d(c: Context) -> dict[str, Any]:
+    options, channels = c.node.options, _first(c).features[0]
+    activation = CODES[options["activation"]]
+    width, dilation, groups = options["width"], options["dilation"], options["groups"]
+    assert c.weights is not None
+    if groups == channels == options["units"]:
+        held = _held(c)
+        kernel = np.ascontiguousarray(held["weight"][:, 0, :].T)
+        return {
+            "op": "depthwise",
+            "vectors": [kernel, held.get("bias")],
+            "numbers": [width, dilation],
+            "activation": activation,
+        }
+    with packing:
+        packed = c.weights.packed(lambda part: PackedConv(part, groups))
+    return {
+        "matrices": cast(PackedConv, packed).matrices,
+        "numbers": [width, dilation, channels],
+        "activation": activation,
+    }
+
+
+@lowers("scan")
+def _scan(c: Context) -> dict[str, Any]:
+    from . import _packed
+
+    options = c.node.options
+
+    def pack(part: Weights) -> Any:
+        codes = (CODES[options["activation"]], CODES[options["recurrent_activation"]])
+        cell, units, emitted = options["cell"], options["units"], emitted_size(options)
+        return _packed.Scan(part.precision, cell, *codes, units, emitted, part.stored())
+
+    assert c.weights is not None
+    with packing:
+        scan = c.weights.packed(pack)
+    (block,) = c.layout.blocks[c.node.name]
+    return {"scan": (scan, options["reverse"], block.offset, block.aux, options["repeat"], options["flip"])}
+
+
+@lowers("last_state")
+def _last_state(c: Context) -> dict[str, Any]:
+    scan = c.graph.node(c.node.inputs[0])
+    assert scan is not None
+    (block,) = c.layout.blocks[scan.name]
+    names = CELLS[scan.options["cell"]].state
+    before = block.sizes[: names.index(c.node.options["array"])]
+    return {
+        "offset": block.offset + sum(before),
+        "flag": int(c.node.options["as_output"]),
+        "numbers": [block.aux, int(not scan.options["repeat"]), int(scan.options["reverse"])],
+    }
+
+
+@lowers("activation")
+def _activation(c: Context) -> dict[str, Any]:
+    return {"activation": CODES[c.node.options["activation"]], "numbers": [prod(_first(c).features[:-1])]}
+
+
+@lowers(*BINARY)
+def _binary(c: Context) -> dict[str, Any]:
+    a, b = c.values
+    assert a is not None
+    assert b is not None
+    shape = c.result.features
+    size, strides = _merged(shape, [_strides(a.features, shape), _strides(b.features, shape)])
+    return {"op": "binary", "kind": BINARY[c.node.op], "size": size, "stride": strides[0], "stride_b": strides[1]}
+
+
+def _strides(own: tuple[int, ...], shape: tuple[int, ...]) -> list[int]:
+    """How far a value's numbers lie apart along the axes of a result it is broadcast to."""
+    made, step = [0] * len(shape), 1
+    for i in range(1, len(own) + 1):
+        made[len(shape) - i] = step if own[-i] > 1 else 0
+        step *= own[-i]
+    return made
+
+
+def _merged(shape: tuple[int, ...], strides: list[list[int]]) -> tuple[list[int], list[list[int]]]:
+    """The same walk over at most four axes, the last as long as may be: neighbours that can be are one."""
+    size, kept = [1], [[0] for _ in strides]
+    for i in reversed(range(len(shape))):
+        n = shape[i]
+        if n == 1:
+            continue
+        if size[0] == 1:
+            size[0] = n
+            for k, s in enumerate(strides):
+                kept[k][0] = s[i]
+        elif all(s[i] == kept[k][0] * size[0] for k, s in enumerate(strides)):
+            size[0] *= n
+        else:
+            size.insert(0, n)
+            for k, s in enumerate(strides):
+                kept[k].insert(0, s[i])
+    assert len(size) <= 4, "a frame of more than four axes that do not merge"
+    pad = 4 - len(size)
+    return [1] * pad + size, [[0] * pad + k for k in kept]
+
+
+@lowers("scale_shift")
+def _scale_shift(c: Context) -> dict[str, Any]:
+    held, shape, axis = _held(c), _first(c).features, c.node.options["axis"]
+    return {"vectors": [held["scale"], held["shift"]], "numbers": [shape[axis], prod(shape[axis + 1 :])]}
+
+
+@lowers("concat")
+def _concat(c: Context) -> dict[str, Any]:
+    return {"numbers": [prod(c.result.features[: c.node.options["axis"]])]}
+
+
+@lowers("slice")
+def _slice(c: Context) -> dict[str, Any]:
+    options, shape = c.node.options, _first(c).features
+    strides = _strides(shape, shape)
+    axis = options["axis"]
+    offset = options["start"] * prod(shape[axis + 1 :])
+    strides[axis] = prod(shape[axis + 1 :]) * options["step"]
+    size, (stride,) = _merged(c.result.features, [strides])
+    return {"op": "copy", "size": size, "stride": stride, "offset": offset}
+
+
+@lowers("reshape", "expand_time")
+def _reshape(c: Context) -> dict[str, Any]:
+    return {"op": "copy", "size": [1, 1, 1, c.result.size], "stride": [0, 0, 0, 1]}
+
+
+@lowers("transpose")
+def _transpose(c: Context) -> dict[str, Any]:
+    strides = _strides(_first(c).features, _first(c).features)
+    size, (stride,) = _merged(c.result.features, [[strides[axis] for axis in c.node.options["order"]]])
+    return {"op": "copy", "size": size, "stride": stride}
+
+
+@lowers("constant")
+def _constant(c: Context) -> dict[str, Any]:
+    return {"vectors": [np.ascontiguousarray(_held(c)["value"])]}
+
+
+@lowers("upsample")
+def _upsample(c: Context) -> dict[str, Any]:
+    return {}
+
+
+@lowers("pool")
+def _pool(c: Context) -> dict[str, Any]:
+    options = c.node.options
+    return {"kind": POOLING[options["kind"]], "numbers": [options["width"]], "flag": int(options["count_padding"])}
+
+
+@lowers("pool_whole")
+def _pool_whole(c: Context) -> dict[str, Any]:
+    return {"kind": POOLING[c.node.options["kind"]]}
