@@ -140,3 +140,16 @@ def test_what_does_not_fit_is_refused() -> None:
         g.conv1d(x, units=4, width=3, groups=2, weights={"weight": arr(4, 4, 3)})
     with pytest.raises(cgru.FormatError, match="no option"):
         g.slice(x, start=0, stop=1, across=2)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8x16", "bf16", "fp16"])
+def test_reduced_precision(net: cgru.Model, precision: str) -> None:
+    """Near the widened weights' result, by as much as activations of 8 or 16 bits are rounded; streams to the bit."""
+    small = net.quantize(precision)
+    x = arr(2, 30, net.input_size)
+    whole, widened = small(x), small(x, backend="reference")
+    error = np.sqrt(np.mean((whole - widened) ** 2) / np.mean(widened**2))
+    assert error < {"int8": 2e-2, "bf16": 1e-2}.get(precision, 2e-4)
+    stream = small.stream(2)
+    parts = [stream.feed(x[:, :11]), stream.feed(x[:, 11:]), stream.flush()]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)

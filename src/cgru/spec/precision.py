@@ -27,8 +27,8 @@ KINDS = {"float32": "F32", "int8": "I8", "int8x16": "I8", "bf16": "BF16", "fp16"
 
 
 class Stored(NamedTuple):
-    """A reduced matrix (rows, inner): int8 beside a float32 scale for each row, or float16, or the bit patterns of
-    bfloat16 as uint16, without a scale.
+    """A reduced matrix (rows, inner), or a kernel whose first axis is the rows: int8 beside a float32 scale for each
+    row, or float16, or the bit patterns of bfloat16 as uint16, without a scale.
     """
 
     values: np.ndarray
@@ -103,7 +103,7 @@ def widen(stored: Stored, precision: str) -> Float32:
     values, scale = stored
     if scale is not None:
         with np.errstate(under="ignore"):
-            wide = values * scale[:, None]
+            wide = values * scale.reshape(-1, *[1] * (values.ndim - 1))
     elif precision == "bf16":
         wide = (values.astype(np.uint32) << 16).view(np.float32)
     else:
