@@ -104,6 +104,16 @@ void *cgru_work_reserve(cgru_work *work, size_t bytes)
     return reserve(work, bytes) == CGRU_OK ? work->memory : NULL;
 }
 
+unsigned long long *cgru_work_planned(cgru_work *work)
+{
+    return &work->planned;
+}
+
+void *cgru_work_memory(cgru_work *work)
+{
+    return work->memory;
+}
+
 /* ---- threads and blocks -------------------------------------------------------------------------------------------- */
 
 typedef struct {

@@ -483,12 +483,64 @@ static int check_outputs(const cgru_graph *g, const cgru_graph_call *call)
     return status;
 }
 
+/* Whether a call leaves its scratch laid out for the next, and what must be the same then: calls that step come again and
+ * again with the same sizes. Frames of a steady graph do not depend on the steps before. */
+typedef struct {
+    int64_t rows, steps;
+    uint64_t given; /* which inputs are there */
+    int lengths;
+    graph_block block;
+} kept_plan;
+
+static kept_plan plan_of(const cgru_graph *g, const cgru_graph_call *call)
+{
+    kept_plan plan = {.rows = call->rows, .steps = call->steps, .lengths = call->lengths != NULL};
+    for (int v = 0; v < g->inputs && v < 64; v++) plan.given |= (uint64_t)(call->inputs[v].data != NULL) << v;
+    return plan;
+}
+
+static int keeps_plan(const cgru_graph *g, const cgru_graph_call *call)
+{
+    if (!g->steady || call->rows > BLOCK_ROWS || call->steps > CHUNK_STEPS || g->inputs > 64) return 0;
+    for (int v = 0; v < g->inputs; v++) {
+        if (g->values[v].clock == CGRU_STATIC) return 0;
+    }
+    return 1;
+}
+
+/* One block in the caller's thread, whose scratch is kept laid out. */
+static int run_kept(const cgru_graph *graph, const cgru_graph_call *call, cgru_work *work)
+{
+    const size_t head = (sizeof(kept_plan) + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
+    const kept_plan wanted = plan_of(graph, call);
+    kept_plan *plan = cgru_work_memory(work);
+    unsigned long long *planned = cgru_work_planned(work);
+    if (*planned != graph->scans->serial || plan->rows != wanted.rows || plan->steps != wanted.steps ||
+        plan->given != wanted.given || plan->lengths != wanted.lengths) {
+        graph_task task = {graph, call, NULL, 0, (int)call->rows};
+        graph_block counting;
+        size_t bytes = prepare(&counting, &task, 0, task.rows, NULL);
+        char *memory = bytes ? cgru_work_reserve(work, head + bytes) : NULL;
+        if (memory == NULL) return CGRU_NO_MEMORY;
+        plan = (kept_plan *)memory;
+        *plan = wanted;
+        prepare(&plan->block, &task, 0, task.rows, memory + head);
+        *planned = graph->scans->serial;
+    }
+    plan->block.call = call;
+    cgru_fpmode mode = cgru_flush_subnormals();
+    run_block(&plan->block);
+    cgru_restore_fpmode(mode);
+    return CGRU_OK;
+}
+
 int cgru_graph_run(const cgru_graph *graph, const cgru_graph_call *call, cgru_work *work)
 {
     if (call->rows == 0) return CGRU_OK;
     int status = check_call(graph, call);
     if (status == CGRU_OK && !(graph->steady && call->steps == 1)) status = check_outputs(graph, call);
     if (status != CGRU_OK) return status;
+    if (call->threads == 1 && keeps_plan(graph, call)) return run_kept(graph, call, work);
     double share = (double)graph->work * (double)call->rows * (double)(call->steps + 1) / ROW_WORK;
     int64_t threads = call->threads < CGRU_MAX_TEAM ? call->threads : CGRU_MAX_TEAM;
     if (threads > call->rows) threads = call->rows;
