@@ -20,7 +20,6 @@ from ..errors import (
     UnsupportedError,
 )
 from .containers.file_bytes import FileBytes, Source, is_source, opened, shown
-from .containers.messages import bounded_errors
 from .containers.tensorfile import TensorFile
 from .readers.naming import errors_name
 from .table import FORMATS, SAFETENSORS, Format, Probe, readable
@@ -155,7 +154,7 @@ def _check_path(path: Any) -> None:
 
 @contextmanager
 def _naming(path: Source) -> Iterator[None]:
-    with bounded_errors(), errors_name(shown(path)):
+    with errors_name(shown(path)):
         try:
             yield
         except FileNotFoundError as error:

@@ -1,17 +1,13 @@
-"""What files say, cut to what a reader takes in: every message about a file is at most 2,000 characters."""
+"""What files say, cut to what a reader takes in: one name or shape, or the first few of many and a count.
+
+A message as a whole is cut by :class:`~cgru.errors.CgruError`; here its parts are, so that nothing of use is lost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-
-from ...errors import CgruError
-
-#: The longest message about a file, its name included.
-MAX_MESSAGE = 2000
+from collections.abc import Iterable, Sequence
 
 _SOME_LETTERS = 700
-_CUT = " […] "
 
 
 def brief(value: object, letters: int = 80) -> str:
@@ -43,22 +39,3 @@ def fitting(texts: Sequence[str], letters: int = _SOME_LETTERS) -> list[str]:
             break
         kept.append(text)
     return kept
-
-
-def bounded(message: str, limit: int = MAX_MESSAGE) -> str:
-    """``message`` with its middle left out where it is longer than ``limit``: what is wrong, and what to do."""
-    if len(message) <= limit:
-        return message
-    room = limit - len(_CUT)
-    return message[: room * 2 // 3] + _CUT + message[len(message) - room // 3 :]
-
-
-@contextmanager
-def bounded_errors() -> Iterator[None]:
-    """Cut the message of a :class:`CgruError` that is longer than a reader takes in."""
-    try:
-        yield
-    except CgruError as error:
-        if len(str(error)) <= MAX_MESSAGE:
-            raise
-        raise type(error)(bounded(str(error))) from None

@@ -1,0 +1,43 @@
+"""The files that are mutated: every fixture that is small, one native file a precision, and a few that are crafted."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import cgru
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+CORPUS = Path(__file__).resolve().parent / "corpus.jsonl"
+#: Larger seeds would only make a campaign slower: what a reader looks at is at the beginning and the end.
+MAX_SEED = 20_000
+
+
+def seeds() -> dict[str, bytes]:
+    """The seeds by name, in an order that never changes for a given set of fixtures."""
+    found = {
+        str(path.relative_to(FIXTURES)): path.read_bytes()
+        for path in sorted(FIXTURES.rglob("*"))
+        if path.is_file() and path.stat().st_size <= MAX_SEED and not path.name.endswith((".py", ".md", ".txt"))
+    }
+    return found | _native()
+
+
+def _native() -> dict[str, bytes]:
+    rng = np.random.default_rng(11)
+    arrays = [rng.normal(0, 0.3, shape).astype("f4") for shape in ((12, 3), (12, 4), (12,), (12,))]
+    lstm = [rng.normal(0, 0.3, shape).astype("f4") for shape in ((16, 4), (16, 4), (16,), (16,))]
+    dense = cgru.Dense(rng.normal(size=(2, 4)).astype("f4"), rng.normal(size=2).astype("f4"))
+    net = cgru.Model([cgru.GRU.from_arrays(*arrays), cgru.LSTM.from_arrays(*lstm), dense])
+    table = cgru.Embedding(rng.normal(size=(5, 3)).astype("f4"), mask_zero=True)
+    nets = {"float32": net, "ids": cgru.Model([table, cgru.GRU.from_arrays(*arrays)])}
+    nets |= {precision: net.quantize(precision) for precision in ("int8", "int8x16", "bf16", "fp16")}
+    made = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, one in nets.items():
+            path = Path(folder, f"{name}.safetensors")
+            one.save(path)
+            made[f"native/{name}.safetensors"] = path.read_bytes()
+    return made
