@@ -1,4 +1,4 @@
-"""Somebody else's trained networks that are no chains, whole and as streams, against outputs they or their program gave.
+"""Somebody else's trained networks that are no chains, whole and as streams, against what they or their program gave.
 
 The files are no part of this repository: they are read from ``../shared/models`` beside the checkout.
 """
