@@ -153,3 +153,38 @@ def test_reduced_precision(net: cgru.Model, precision: str) -> None:
     stream = small.stream(2)
     parts = [stream.feed(x[:, :11]), stream.feed(x[:, 11:]), stream.flush()]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+
+
+@pytest.mark.parametrize("backend", ["packed", "reference"])
+def test_single_steps_and_pools_equal_the_whole(backend: str) -> None:
+    net = cgru.Model(skip(), backend=backend)
+    x = arr(4, 12, 6)
+    whole, stream, pool = net(x), net.stream(4), net.pool(9)
+    ids = [pool.open() for _ in range(5)]
+    pool.close(ids.pop(1))
+    for t in range(12):
+        for made in (stream.step(x[:, t]), pool.step(ids, x[:, t])):
+            if backend == "packed":
+                np.testing.assert_array_equal(made, whole[:, t])
+            else:
+                np.testing.assert_allclose(made, whole[:, t], rtol=0, atol=1e-6)
+    twin = pool.fork(ids[0])
+    np.testing.assert_array_equal(*pool.step([ids[0], twin], x[:1, [0, 0]][0]))
+    with pytest.raises(cgru.UnsupportedError, match="does not give one frame"):
+        cgru.Model(centred(), backend=backend).pool(2)
+
+
+def test_several_outputs_a_step() -> None:
+    g = cgru.Graph()
+    x = g.input(3)
+    h = g.layer(gru(3, 5), x)
+    g.output(h, g.layer(cgru.Dense(arr(2, 5)), h))
+    net = cgru.Model(g)
+    data = arr(7, 3)
+    whole, stream, pool = net(data), net.stream(), net.pool(2)
+    sid = pool.open()
+    for t in range(7):
+        one, pooled = stream.step(data[t]), pool.step([sid], data[t : t + 1])
+        for name, y in whole.items():
+            np.testing.assert_array_equal(one[name], y[t])
+            np.testing.assert_array_equal(pooled[name][0], y[t])

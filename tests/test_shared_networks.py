@@ -59,7 +59,8 @@ def test_rnnoise_streams_to_the_bit() -> None:
     whole, stream = net(features), net.stream()
     assert stream.delay == 0
     for cut in (slice(0, 1), slice(1, 120), slice(120, 200)):
-        for name, part in stream.feed(features[cut]).items():
+        made: dict[str, np.ndarray] = dict(stream.feed(features[cut]))
+        for name, part in made.items():
             np.testing.assert_array_equal(part, whole[name][cut])
 
 

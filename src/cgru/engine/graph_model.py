@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from .model import Model
 from .state import State, StateLayout
 
 if TYPE_CHECKING:
+    from .graph_pool import GraphPool
     from .graph_stream import GraphStream
 
 
@@ -92,7 +94,7 @@ class GraphModel(Model):
         self._given = [name for name in graph.inputs if name not in graph.optional]
         first = graph.inputs[self._given[0]] if self._given else None
         self.input_size = (self._vocabulary(self._given[0]) or first.size) if first is not None else 0
-        self.output_size = graph.values[graph.outputs[0]].size
+        self.output_size = sum(graph.values[name].size for name in graph.outputs)
 
     # ---- what it is -------------------------------------------------------------------------------------------
 
@@ -167,14 +169,54 @@ class GraphModel(Model):
             return {name: {gate: values[0] for gate, values in found.items()} for name, found in record.items()}
         return record
 
-    def stream(self, batch: int = 1, state: State | Mapping[str, Any] | None = None, **rest: Any) -> GraphStream:
+    @property
+    def input_names(self) -> list[str]:
+        """The inputs a call must bring, in order."""
+        return self._given
+
+    @cached_property
+    def steps_in_core(self) -> bool:
+        """Whether single steps go straight to the core: one input, and a frame of every output for each step."""
+        from .backends.packed_graph import PackedRunner
+
+        graph, runner = self.graph, self._runner(None)
+        values = [graph.values[name] for name in graph.outputs]
+        return (
+            isinstance(runner, PackedRunner)
+            and self._layout.timing.steady
+            and len(self._given) == 1
+            and not graph.static_inputs
+            and runner.plain == list(graph.outputs)
+            and len(graph.inputs) <= 8
+            and len(values) <= 16
+            and all(value.clock is not None and value.dtype == "float32" for value in values)
+            and all(len(value.features) == 1 for value in (*values, *graph.inputs.values()) if value.dtype == "float32")
+        )
+
+    def _split(self, y: Float32) -> dict[str, Float32]:
+        """Outputs that came as one array, by name."""
+        made, start = {}, 0
+        for name in self.graph.outputs:
+            end = start + self.graph.values[name].size
+            made[name] = y[..., start:end]
+            start = end
+        return made
+
+    def stream(self, batch: int = 1, state: State | Mapping[str, Any] | None = None) -> GraphStream:
         from .graph_stream import GraphStream
 
         refuse_unstreamable(self.graph)
-        return GraphStream(self, arrays.positive(batch, "batch"), state, **rest)
+        rows = arrays.positive(batch, "batch")
+        if not self.steps_in_core:
+            return GraphStream(self, rows, state)
+        from .backends.steppers import PackedGraphStream, SplitGraphStream
 
-    def pool(self, capacity: int) -> Any:
-        raise UnsupportedError("pool: a network with branches has no pool yet; use net.stream(batch)")
+        return (PackedGraphStream if len(self.graph.outputs) == 1 else SplitGraphStream)(self, rows, state)
+
+    def pool(self, capacity: int) -> GraphPool:
+        from .graph_pool import open_pool
+
+        return open_pool(self, capacity)
 
     def _runner(self, backend: str | None) -> Runner:
         wanted = self._backend if backend is None else backends.checked(backend)

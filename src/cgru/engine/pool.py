@@ -13,7 +13,6 @@ from .. import arrays
 from ..arrays import Float32
 from ..errors import ArgumentTypeError, CgruError, ShapeError
 from ..forks import Lock, in_use
-from ..layers import Embedding
 from . import dumps
 from .stream import advance, check_out, check_streamable
 
@@ -182,7 +181,7 @@ class Pool:
             state = self._data[rows]
             self._stepping = os.getpid()
         try:
-            out[...] = np.asarray(advance(self.net, features[:, None], state, team), np.float32).reshape(out.shape)
+            out[...] = self._stepped(features, state, team).reshape(out.shape)
             with _books:
                 self._data[rows] = state
         finally:
@@ -192,6 +191,10 @@ class Pool:
                 self._pending.clear()
                 self._stepping = 0
         return out
+
+    def _stepped(self, x: np.ndarray, state: Float32, threads: int) -> Float32:
+        """One step of rows of ``state``, which moves; what leaves the network."""
+        return np.asarray(advance(self.net, x[:, None], state, threads), np.float32)
 
     def _names(self, sids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
         """Ids as an array of its own."""
@@ -215,9 +218,8 @@ class Pool:
         return rows
 
     def _input(self, x: Any, named: int) -> np.ndarray:
-        first = self.net.layers[0]
-        if isinstance(first, Embedding):
-            tokens = arrays.ids(x, "x", first.vocabulary)
+        if self.net.takes_ids:
+            tokens = arrays.ids(x, "x", self.net.input_size)
             if tokens.shape != (named,):
                 raise ShapeError(f"x: expected {named} ids, one for each stream named, found shape {tokens.shape}")
             return np.require(tokens, requirements=["C", "A"])

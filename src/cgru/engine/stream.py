@@ -13,7 +13,7 @@ from .. import arrays
 from ..arrays import Float32
 from ..errors import ArgumentTypeError, CgruError, ShapeError, UnsupportedError
 from ..forks import in_use
-from ..layers import Embedding, LastStep, Recurrent
+from ..layers import LastStep, Recurrent
 from . import dumps
 from .backends.flow import Flow
 
@@ -33,10 +33,9 @@ def check_streamable(net: Model) -> None:
 
 def admit_step(net: Model, x: Any, batch: int) -> tuple[np.ndarray, bool]:
     """``x`` of one step cast and checked: features (B, I) or ids (B,), and whether it came without a batch axis."""
-    first = net.layers[0]
-    if isinstance(first, Embedding):
+    if net.takes_ids:
         single = np.ndim(x) == 0 if isinstance(x, (int, np.ndarray, np.generic)) else False
-        tokens = arrays.ids([x] if single else x, "x", first.vocabulary)
+        tokens = arrays.ids([x] if single else x, "x", net.input_size)
         if tokens.shape != (batch,):
             raise ShapeError(
                 f"x: expected {batch} token id{'s' * (batch > 1)} for one step, found shape {tokens.shape}"

@@ -77,7 +77,7 @@ cdef class GraphNet:
     cdef object held  # the packed weights and the vectors
     cdef list values
     cdef list outputs
-    cdef Py_ssize_t inputs, width
+    cdef readonly Py_ssize_t inputs, width
     cdef const cgru_matrix **matrices
 
     def __cinit__(self, list values not None, Py_ssize_t inputs, list nodes not None, list outputs not None, Py_ssize_t width):

@@ -21,6 +21,13 @@ cdef class Stepper:
     """
 
     cdef cgru_net *net
+    cdef cgru_graph *graph  # instead of net, for a network that is no chain
+    cdef cgru_graph_call graph_call
+    cdef cgru_port ports_in[8]
+    cdef cgru_port ports_out[16]
+    cdef int given          # which of the graph's inputs a step brings
+    cdef int64_t cost       # of a row and step
+    cdef bint made
     cdef cgru_work *work
     cdef cgru_call call
     cdef readonly Py_ssize_t inputs, outputs
@@ -31,27 +38,73 @@ cdef class Stepper:
     def __dealloc__(self):
         cgru_work_free(self.work)
 
-    def _bind(self, Net net not None, cnp.ndarray state not None):
-        """The network, and the state rows (B, width) that steps advance in place. Once: a step may be under way."""
-        if self.net != NULL:
+    def _bind(self, net not None, cnp.ndarray state not None):
+        """The :class:`Net` or :class:`GraphNet`, and the state rows (B, width) that steps advance in place. Once: a step
+        may be under way.
+
+        A graph must take one input that advances, and give outputs that all have a frame for each step: they come as
+        one array (B, O), one after the other in their order.
+        """
+        if self.made:
             raise CgruError(f"this {self._called} is made already; make another")
         if not (plain(state, cnp.NPY_FLOAT32, 2) and cnp.PyArray_ISWRITEABLE(state) and state.shape[1] >= net.width):
             raise ShapeError(f"state: expected float32 rows of {net.width} numbers in C order")
         self.work = cgru_work_new()
         if self.work == NULL:
             raise TooLargeError("no memory for the scratch of a step")
-        self.held = (net, state)
-        self.net = net.net
-        self.inputs, self.outputs, self.ids = net.inputs, net.outputs, net.ids
+        if isinstance(net, GraphNet):
+            self.bind_graph(<GraphNet>net)
+        else:
+            self.net, self.cost = (<Net?>net).net, cgru_net_cost((<Net>net).net)
+            self.inputs, self.outputs, self.ids = net.inputs, net.outputs, net.ids
+        self.held, self.made = (net, state), True
         self.call.rows, self.call.steps, self.call.threads = state.shape[0], 1, 1
         self.call.state = <float *>cnp.PyArray_DATA(state)
         self.call.state_row, self.call.state_rows = state.shape[1], state.shape[0]
-        self.call.x_row, self.call.y_row = 1 if net.ids else net.inputs, net.outputs
+        self.call.x_row, self.call.y_row = 1 if self.ids else self.inputs, self.outputs
         self.call.x_step = self.call.y_step = 0
+
+    cdef void bind_graph(self, GraphNet net) except *:
+        cdef cgru_graph_call *call = &self.graph_call
+        cdef Py_ssize_t i
+        self.given = -1
+        if net.inputs > 8 or len(net.outputs) > 16:
+            raise ShapeError("a step takes at most 8 inputs and 16 outputs")
+        for i in range(net.inputs):
+            size, clock, content = net.values[i]
+            if content == CGRU_MASK:
+                continue
+            if self.given >= 0 or clock != CGRU_STEPS:
+                raise ShapeError("a step takes one input that advances")
+            self.given, self.inputs, self.ids = i, size, content == CGRU_IDS
+        for i, value in enumerate(net.outputs):
+            size, clock, content = net.values[value]
+            if clock != CGRU_STEPS or content != CGRU_FEATURES:
+                raise ShapeError("a step gives outputs with a frame for each step")
+            self.ports_out[i].frames = 1
+            self.ports_out[i].frame = self.outputs  # until the call: where in a row of the result it begins
+            self.outputs += size
+        call.steps, call.before, call.ended = 1, 0, 0
+        call.inputs, call.outputs, call.lengths = self.ports_in, self.ports_out, NULL
+        self.graph, self.cost = net.graph, cgru_graph_cost(net.graph)
+
+    cdef int run_graph(self) noexcept:
+        cdef cgru_graph_call *call = &self.graph_call
+        cdef Py_ssize_t i, count = len((<GraphNet>(<tuple>self.held)[0]).outputs)
+        call.rows, call.index, call.threads = self.call.rows, self.call.index, self.call.threads
+        call.state, call.state_row, call.state_rows = self.call.state, self.call.state_row, self.call.state_rows
+        self.ports_in[self.given].data, self.ports_in[self.given].row = self.call.x, self.call.x_row
+        for i in range(count):
+            self.ports_out[i].data, self.ports_out[i].row = self.call.y + self.ports_out[i].frame, self.outputs
+        if self.cost * call.rows < RELEASE:
+            return cgru_graph_run(self.graph, call, self.work)
+        with nogil:
+            i = cgru_graph_run(self.graph, call, self.work)
+        return i
 
     def _enter(self):
         """Claim the stepper for one call, or refuse: it is one thread's at a time."""
-        if self.net == NULL:
+        if not self.made:
             raise CgruError(f"this {self._called} was never made; a network's own method makes one")
         if self.busy:
             raise in_use(self._called, self.busy != generation)
@@ -64,6 +117,8 @@ cdef class Stepper:
         """The call itself. The stepper must be claimed: its frame is what a call under way reads from."""
         self.call.x = cnp.PyArray_DATA(x)
         self.call.y = <float *>cnp.PyArray_DATA(y)
+        if self.graph != NULL:
+            return self.run_graph()
         return run_call(self.net, &self.call, self.work)
 
     cdef bint fits(self, object x, Py_ssize_t rows, bint single) noexcept:
@@ -105,7 +160,7 @@ cdef class BatchStepper(Stepper):
         cdef Py_ssize_t batch = self.call.rows
         cdef cnp.ndarray y
         cdef int status
-        if self.net == NULL:
+        if not self.made:
             self._enter()
         if not self.ids and self.fits(x, batch, True):
             single = True
@@ -260,7 +315,7 @@ cdef class ChoiceStepper(Stepper):
         cdef cnp.npy_intp shape[2]
         cdef cnp.ndarray y
         cdef int status, team = min(resolve(threads), 1 << 20)
-        if self.net == NULL:
+        if not self.made:
             self._enter()
         if not PyList_CheckExact(sids) and not plain(sids, cnp.NPY_INT64, 1):
             sids = self._names(sids)
@@ -298,7 +353,7 @@ cdef class ChoiceStepper(Stepper):
             self.settle()
             self.call.rows, self.call.threads = shape[0], team
             self.call.index = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows)
-            if cgru_net_cost(self.net) * self.call.rows >= RELEASE:
+            if self.cost * self.call.rows >= RELEASE:
                 self.save()
             status = self._run(x, y)
             if status != CGRU_OK:
