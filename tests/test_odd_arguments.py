@@ -161,6 +161,7 @@ def base(where: str, owner: Any, name: str) -> Any:
         "precision": "int8",
         "path": "net.safetensors",
         "net": NET,
+        "dataset": list(X),
         "other": NET,
         "y": NET(X),
         "module": torch,

@@ -21,6 +21,7 @@ from .errors import (
 from .layers import GRU, LSTM, RNN, TITLED, Activation, Dense, Embedding, LastStep, Masking, MinGRU, ThreeGate
 
 if TYPE_CHECKING:
+    from .archive import map
     from .engine.verification import Difference, verify
     from .formats import load, read
     from .live.keras import from_keras
@@ -58,6 +59,7 @@ __all__ = [
     "from_keras",
     "from_torch",
     "load",
+    "map",
     "read",
     "show_config",
     "verify",
@@ -71,6 +73,7 @@ _LATE = {
     "from_keras": ".live.keras",
     "from_torch": ".live.torch",
     "load": ".formats",
+    "map": ".archive",
     "read": ".formats",
     "show_config": ".reports.config",
     "verify": ".engine.verification",

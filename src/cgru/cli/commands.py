@@ -106,12 +106,16 @@ def info(options: argparse.Namespace) -> None:
         print(f"warning: {name} has {count:,} weights that are NaN or infinite")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Run a network over the sequences of a file."""
+def run(options: argparse.Namespace) -> int:
+    """Run a network over the sequences of a file, of many files, or of a column of a table."""
     from ..formats.readers.naming import errors_name
+    from . import archives
 
     threads = resolve(options.threads)
     net = _load(options)
+    if archives.is_archive(options):
+        return archives.run(net, options)
+    options.input = options.input[0]
     given = cli_files.read_input(options.input, ids=net.takes_ids, features=net.input_size)
     kind = cli_files.output_kind(options.output, given)
     start = time.perf_counter()
@@ -134,6 +138,7 @@ def run(options: argparse.Namespace) -> None:
         else:
             summary["output"] = options.output
         _print_json(summary)
+    return 0
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -395,6 +400,8 @@ def _layers(text: str) -> str | list[Any]:
 
 
 def _parser() -> _Parser:
+    from . import archives, serving
+
     parser = _Parser(prog="cgru", description="Run trained GRU, LSTM and RNN networks on a CPU.")
     parser.add_argument("--version", action="version", version=f"cgru {__version__}")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
@@ -419,12 +426,14 @@ def _parser() -> _Parser:
 
     sub = add("run", run)
     add_file(sub)
-    sub.add_argument("input", metavar="INPUT", help=".npy .npz .csv .wav, or - for standard input")
-    help_output = ".npy .npz .csv .wav (default: standard output)"
+    help_input = ".npy .npz .csv .wav, or - for standard input; many of them, 'data/*.wav', or a .parquet or .arrow"
+    sub.add_argument("input", metavar="INPUT", nargs="+", help=help_input)
+    help_output = ".npy .npz .csv .wav (default: standard output); a folder for many files; a .parquet or .arrow"
     sub.add_argument("-o", "--output", metavar="OUT", default=PIPE, help=help_output)
     sub.add_argument("--stream", action="store_true", help="go step by step through a stream")
     sub.add_argument("--threads", type=_threads, help="how many threads, or auto (default 1)")
     sub.add_argument("--json", action="store_true", help="print shapes and time as JSON, and y without -o")
+    archives.add_options(sub)
 
     sub = add("convert", convert)
     add_file(sub)
@@ -464,8 +473,6 @@ def _parser() -> _Parser:
     sub.add_argument("--streams", type=_count, metavar="N", help="also a pool of N streams, beside them one by one")
     sub.add_argument("--threads", type=_threads, help="how many threads, or auto (default 1)")
     sub.add_argument("--json", action="store_true", help="print JSON")
-
-    from . import serving
 
     sub = add("serve", serve)
     add_file(sub)
