@@ -404,7 +404,7 @@ typedef struct {
 static size_t prepare(graph_block *b, const graph_task *task, int64_t first, int rows, char *memory)
 {
     *b = (graph_block){.graph = task->graph, .call = task->call, .first = first, .rows = rows};
-    b->chunk = chunk_steps(task->graph, rows, task->call->steps);
+    b->chunk = chunk_steps(task->graph, task->rows, task->call->steps); /* the same in every block: fewer rows take less */
     cgru_arena a = {memory, 0};
     lay_out(b, &a);
     graph_block counting = *b;
