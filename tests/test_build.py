@@ -1,4 +1,4 @@
-"""setup.py itself: several files at a time, a line for each. No compiler runs; one that counts stands in for it."""
+"""setup.py compiles several files at a time and says so; the wheels' script first looks for what it will call."""
 
 from __future__ import annotations
 
@@ -54,3 +54,13 @@ def test_several_files_are_compiled_at_a_time_and_each_gives_a_line(tmp_path: Pa
     lines = [line for line in done.stdout.splitlines() if line.startswith("cgru: compiled ")]
     assert len(lines) == len(counts) > 10
     assert any("core/isa/f32_generic.c" in line for line in lines)
+
+
+def test_the_wheels_script_names_a_missing_compiler_before_it_builds(tmp_path: Path) -> None:
+    script = [sys.executable, "tools/build_wheels.py", "aarch64", "--out", str(tmp_path / "dist")]
+    settings = os.environ | {"PATH": str(tmp_path)}
+    done = subprocess.run(script, cwd=ROOT, env=settings, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "aarch64-linux-gnu-gcc" in done.stderr
+    assert "apt install" in done.stderr
+    assert not (tmp_path / "dist").exists()

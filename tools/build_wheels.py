@@ -173,6 +173,21 @@ def check_here(source: Path, wheel: Path, python: Python, settings: dict[str, st
         smoke(source, folder, inside, f"Python {python.tag[2:]}, with SciPy")
 
 
+def look_for_programs(what: list[str], tests: bool) -> None:
+    """End now, not after the first wheels, if something is missing that this run will call."""
+    needed = {"git": "git"}
+    for arch in what:
+        if arch in GCC:
+            needed[GCC[arch]] = {"x86_64": "gcc", "aarch64": "gcc-aarch64-linux-gnu"}[arch]
+    if "aarch64" in what and tests:
+        needed |= {"qemu-aarch64-static": "qemu-user-static", "apt-get": "apt", "dpkg-deb": "dpkg"}
+    if "sdist" in what and tests:
+        needed["gcc"] = "gcc"
+    if missing := [program for program in needed if not shutil.which(program)]:
+        packages = " ".join(needed[program] for program in missing)
+        raise SystemExit(f"{', '.join(missing)}: not on the path (Debian: apt install {packages})")
+
+
 def emulated_python() -> Python | None:
     """The aarch64 Python that tools/aarch64.sh unpacks."""
     run("sh", ROOT / "tools" / "aarch64.sh", "setup", env=os.environ | {"PYTHON": sys.executable})
@@ -222,6 +237,7 @@ def main() -> None:
     parser.add_argument("--no-test", action="store_true")
     options = parser.parse_args()
     what = options.what or ["x86_64", "aarch64", "sdist"]
+    look_for_programs(what, not options.no_test)
     CACHE.mkdir(parents=True, exist_ok=True)
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)

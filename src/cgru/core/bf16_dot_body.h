@@ -42,21 +42,14 @@ INLINE void multiply(const int R, const int P, const int G, vec *acc, const cgru
         if (R < P * G) {
             hvec in[TILE_ROWS];
             UNROLL for (int r = 0; r < R; r++) in[r] = h_two(row[r] + 2 * k);
-            UNROLL for (int p = 0; p < P; p++)
+            UNROLL for (int j = 0; j < P * G; j++)
             {
-                UNROLL for (int g = 0; g < G; g++)
-                {
-                    hvec a = h_load(weight[p] + g * VL * 2);
-                    UNROLL for (int r = 0; r < R; r++)
-                        acc[(r * P + p) * G + g] = dot(acc[(r * P + p) * G + g], a, in[r]);
-                }
+                hvec a = h_load(weight[j / G] + j % G * VL * 2);
+                UNROLL for (int r = 0; r < R; r++) acc[r * P * G + j] = dot(acc[r * P * G + j], a, in[r]);
             }
         } else {
             hvec a[MAX_PANELS * 4];
-            UNROLL for (int p = 0; p < P; p++)
-            {
-                UNROLL for (int g = 0; g < G; g++) a[p * G + g] = h_load(weight[p] + g * VL * 2);
-            }
+            UNROLL for (int j = 0; j < P * G; j++) a[j] = h_load(weight[j / G] + j % G * VL * 2);
             UNROLL for (int r = 0; r < R; r++)
             {
                 hvec in = h_two(row[r] + 2 * k);

@@ -52,7 +52,7 @@ static void gru_after_tile(const void *what, const void *given, int r0, int n, i
 {
     const cgru_scan *scan = what;
     const cgru_rows *rows = given;
-    float sums[ACCUMULATORS * VL], candidate[ACCUMULATORS / 3 * VL];
+    float sums[MOST_SUMS * VL], candidate[MOST_SUMS * VL]; /* a third would do; gcc 12 cannot see it, and warns */
     gru_after_sums(sums, candidate, scan, rows, r0, n, p0, panels);
     activate_each(scan->recurrent_activation, sums, 3, 2, n * panels);
     const float *input = candidate;

@@ -1,11 +1,12 @@
 /* Products whose sums are floats, on multiply(R, P, G, acc, m, p0, v). */
 INLINE void put_down(const int R, const int P, const int G, const vec *acc, const tile_out *out)
 {
+    COMPLETED(vec, sums, acc, R * P * G)
     UNROLL for (int r = 0; r < R; r++)
     {
         UNROLL for (int p = 0; p < P; p++)
         {
-            UNROLL for (int g = 0; g < G; g++) put_sum(out, r, p, g, G, acc[(r * P + p) * G + g]);
+            UNROLL for (int g = 0; g < G; g++) put_sum(out, r, p, g, G, sums[(r * P + p) * G + g]);
         }
     }
 }

@@ -43,17 +43,10 @@ INLINE void multiply_one(const int R, const int P, const int G, vec *acc, const 
 {
     vec in[TILE_ROWS];
     UNROLL for (int r = 0; r < R; r++) in[r] = v_set(row[r][k]);
-    UNROLL for (int p = 0; p < P; p++)
+    UNROLL for (int j = 0; j < P * G; j++)
     {
-        UNROLL for (int g = 0; g < G; g++)
-        {
-            vec a = widened(weight[p] + g * VL * GROUP, half);
-            UNROLL for (int r = 0; r < R; r++)
-            {
-                vec *sum = &acc[(r * P + p) * G + g];
-                *sum = v_fma(a, in[r], *sum);
-            }
-        }
+        vec a = widened(weight[j / G] + j % G * VL * GROUP, half);
+        UNROLL for (int r = 0; r < R; r++) acc[r * P * G + j] = v_fma(a, in[r], acc[r * P * G + j]);
     }
 }
 

@@ -109,21 +109,14 @@ INLINE void multiply(const int R, const int P, const int G, ivec *acc, const cgr
         if (R < 8) {
             bvec in[TILE_ROWS];
             UNROLL for (int r = 0; r < R; r++) in[r] = b_four(row[r] + 4 * k);
-            UNROLL for (int p = 0; p < P; p++)
+            UNROLL for (int j = 0; j < P * G; j++)
             {
-                UNROLL for (int g = 0; g < G; g++)
-                {
-                    bvec a = b_load(weight[p] + g * VL * 4);
-                    UNROLL for (int r = 0; r < R; r++)
-                        acc[(r * P + p) * G + g] = dot(acc[(r * P + p) * G + g], a, in[r]);
-                }
+                bvec a = b_load(weight[j / G] + j % G * VL * 4);
+                UNROLL for (int r = 0; r < R; r++) acc[r * P * G + j] = dot(acc[r * P * G + j], a, in[r]);
             }
         } else {
             bvec a[MAX_PANELS * 4];
-            UNROLL for (int p = 0; p < P; p++)
-            {
-                UNROLL for (int g = 0; g < G; g++) a[p * G + g] = b_load(weight[p] + g * VL * 4);
-            }
+            UNROLL for (int j = 0; j < P * G; j++) a[j] = b_load(weight[j / G] + j % G * VL * 4);
             UNROLL for (int r = 0; r < R; r++)
             {
                 bvec in = b_four(row[r] + 4 * k);
@@ -139,6 +132,7 @@ INLINE void put_down(const int R, const int P, const int G, const ivec *acc, con
                      const void *const *v, const tile_out *out)
 {
     const vec plane = v_set(256.0f);
+    COMPLETED(ivec, sums, acc, R * P * G)
     UNROLL for (int p = 0; p < P; p++)
     {
         UNROLL for (int g = 0; g < G; g++)
@@ -147,14 +141,14 @@ INLINE void put_down(const int R, const int P, const int G, const ivec *acc, con
             if (m->planes == 2) {
                 UNROLL for (int r = 0; r < R / 2; r++)
                 {
-                    const ivec *sum = acc + (2 * r * P + p) * G + g;
+                    const ivec *sum = sums + (2 * r * P + p) * G + g;
                     vec f = v_add(v_mul(i_float(sum[0]), plane), i_float(sum[P * G]));
                     put_sum(out, r, p, g, G, v_mul(v_mul(f, scale), v_set(*(const float *)v[r])));
                 }
             } else {
                 UNROLL for (int r = 0; r < R; r++)
                 {
-                    vec f = i_float(acc[(r * P + p) * G + g]);
+                    vec f = i_float(sums[(r * P + p) * G + g]);
                     put_sum(out, r, p, g, G, v_mul(v_mul(f, scale), v_set(*(const float *)v[r])));
                 }
             }

@@ -9,6 +9,18 @@ typedef struct {
     const float *apart;
 } tile_out;
 
+/* `name`: the sums of `acc`, which are complete. Where what follows reads acc itself, between branches, clang 14 stores
+ * the sums of many tiles at every step of the product (tools/read_loops.py shows it); for clang they go to memory here,
+ * once. */
+#ifdef __clang__
+#define COMPLETED(type, name, acc, count)                                                                              \
+    type name[MOST_SUMS];                                                                                              \
+    UNROLL for (int done = 0; done < (count); done++) name[done] = acc[done];                                          \
+    __asm__("" : "+m"(*(type(*)[count])name));
+#else
+#define COMPLETED(type, name, acc, count) const type *const name = acc;
+#endif
+
 INLINE void put_sum(const tile_out *out, int r, int p, int g, const int G, vec sum)
 {
     const float *base = out->base[r] + p * out->step + g * VL;
