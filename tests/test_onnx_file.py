@@ -290,11 +290,6 @@ def test_the_writer_writes_what_onnx_reads(onnx: Any) -> None:
     assert list(proto.float_data) == [np.float32(0.1)]
 
 
-def test_load_says_that_the_graph_is_not_run() -> None:
-    with pytest.raises(UnsupportedError, match="ONNX"):
-        cgru.load(model(graph([node("Relu", ["x"], ["y"])])))
-
-
 def test_onnx_is_known_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(model(graph([node("Relu", ["x"], ["y"])], initializer=[tensor("w")])))
     assert cgru.read(tmp_path / "model.bin")["w"].tolist() == [1, 2]

@@ -1,4 +1,4 @@
-"""Fuzz target: whatever the bytes, the ONNX reader returns records and arrays, or raises a CgruError.
+"""Fuzz target: whatever the bytes, the ONNX reader returns records, arrays and a graph, or raises a CgruError.
 
 pip install -e '.[fuzz]'
 python tests/fuzz/fuzz_onnx.py --seeds corpus
@@ -8,7 +8,7 @@ python tests/fuzz/fuzz_onnx.py -max_total_time=180 -rss_limit_mb=1024 -timeout=1
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,6 +23,7 @@ else:
 with instrumented:
     from cgru.errors import CgruError
     from cgru.formats.containers import onnx_file
+    from cgru.formats.readers import onnx_network
 
 
 def seeds() -> dict[str, bytes]:
@@ -78,6 +79,8 @@ def one_input(data: bytes) -> None:
         found = onnx_file.read(data)
     except CgruError:
         return
+    with suppress(CgruError):
+        onnx_network.load(data)
     for name, values in found.tensors.items():
         name.encode()
         assert values.dtype.kind in "fiubcO"

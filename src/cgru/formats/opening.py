@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,11 @@ def load(
     backend: str | None = None,
     check: tuple[Any, Any] | None = None,
     mmap: bool = False,
+    inputs: Mapping[str, Any] | None = None,
+    state: Mapping[str, str] | None = None,
+    time_axis: int | str | Mapping[str, int | None] | None = None,
 ) -> Model:
-    """The network in a file: PyTorch ``.pt``/``.pth``, ``.safetensors``, ``.npz``, Keras ``.keras``/``.h5``.
+    """The network in a file: PyTorch ``.pt``/``.pth``, ``.safetensors``, ``.npz``, Keras ``.keras``/``.h5``, ``.onnx``.
 
     ``path`` is a path, the bytes of a file, or a file open for reading. What the file is, is told by its content.
     Nothing in it is executed. It is read once, into memory.
@@ -69,6 +72,13 @@ def load(
     For example ``layers=["embed", "rnn", "last", "fc1", "relu", "fc2"]``. ``prefix="encoder"`` takes the
     tensors whose names begin with ``encoder.`` alone, without it. ``backend`` is as for :class:`Model`.
 
+    An ONNX file says its graph, but not which axes are rows and time: they are found by following them through it,
+    and where that leaves a choice an error says so. The network takes and gives (B, T, …), feature axes in ONNX'
+    order, those of size 1 left out. ``time_axis=1`` says which axis of the input is time. ``inputs`` fixes an input to
+    a value, ``{"sr": 16000}``, or says the shape of one that is left open, ``{"input": (None, 576)}``.
+    ``state={"h": "hn"}`` says which input is which output of the step before, where names and shapes do not: the
+    network carries it then. A graph that says its own state and has no time axis is one step of the network.
+
     ``check=(x, y)`` runs the network on ``x`` and compares with ``y``, the outputs of the trained network, as
     :func:`cgru.verify` does: the one way to know that inferred layers are right.
 
@@ -78,7 +88,8 @@ def load(
     """
     with _reading(path):
         file, entry = _opened(path, mmap)
-        net = Model(entry.layers(file, layers, prefix), backend=backend)
+        more = {"inputs": inputs, "state": state, "time_axis": time_axis}
+        net = Model(entry.layers(file, layers, prefix, **more), backend=backend)
         if check is not None:
             return net.noting(_checked(net, check))
         if layers is None and not entry.builder:

@@ -1,7 +1,7 @@
 """The one table of formats: what each is called, how it is recognised, which modules read it.
 
 To add a format, write a container with ``read(source) -> TensorFile`` and, if its files say their own layers, a
-reader with ``load(source) -> list[Layer]``, and add a line to :data:`FORMATS`.
+reader with ``load(source) -> list[Layer]``, or a :class:`cgru.Graph`, and add a line to :data:`FORMATS`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CgruError, UnsupportedError
+from ..errors import CgruError
 from .containers import safetensors
 from .containers.file_bytes import FileBytes, Source
 from .containers.tensorfile import TensorFile
@@ -21,6 +21,7 @@ from .readers import native
 # and ends soon would spend more time on them than on its network.
 
 if TYPE_CHECKING:
+    from ..builder import Graph
     from ..layers import Layer
 
 SAFETENSORS = ".containers.safetensors"
@@ -41,9 +42,10 @@ class Probe:
 class Format:
     """One line of the table.
 
-    ``module`` has ``read(source) -> TensorFile``; ``builder`` has ``load(source) -> list[Layer]`` where the
-    file says its own layers, and is empty where they are inferred from the tensors. A format that is known
-    but not run has ``instead``: what to do with such a file; its tensors are read where it has a ``module``.
+    ``module`` has ``read(source) -> TensorFile``; ``builder`` has ``load(source)``, a list of layers or a graph,
+    where the file says its own, and is empty where layers are inferred from the tensors. ``options`` are the
+    arguments of :func:`cgru.load` that ``builder`` takes beside it. A format that is known but not read has
+    ``instead``: what to do with such a file.
     """
 
     title: str
@@ -52,20 +54,27 @@ class Format:
     module: str = ""
     builder: str = ""
     instead: str = ""
+    options: tuple[str, ...] = ()
 
     def read(self, source: Source) -> TensorFile:
         return importlib.import_module(self.module, __package__).read(source)
 
-    def layers(self, source: Source, layers: str | Sequence[Any] | None, prefix: str | None) -> list[Layer]:
-        if self.instead:
-            raise UnsupportedError(self.instead)
+    def layers(
+        self, source: Source, layers: str | Sequence[Any] | None, prefix: str | None, **options: Any
+    ) -> list[Layer] | Graph:
+        """What :class:`cgru.Model` is made of; ``options`` are None where a caller leaves them out."""
+        given = {name: value for name, value in options.items() if value is not None}
+        for name in given:
+            if name not in self.options:
+                takers = " and ".join(entry.title for entry in FORMATS if name in entry.options)
+                raise CgruError(f"{name}: this is for {takers} files, not {self.title}; leave {name}= away")
         if not self.builder:
             from .readers.torch_layers import layers_from
 
             return layers_from(self.read(source), layers, prefix)
         if layers is not None or prefix is not None:
             raise CgruError(f"a {self.title} file says its own layers; leave layers= and prefix= away")
-        return importlib.import_module(self.builder, __package__).load(source)
+        return importlib.import_module(self.builder, __package__).load(source, **given)
 
 
 def _is_native(probe: Probe) -> bool:
@@ -103,10 +112,8 @@ FORMATS = (
         "a JSON file, such as RTNeural's, which this version of cgru does not read; "
         "save the network's own state_dict or .keras file"
     )),
-    Format("ONNX", (".onnx",), _is_onnx, ".containers.onnx_file", instead=(
-        "an ONNX model, of which this version of cgru reads the tensors (cgru.read) but does not run the graph; "
-        "save the state_dict or .keras file it was exported from"
-    )),
+    Format("ONNX", (".onnx",), _is_onnx, ".containers.onnx_file", ".readers.onnx_network",
+           options=("inputs", "state", "time_axis")),
 )  # fmt: skip
 
 

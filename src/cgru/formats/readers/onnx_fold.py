@@ -1,0 +1,368 @@
+"""Operators of ONNX on values that are known when the file is read: constants, and the arithmetic on shapes.
+
+Source: onnx/docs/Operators.md. Arrays may hold :class:`~.onnx_values.Count`; what then has no one answer raises
+:class:`~.onnx_values.Unfolded`, and what is not here is computed when the network runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import erf
+from typing import Any
+
+import numpy as np
+
+from ..containers.onnx_records import Node
+from .onnx_values import Count, Unfolded, compared, normalised
+
+#: Numbers in one folded array: a file cannot make the reader compute more than it could hold itself.
+MAX_FOLDED = 1 << 26
+
+Array = np.ndarray
+_DTYPES = {
+    1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8",
+    12: "u4", 13: "u8", 16: "f4",
+}  # fmt: skip
+
+
+def folded(node: Node, arrays: Sequence[Array | None]) -> list[Array] | None:
+    """The node's outputs from arrays; None where the operator is not one of these."""
+    fold = _FOLDS.get(node.op)
+    if fold is None or node.domain:
+        return None
+    with np.errstate(all="ignore"):
+        try:
+            made = fold(node, arrays)
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
+            raise FoldError(f"{node}: its constants do not fit it ({error})") from error
+    made = [np.asarray(array) for array in (made if isinstance(made, list) else [made])]
+    for array in made:
+        if array.size > MAX_FOLDED:
+            raise FoldError(f"{node}: a constant of {array.size} numbers; at most {MAX_FOLDED} are made")
+    return [normalised(array) for array in made]
+
+
+class FoldError(Exception):
+    """The constants of a node contradict its operator."""
+
+
+def attribute(node: Node, name: str, default: Any = None) -> Any:
+    return node.attributes.get(name, default)
+
+
+def axes_of(node: Node, arrays: Sequence[Array | None], at: int = 1) -> list[int] | None:
+    """The attribute ``axes`` of older operator sets, or the input that later ones have instead."""
+    given = attribute(node, "axes")
+    if given is None and len(arrays) > at and arrays[at] is not None:
+        given = [int(axis) for axis in np.asarray(arrays[at]).reshape(-1)]
+    return None if given is None else list(given)
+
+
+def cast_dtype(code: int) -> np.dtype[Any]:
+    if code not in _DTYPES:
+        raise FoldError(f"a cast to ONNX' type {code}, which is no number of numpy's")
+    return np.dtype(_DTYPES[code])
+
+
+def _ufunc(function: Callable[..., Any]) -> Callable[..., Any]:
+    def fold(node: Node, arrays: Sequence[Array]) -> Any:
+        first = arrays[0]
+        made = np.asarray(function(*arrays))
+        if made.dtype == object or first.dtype == object:
+            return made
+        return made.astype(np.result_type(*arrays), copy=False)
+
+    return fold
+
+
+def _divided(a: Array, b: Array) -> Any:
+    if a.dtype == object or b.dtype == object:
+        return np.floor_divide(a, b)
+    if a.dtype.kind in "iu":
+        # ONNX divides whole numbers towards zero.
+        return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
+    return np.true_divide(a, b)
+
+
+def _compare(kind: str, swap: bool = False) -> Callable[..., Any]:
+    function = np.frompyfunc(lambda a, b: compared(kind, a, b), 2, 1)
+
+    def fold(node: Node, arrays: Sequence[Array]) -> Any:
+        a, b = arrays if not swap else arrays[::-1]
+        return np.asarray(function(a, b)).astype(bool)
+
+    return fold
+
+
+def _variadic(function: Callable[..., Any]) -> Callable[..., Any]:
+    def fold(node: Node, arrays: Sequence[Array]) -> Any:
+        made = arrays[0]
+        for other in arrays[1:]:
+            made = function(made, other)
+        return made
+
+    return fold
+
+
+def _slice(node: Node, arrays: Sequence[Array | None]) -> Any:
+    data = arrays[0]
+    assert data is not None
+    for axis, part in slices(node, arrays, data.ndim, data.shape):
+        data = data[(slice(None),) * axis + (part,)]
+    return data
+
+
+def slices(node: Node, arrays: Sequence[Any], rank: int, sizes: Sequence[Any]) -> list[tuple[int, slice]]:
+    """What a Slice takes along each axis, as numpy has it (negative numbers from the end)."""
+    if node.version < 10:
+        starts, ends = attribute(node, "starts"), attribute(node, "ends")
+        axes, steps = attribute(node, "axes"), None
+    else:
+        lists = [None if array is None else list(np.asarray(array).reshape(-1)) for array in arrays[1:]]
+        starts, ends, axes, steps = [*lists, None, None, None, None][:4]
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    made = []
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        axis, step = int(axis) % rank, int(step)
+        if step == 0:
+            raise ValueError("a step of 0")
+        first, last = _bound(start, sizes[axis]), _bound(end, sizes[axis])
+        if step > 0 and isinstance(last, int) and last >= _TO_THE_END:
+            last = None
+        if step < 0 and isinstance(last, int) and isinstance(sizes[axis], int) and last < -sizes[axis]:
+            last = None
+        made.append((axis, slice(first, last, step)))
+    return made
+
+
+# From here on a bound means the end of the axis, whatever its size: exporters write the largest whole number.
+_TO_THE_END = (1 << 31) - 1
+
+
+def _bound(value: Any, size: Any) -> Any:
+    """A bound that may be beyond the end, or a count of what the axis has."""
+    if isinstance(value, Count):
+        if value == size:
+            return None
+        rest = value - size
+        if isinstance(rest, Count):
+            raise Unfolded
+        return rest if rest < 0 else None
+    return int(value)
+
+
+def _reshape(node: Node, arrays: Sequence[Array | None]) -> Any:
+    data, shape = arrays[0], attribute(node, "shape") if node.version < 5 else arrays[1]
+    assert data is not None
+    assert shape is not None
+    sizes = [int(size) for size in np.asarray(shape).reshape(-1)]
+    if not attribute(node, "allowzero", 0):
+        sizes = [data.shape[i] if size == 0 else size for i, size in enumerate(sizes)]
+    return data.reshape(sizes)
+
+
+def _expand(node: Node, arrays: Sequence[Array]) -> Any:
+    shape = [int(size) for size in arrays[1].reshape(-1)]
+    wanted = np.broadcast_shapes(arrays[0].shape, tuple(shape))
+    _bounded(wanted)
+    return np.broadcast_to(arrays[0], wanted)
+
+
+def _bounded(shape: Sequence[int]) -> None:
+    total = 1
+    for size in shape:
+        total *= int(size)
+    if total > MAX_FOLDED:
+        raise FoldError(f"a constant of {total} numbers; at most {MAX_FOLDED} are made")
+
+
+def _constant_of_shape(node: Node, arrays: Sequence[Array]) -> Any:
+    shape = tuple(int(size) for size in arrays[0].reshape(-1))
+    _bounded(shape)
+    value = attribute(node, "value", np.zeros(1, np.float32))
+    return np.full(shape, value.reshape(-1)[0], value.dtype)
+
+
+def _reduction(function: Callable[..., Any]) -> Callable[..., Any]:
+    def fold(node: Node, arrays: Sequence[Array | None]) -> Any:
+        data = arrays[0]
+        assert data is not None
+        axes = axes_of(node, arrays)
+        if not axes and attribute(node, "noop_with_empty_axes", 0):
+            return data
+        which = tuple(axes) if axes else None
+        return np.asarray(function(data, axis=which, keepdims=bool(attribute(node, "keepdims", 1)))).astype(data.dtype)
+
+    return fold
+
+
+def _unsqueezed(node: Node, arrays: Sequence[Array | None]) -> Any:
+    data, axes = arrays[0], axes_of(node, arrays)
+    assert data is not None
+    assert axes is not None
+    return np.expand_dims(data, tuple(axes))
+
+
+def _squeezed(node: Node, arrays: Sequence[Array | None]) -> Any:
+    data, axes = arrays[0], axes_of(node, arrays)
+    assert data is not None
+    return np.squeeze(data, None if axes is None else tuple(axes))
+
+
+def _split(node: Node, arrays: Sequence[Array | None]) -> Any:
+    data, axis = arrays[0], int(attribute(node, "axis", 0))
+    assert data is not None
+    ends = np.cumsum(split_sizes(node, arrays, data.shape[axis]))[:-1]
+    return np.split(data, ends, axis)
+
+
+def split_sizes(node: Node, arrays: Sequence[Any], size: int) -> list[int]:
+    given = attribute(node, "split") if node.version < 13 else None
+    if node.version >= 13 and len(arrays) > 1 and arrays[1] is not None:
+        given = [int(part) for part in np.asarray(arrays[1]).reshape(-1)]
+    if given is not None:
+        if sum(given) != size:
+            raise ValueError(f"parts of {given} of an axis of {size}")
+        return list(given)
+    parts = int(attribute(node, "num_outputs", len(node.outputs)))
+    chunk = -(-size // parts)
+    return [min(chunk, size - i * chunk) for i in range(parts)]
+
+
+def _pad(node: Node, arrays: Sequence[Any]) -> Any:
+    data = arrays[0]
+    before, behind, mode, value = pads_of(node, arrays, data.ndim)
+    if mode == "constant":
+        return np.pad(data, list(zip(before, behind, strict=True)), constant_values=value)
+    return np.pad(data, list(zip(before, behind, strict=True)), mode=mode)  # type: ignore[call-overload]
+
+
+def pads_of(node: Node, arrays: Sequence[Any], rank: int) -> tuple[list[int], list[int], str, float]:
+    """Numbers before and behind each axis, the mode and the constant of a Pad."""
+    if node.version < 11:
+        pads, value = list(attribute(node, "pads") or attribute(node, "paddings")), attribute(node, "value", 0.0)
+        axes = None
+    else:
+        pads = [int(item) for item in np.asarray(arrays[1]).reshape(-1)]
+        value = arrays[2].reshape(-1)[0] if len(arrays) > 2 and arrays[2] is not None and arrays[2].size else 0.0
+        axes = (
+            [int(axis) % rank for axis in arrays[3].reshape(-1)] if len(arrays) > 3 and arrays[3] is not None else None
+        )
+    axes = list(range(rank)) if axes is None else axes
+    before, behind = [0] * rank, [0] * rank
+    for i, axis in enumerate(axes):
+        before[axis], behind[axis] = pads[i], pads[len(axes) + i]
+    return before, behind, attribute(node, "mode", "constant"), float(value)
+
+
+def _range(node: Node, arrays: Sequence[Array]) -> Any:
+    start, limit, delta = (array.reshape(-1)[0] for array in arrays)
+    count = max(int(np.ceil((limit - start) / delta)), 0)
+    _bounded([count])
+    return (start + np.arange(count) * delta).astype(arrays[0].dtype)
+
+
+def _cast(node: Node, arrays: Sequence[Array]) -> Any:
+    dtype = cast_dtype(int(attribute(node, "to")))
+    return arrays[0] if arrays[0].dtype == object else arrays[0].astype(dtype)
+
+
+def _gather(node: Node, arrays: Sequence[Array]) -> Any:
+    data, axis = arrays[0], int(attribute(node, "axis", 0))
+    return np.take(data, arrays[1].astype(np.int64), axis=axis)
+
+
+def _where(node: Node, arrays: Sequence[Array]) -> Any:
+    condition, a, b = arrays
+    return np.where(condition.astype(bool), a, b)
+
+
+def _dequantize(node: Node, arrays: Sequence[Any]) -> Any:
+    x, scale = arrays[0], arrays[1]
+    zero = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.zeros((), np.int32)
+    if scale.ndim == 1 and x.ndim > 1:
+        shape = [1] * x.ndim
+        shape[int(attribute(node, "axis", 1))] = -1
+        scale, zero = scale.reshape(shape), zero.reshape(shape) if zero.ndim else zero
+    elif scale.ndim > 1:
+        raise Unfolded
+    return ((x.astype(np.float32) - zero.astype(np.float32)) * scale).astype(np.float32)
+
+
+def _quantize(node: Node, arrays: Sequence[Any]) -> Any:
+    x, scale = arrays[0], arrays[1]
+    zero = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.zeros((), np.uint8)
+    if scale.ndim == 1 and x.ndim > 1:
+        shape = [1] * x.ndim
+        shape[int(attribute(node, "axis", 1))] = -1
+        scale = scale.reshape(shape)
+    elif scale.ndim > 1:
+        raise Unfolded
+    info = np.iinfo(zero.dtype)
+    zeros = zero.reshape(scale.shape) if zero.size == scale.size else zero
+    return np.clip(np.round(x / scale) + zeros.astype(np.float32), info.min, info.max).astype(zero.dtype)
+
+
+def _transpose(node: Node, arrays: Sequence[Array]) -> Any:
+    return np.transpose(arrays[0], attribute(node, "perm"))
+
+
+def _concat(node: Node, arrays: Sequence[Array]) -> Any:
+    if any(array.dtype == object for array in arrays):
+        arrays = [array.astype(object) for array in arrays]
+    return np.concatenate(arrays, int(attribute(node, "axis", 1 if node.version < 4 else 0)))
+
+
+def _flatten(node: Node, arrays: Sequence[Array]) -> Any:
+    axis, shape = int(attribute(node, "axis", 1)), arrays[0].shape
+    axis = axis + len(shape) if axis < 0 else axis
+    return arrays[0].reshape(int(np.prod(shape[:axis], dtype=np.int64)), -1)
+
+
+def _one_hot_free(node: Node, arrays: Sequence[Array]) -> Any:
+    return np.tile(arrays[0], [int(count) for count in arrays[1].reshape(-1)])
+
+
+def _scatter_nd(node: Node, arrays: Sequence[Array]) -> Any:
+    if attribute(node, "reduction", "none") != "none":
+        raise Unfolded
+    data = arrays[0].copy()
+    data[tuple(np.moveaxis(arrays[1].astype(np.int64), -1, 0))] = arrays[2]
+    return data
+
+
+def _gelu_free(function: Callable[[Array], Any]) -> Callable[..., Any]:
+    return lambda node, arrays: np.asarray(function(arrays[0])).astype(arrays[0].dtype)
+
+
+_FOLDS: Mapping[str, Callable[..., Any]] = {
+    "Abs": _ufunc(np.abs), "Add": _ufunc(np.add), "And": _ufunc(np.logical_and), "Cast": _cast,
+    "Ceil": _ufunc(np.ceil), "Concat": _concat, "ConstantOfShape": _constant_of_shape, "CumSum": lambda n, a: np.cumsum(
+        a[0], int(a[1])),
+    "DequantizeLinear": _dequantize, "Div": _ufunc(_divided), "Dropout": lambda node, arrays: arrays[0],
+    "Equal": _compare("equal"), "Erf": _gelu_free(np.vectorize(erf, otypes=[float])), "Exp": _ufunc(np.exp),
+    "Expand": _expand, "Flatten": _flatten, "Floor": _ufunc(np.floor), "Gather": _gather,
+    "Greater": _compare("less", swap=True), "GreaterOrEqual": _compare("less_equal", swap=True),
+    "Identity": lambda node, arrays: arrays[0], "Less": _compare("less"), "LessOrEqual": _compare("less_equal"),
+    "Log": _ufunc(np.log), "MatMul": _ufunc(np.matmul), "Max": _variadic(np.maximum), "Min": _variadic(np.minimum),
+    "Mod": _ufunc(np.mod), "Mul": _ufunc(np.multiply), "Neg": _ufunc(np.negative), "Not": _ufunc(np.logical_not),
+    "Or": _ufunc(np.logical_or), "Pad": _pad, "Pow": lambda n, a: np.power(a[0], a[1]).astype(a[0].dtype),
+    "QuantizeLinear": _quantize, "Range": _range, "Reciprocal": _ufunc(np.reciprocal),
+    "ReduceMax": _reduction(np.max), "ReduceMean": _reduction(np.mean), "ReduceMin": _reduction(np.min),
+    "ReduceProd": _reduction(np.prod), "ReduceSum": _reduction(np.sum), "Relu": _ufunc(lambda x: np.maximum(x, 0)),
+    "Reshape": _reshape, "Round": _ufunc(np.round), "ScatterND": _scatter_nd,
+    "Sigmoid": _gelu_free(lambda x: 1 / (1 + np.exp(-x))), "Sign": _ufunc(np.sign), "Slice": _slice, "Split": _split,
+    "Sqrt": _ufunc(np.sqrt), "Squeeze": _squeezed, "Sub": _ufunc(np.subtract), "Sum": _variadic(np.add),
+    "Tanh": _ufunc(np.tanh), "Tile": _one_hot_free, "Transpose": _transpose, "Unsqueeze": _unsqueezed, "Where": _where,
+    "Xor": _ufunc(np.logical_xor),
+}  # fmt: skip
+
+#: Those of which each output number comes of one number of each input: they fold along open axes as well.
+# fmt: off
+ELEMENTWISE = frozenset((
+    "Abs", "Add", "And", "Cast", "Ceil", "Div", "Dropout", "Exp", "Floor", "Identity", "Log", "Max", "Min", "Mul",
+    "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sqrt", "Sub", "Sum", "Tanh",
+    "Where", "Xor",
+))
+# fmt: on

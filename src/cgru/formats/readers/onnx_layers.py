@@ -1,0 +1,574 @@
+"""ONNX' products, convolutions, pooling, normalisation and reductions, over time and inside a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ...errors import FormatError
+from ..containers.onnx_records import Node
+from . import onnx_fold as fold
+from .onnx_arithmetic import Broadcast, floats, output_name, scaled, shifted
+from .onnx_draft import plain_axes
+from .onnx_lowering import Lowering, handles
+from .onnx_values import BATCH, TIME, Atom, Known, Tensor, Value
+
+# Products ---------------------------------------------------------------------------------------------------------
+
+
+@handles("MatMul")
+def _matmul(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    a, b = floats(low, node, *inputs)
+    if isinstance(a, Tensor) and isinstance(b, Known):
+        matrix = low.known(b, node, "the matrix")
+        while matrix.ndim > 2 and matrix.shape[0] == 1:
+            matrix = matrix[0]
+        if matrix.ndim == 1:
+            made = dense(low, node, a, a.rank - 1, matrix[:, None])
+            return Tensor(made.name, made.axes[:-1])
+        if matrix.ndim == 2:
+            made = dense(low, node, a, a.rank - 1, matrix)
+            lead = b.array.ndim - a.rank
+            return Tensor(made.name, ((),) * max(0, lead) + made.axes)
+    if isinstance(a, Known) and isinstance(b, Tensor) and b.rank >= 2:
+        matrix = low.known(a, node, "the matrix")
+        if matrix.ndim == 2:
+            return dense(low, node, b, b.rank - 2, matrix.T)
+    return _product(low, node, low.tensor(a, node), low.tensor(b, node))
+
+
+def dense(
+    low: Lowering, node: Node, x: Tensor, axis: int, matrix: np.ndarray, bias: np.ndarray | None = None
+) -> Tensor:
+    """x along one axis times a matrix (I, O); the axis stays where it is."""
+    groups = plain_axes(low.draft, x, str(node))
+    inner = groups[axis]
+    if any(isinstance(atom, str) for atom in x.axes[axis]):
+        raise low.unsupported(node, "a product along the axis of rows or frames")
+    size = prod(low.draft.features(x)[i] for i in inner)
+    if size != matrix.shape[0]:
+        raise FormatError(f"{node}: a matrix of {matrix.shape} for {size} features")
+    others = [(i, group) for i, group in enumerate(groups) if i != axis and group]
+    name = low.draft.arranged(x, [*(group for _, group in others), inner])
+    weights = {"weight": np.ascontiguousarray(matrix.T)} | ({} if bias is None else {"bias": bias})
+    made = low.draft.emit("dense", name, units=matrix.shape[1], weights=weights, name=output_name(node))
+    axes: list[tuple[Atom, ...]] = [tuple(a for a in atoms if isinstance(a, str)) for atoms in x.axes]
+    for place, (i, _) in enumerate(others):
+        axes[i] = (place,)
+    axes[axis] = (len(others),)
+    return Tensor(made, tuple(axes))
+
+
+def _product(low: Lowering, node: Node, a: Tensor, b: Tensor) -> Tensor:
+    """A product of two values that are both computed."""
+    if min(a.rank, b.rank) < 2:
+        raise low.unsupported(node, "a product with a vector that is computed")
+    for value in (a, b):
+        if any(isinstance(atom, str) for atoms in value.axes[-2:] for atom in atoms):
+            raise low.unsupported(node, "a product along the axis of rows or frames (attention over time)")
+    fronts = [Tensor(value.name, value.axes[:-2]) for value in (a, b)]
+    both = Broadcast(low, node, fronts)
+    names = [
+        low.draft.arranged(
+            value, [*both.groups(front), *plain_axes(low.draft, Tensor(value.name, value.axes[-2:]), str(node))]
+        )
+        for value, front in zip((a, b), fronts, strict=True)
+    ]
+    made = low.draft.emit("matmul", *names, name=output_name(node))
+    return Tensor(made, (*both.axes, (both.count,), (both.count + 1,)))
+
+
+@handles("Gemm")
+def _gemm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    given = node.attributes
+    alpha, beta = float(given.get("alpha", 1.0)), float(given.get("beta", 1.0))
+    x = low.tensor(inputs[0], node)
+    if given.get("transA"):
+        x = Tensor(x.name, x.axes[::-1])
+    matrix = low.known(inputs[1], node, "the matrix").astype(np.float64)
+    matrix = (matrix.T if given.get("transB") else matrix) * alpha
+    third = inputs[2] if len(inputs) > 2 else None
+    if third is None or (isinstance(third, Known) and not third.open and third.array.size in (1, matrix.shape[1])):
+        bias = (
+            None if third is None else np.broadcast_to(low.known(third, node, "C").reshape(-1) * beta, matrix.shape[1:])
+        )
+        return dense(low, node, x, 1, matrix.astype(np.float32), bias)
+    made = dense(low, node, x, 1, matrix.astype(np.float32))
+    both = Broadcast(low, node, [made, scaled(low, low.tensor(third, node), beta)])
+    return both.result(low.draft.emit("add", *both.names, name=output_name(node)))
+
+
+# Windows ----------------------------------------------------------------------------------------------------------
+
+
+def _window(low: Lowering, node: Node, sizes: Sequence[Any], kernel: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Strides, dilations and pads of a window; ``auto_pad`` worked out where the sizes are known."""
+    axes = len(kernel)
+    strides = tuple(node.attributes.get("strides", (1,) * axes))
+    dilations = tuple(node.attributes.get("dilations", (1,) * axes))
+    pads = tuple(node.attributes.get("pads", (0,) * (2 * axes)))
+    auto = node.attributes.get("auto_pad", "NOTSET")
+    if auto == "VALID":
+        pads = (0,) * (2 * axes)
+    elif auto in ("SAME_UPPER", "SAME_LOWER"):
+        begin, end = [], []
+        for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+            span = (k - 1) * dilation + 1
+            if stride == 1:
+                total = span - 1
+            elif isinstance(size, int):
+                total = max(0, (-(-size // stride) - 1) * stride + span - size)
+            else:
+                raise low.unsupported(
+                    node, f"{auto} with a stride along time: how much is padded hangs on the number of frames"
+                )
+            begin.append(total // 2 if auto == "SAME_UPPER" else total - total // 2)
+            end.append(total - begin[-1])
+        pads = (*begin, *end)
+    elif auto != "NOTSET":
+        raise FormatError(f"{node}: auto_pad {auto!r}")
+    if not len(strides) == len(dilations) == axes or len(pads) != 2 * axes:
+        raise FormatError(f"{node}: strides, dilations and pads do not fit a kernel of {axes} axes")
+    return {"kernel": tuple(kernel), "strides": strides, "dilations": dilations, "pads": pads}
+
+
+class Spatial:
+    """x (N, C, *S) of a convolution or pooling: which spatial axis is time, and x as a frame (C, *inner)."""
+
+    def __init__(self, low: Lowering, node: Node, x: Tensor) -> None:
+        self.low, self.node, self.x = low, node, x
+        self.groups = plain_axes(low.draft, x, str(node))
+        if x.rank < 3:
+            raise FormatError(f"{node}: {x.rank} axes; expected rows, channels and at least one more")
+        if self.groups[0] or any(isinstance(atom, str) for atom in x.axes[1]):
+            raise low.unsupported(node, "its first axis is not that of rows, or its second not that of channels")
+        timed = [axis for axis in range(2, x.rank) if TIME in x.axes[axis]]
+        if any(BATCH in x.axes[axis] for axis in range(2, x.rank)):
+            raise low.unsupported(node, "a window over the axis of rows")
+        self.time = timed[0] - 2 if timed else None
+        self.sizes = low.draft.shape(x)[2:]
+
+    def frame(self) -> str:
+        """(C, *inner): the feature axes without time."""
+        kept = [group for axis, group in enumerate(self.groups) if axis == 1 or (axis > 1 and axis - 2 != self.time)]
+        return self.low.draft.arranged(self.x, kept)
+
+    def result(self, name: str, lead: int = 1) -> Tensor:
+        """A frame (O, *inner) under the axes of x."""
+        axes: list[tuple[Atom, ...]] = [tuple(a for a in self.x.axes[0] if isinstance(a, str)), (0,)]
+        place = lead
+        for axis in range(2, self.x.rank):
+            if axis - 2 == self.time:
+                axes.append((TIME,))
+            else:
+                axes.append((place,))
+                place += 1
+        return Tensor(name, tuple(axes))
+
+
+@handles("Conv")
+def _conv(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    space = Spatial(low, node, low.tensor(inputs[0], node))
+    weight = low.known(inputs[1], node, "the kernel")
+    weights = {"weight": weight}
+    if len(inputs) > 2 and inputs[2] is not None:
+        weights["bias"] = low.known(inputs[2], node, "the bias")
+    if weight.ndim != space.x.rank:
+        raise FormatError(f"{node}: a kernel of {weight.ndim} axes for {space.x.rank}")
+    window = _window(low, node, space.sizes, weight.shape[2:])
+    options = {"units": weight.shape[0], "groups": int(node.attributes.get("group", 1))}
+    frame, name, axes = space.frame(), output_name(node), weight.ndim - 2
+    if space.time is None:
+        return space.result(low.draft.emit("conv_inner", frame, weights=weights, name=name, **options, **window))
+    t = space.time
+    along = {
+        "stride": window["strides"][t], "dilation": window["dilations"][t],
+        "left": window["pads"][t], "right": window["pads"][axes + t],
+    }  # fmt: skip
+    if axes == 1:
+        made = low.draft.emit("conv1d", frame, width=weight.shape[2], weights=weights, name=name, **options, **along)
+        return space.result(made)
+    return space.result(_conv_stacked(low, node, frame, t, along, window, weights, options))
+
+
+def _conv_stacked(
+    low: Lowering,
+    node: Node,
+    frame: str,
+    t: int,
+    along: Mapping[str, Any],
+    window: Mapping[str, tuple[int, ...]],
+    weights: Mapping[str, np.ndarray],
+    options: Mapping[str, Any],
+) -> str:
+    """A convolution over time and inner axes: the frames of its window beside each other, then one inside a frame."""
+    draft, axes = low.draft, len(window["kernel"])
+    width = window["kernel"][t]
+    stacked = draft.emit("stack_frames", frame, width=width, **along)
+    count = len(draft.type(stacked).features)
+    # (K, C, *inner) → (C, K, *inner): the window is the first inner axis.
+    turned = draft.emit("transpose", stacked, order=(1, 0, *range(2, count)))
+    order = [t, *(axis for axis in range(axes) if axis != t)]
+
+    def reordered(values: tuple[int, ...], first: int) -> tuple[int, ...]:
+        return (first, *(values[axis] for axis in order[1:]))
+
+    pads = window["pads"]
+    inner = {
+        "kernel": reordered(window["kernel"], width),
+        "strides": reordered(window["strides"], 1),
+        "dilations": reordered(window["dilations"], 1),
+        "pads": (*reordered(pads[:axes], 0), *reordered(pads[axes:], 0)),
+    }
+    kernel = np.moveaxis(weights["weight"], 2 + t, 2)
+    arrays = {**weights, "weight": np.ascontiguousarray(kernel)}
+    made = draft.emit("conv_inner", turned, weights=arrays, name=output_name(node), **options, **inner)
+    features = draft.type(made).features
+    return draft.emit("reshape", made, features=(features[0], *features[2:]))
+
+
+@handles("ConvTranspose")
+def _conv_transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    space = Spatial(low, node, low.tensor(inputs[0], node))
+    weight = low.known(inputs[1], node, "the kernel")
+    weights = {"weight": weight}
+    if len(inputs) > 2 and inputs[2] is not None:
+        weights["bias"] = low.known(inputs[2], node, "the bias")
+    axes, groups = weight.ndim - 2, int(node.attributes.get("group", 1))
+    plain = {key: item for key, item in node.attributes.items() if key != "auto_pad"}
+    window = _window(low, replace(node, attributes=plain), space.sizes, weight.shape[2:])
+    extra = tuple(node.attributes.get("output_padding", (0,) * axes))
+    auto, wanted = node.attributes.get("auto_pad", "NOTSET"), node.attributes.get("output_shape")
+    if space.time is not None:
+        return _transposed_over_time(low, node, space, weights, window, extra, groups)
+    if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
+        begin, end = [], []
+        for i, size in enumerate(space.sizes):
+            span = (weight.shape[2 + i] - 1) * window["dilations"][i] + 1
+            target = wanted[i - axes] if wanted is not None else size * window["strides"][i]
+            total = max(0, window["strides"][i] * (size - 1) + extra[i] + span - target)
+            begin.append(total // 2 if auto == "SAME_UPPER" else total - total // 2)
+            end.append(total - begin[-1])
+            if wanted is not None and window["strides"][i] * (size - 1) + extra[i] + span < target:
+                raise low.unsupported(node, "an output_shape larger than what the kernels reach")
+        window["pads"] = (*begin, *end)
+    options = {"units": weight.shape[1] * groups, "groups": groups, "extra": extra}
+    made = low.draft.emit(
+        "conv_transpose_inner", space.frame(), weights=weights, name=output_name(node), **options, **window
+    )
+    return space.result(made)
+
+
+def _transposed_over_time(
+    low: Lowering,
+    node: Node,
+    space: Spatial,
+    weights: Mapping[str, np.ndarray],
+    window: Mapping[str, tuple[int, ...]],
+    extra: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """With a stride of 1 along time it is a convolution with the kernel turned round."""
+    t, axes = space.time, len(window["kernel"])
+    assert t is not None
+    if axes != 1 or window["strides"][t] != 1 or extra[t] or "output_shape" in node.attributes:
+        raise low.unsupported(node, "a transposed convolution over time with a stride, or over time and features")
+    weight = weights["weight"]
+    channels, part, width = weight.shape
+    kernel = weight.reshape(groups, channels // groups, part, width).transpose(0, 2, 1, 3)[..., ::-1]
+    span = (width - 1) * window["dilations"][0]
+    left, right = span - window["pads"][0], span - window["pads"][1]
+    if min(left, right) < 0:
+        raise low.unsupported(node, "more frames are cut off than the kernel adds")
+    arrays = {**weights, "weight": np.ascontiguousarray(kernel.reshape(groups * part, channels // groups, width))}
+    made = low.draft.emit(
+        "conv1d", space.frame(), units=groups * part, width=width, dilation=window["dilations"][0], groups=groups,
+        left=left, right=right, weights=arrays, name=output_name(node),
+    )  # fmt: skip
+    return space.result(made)
+
+
+@handles("MaxPool", "AveragePool")
+def _pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    if any(node.outputs[1:]):
+        raise low.unsupported(node, "where the largest numbers are")
+    space = Spatial(low, node, low.tensor(inputs[0], node))
+    window = _window(low, node, space.sizes, node.attributes["kernel_shape"])
+    kind = "max" if node.op == "MaxPool" else "average"
+    if node.attributes.get("ceil_mode"):
+        window["pads"] = _ceiled(low, node, space, window, kind)
+    options = {"kind": kind, "count_padding": bool(node.attributes.get("count_include_pad", 0))}
+    if space.time is None:
+        return space.result(low.draft.emit("pool_inner", space.frame(), name=output_name(node), **options, **window))
+    t, axes = space.time, len(window["kernel"])
+    others = [i for i in range(axes) if i != t and (window["kernel"][i], window["strides"][i]) != (1, 1)]
+    if others or window["dilations"][t] != 1:
+        raise low.unsupported(node, "pooling over time and features at once, or dilated")
+    along = {
+        "width": window["kernel"][t],
+        "stride": window["strides"][t],
+        "left": window["pads"][t],
+        "right": window["pads"][axes + t],
+    }
+    return space.result(low.draft.emit("pool", space.frame(), name=output_name(node), **options, **along))
+
+
+def _ceiled(
+    low: Lowering, node: Node, space: Spatial, window: Mapping[str, tuple[int, ...]], kind: str
+) -> tuple[int, ...]:
+    """Pads with which every window that begins among the numbers is there, though it ends beyond them."""
+    if kind == "average" or space.time is not None:
+        raise low.unsupported(node, "ceil_mode of averages, or over time")
+    axes = len(window["kernel"])
+    pads = list(window["pads"])
+    for i, size in enumerate(space.sizes):
+        span = (window["kernel"][i] - 1) * window["dilations"][i] + 1
+        stride, room = window["strides"][i], size + pads[i] + pads[axes + i] - span
+        count = -(-room // stride) + 1
+        if (count - 1) * stride >= size + pads[i]:
+            count -= 1
+        pads[axes + i] += max(0, (count - 1) * stride - room)
+    return tuple(pads)
+
+
+@handles("GlobalAveragePool", "GlobalMaxPool")
+def _global_pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    x = low.tensor(inputs[0], node)
+    return reduced(low, node, x, list(range(2, x.rank)), "mean" if "Average" in node.op else "max", keep=True)
+
+
+# Reductions -------------------------------------------------------------------------------------------------------
+
+_REDUCE = {
+    "ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max", "ReduceMin": "min", "ReduceProd": "prod",
+    "ReduceL1": "l1", "ReduceL2": "l2", "ReduceSumSquare": "sum_square", "ReduceLogSum": "log_sum",
+    "ReduceLogSumExp": "log_sum_exp",
+}  # fmt: skip
+
+
+@handles(*_REDUCE)
+def _reduce(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    x = low.tensor(inputs[0], node)
+    if len(inputs) > 1 and inputs[1] is not None:
+        low.known(inputs[1], node, "the axes")
+    axes = fold.axes_of(node, [value.array if isinstance(value, Known) else None for value in inputs])
+    if not axes:
+        if node.attributes.get("noop_with_empty_axes", 0):
+            return x
+        axes = list(range(x.rank))
+    return reduced(
+        low, node, x, [axis % x.rank for axis in axes], _REDUCE[node.op], keep=bool(node.attributes.get("keepdims", 1))
+    )
+
+
+def reduced(low: Lowering, node: Node, x: Tensor, axes: Sequence[int], kind: str, *, keep: bool) -> Tensor:
+    """One number of all along the axes; over time it is one of the whole sequence."""
+    if any(BATCH in x.axes[axis] for axis in axes):
+        raise low.unsupported(node, "one number of several rows")
+    over_time = any(TIME in x.axes[axis] for axis in axes)
+    features = [atom for axis in axes for atom in x.axes[axis] if isinstance(atom, int)]
+    name = x.name
+    if over_time:
+        if kind not in ("mean", "sum", "max"):
+            raise low.unsupported(node, f"{kind} over time")
+        name = low.draft.emit("pool_whole", name, kind=kind)
+    if features:
+        name = low.draft.emit("reduce", name, kind=kind, axes=tuple(features), name=output_name(node))
+    made = [() if axis in axes else atoms for axis, atoms in enumerate(x.axes)]
+    return Tensor(name, tuple(made if keep else [atoms for axis, atoms in enumerate(made) if axis not in axes]))
+
+
+@handles("Softmax", "LogSoftmax")
+def _softmax(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    x = low.tensor(inputs[0], node)
+    default = 1 if node.version < 13 else -1
+    axis = int(node.attributes.get("axis", default))
+    axis = axis + x.rank if axis < 0 else axis
+    over = range(axis, x.rank) if node.version < 13 else [axis]
+    atoms = [atom for i in over for atom in x.axes[i]]
+    if any(isinstance(atom, str) for atom in atoms):
+        raise low.unsupported(node, "softmax over rows or frames")
+    log, last = node.op == "LogSoftmax", len(low.draft.features(x)) - 1
+    if atoms == [last] and not log:
+        return Tensor(low.draft.emit("activation", x.name, activation="softmax", name=output_name(node)), x.axes)
+    made = low.draft.emit(
+        "softmax", x.name, axes=tuple(a for a in atoms if isinstance(a, int)), log=log, name=output_name(node)
+    )
+    return Tensor(made, x.axes)
+
+
+# Normalisation ----------------------------------------------------------------------------------------------------
+
+
+def scale_shift(low: Lowering, node: Node, x: Tensor, axis: int, scale: np.ndarray, shift: np.ndarray) -> Tensor:
+    """scale · x + shift, a pair for each entry of an axis; in the weights before it where nothing else reads them."""
+    groups = plain_axes(low.draft, x, str(node))
+    made = low.draft.node(x.name)
+    folds = {"dense": -1, "conv1d": 0, "conv_inner": 0, "conv_transpose_inner": 0}
+    if (
+        made is not None and made.op in folds and made.options["activation"] == "linear" and low.alone(x)
+        and groups[axis] == ((len(low.draft.features(x)) - 1,) if made.op == "dense" else (0,))
+    ):  # fmt: skip
+        arrays = {key: array.astype(np.float64) for key, array in low.draft.g.store[made.weights].arrays().items()}
+        weight = arrays["weight"]
+        if made.op == "conv_transpose_inner":
+            rows = scale.reshape(made.options["groups"], -1)
+            repeated = np.repeat(rows, weight.shape[0] // made.options["groups"], axis=0)
+            weight = weight * repeated.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
+        else:
+            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        low.draft.changed(made, {}, {"weight": weight, "bias": arrays.get("bias", 0.0) * scale + shift})
+        return x
+    name = low.draft.arranged(x, [group for group in groups if group] or [()])
+    kept = [i for i, group in enumerate(groups) if group]
+    weights = {"scale": scale.astype(np.float32), "shift": shift.astype(np.float32)}
+    if axis in kept:
+        made_name = low.draft.emit("scale_shift", name, axis=kept.index(axis), weights=weights, name=output_name(node))
+    else:
+        name = low.draft.emit("reshape", name, features=(*low.draft.type(name).features, 1))
+        made_name = low.draft.emit("scale_shift", name, axis=len(low.draft.type(name).features) - 1, weights=weights)
+    axes: list[tuple[Atom, ...]] = [
+        (*(a for a in atoms if isinstance(a, str)), *((kept.index(i),) if i in kept else ()))
+        for i, atoms in enumerate(x.axes)
+    ]
+    return Tensor(made_name, tuple(axes))
+
+
+@handles("BatchNormalization")
+def _batch_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    if node.attributes.get("training_mode", 0) or len([name for name in node.outputs if name]) > 1:
+        raise low.unsupported(node, "normalisation by the batch at hand, as in training")
+    if node.attributes.get("spatial", 1) != 1:
+        raise low.unsupported(node, "statistics for each place of a feature map")
+    x = low.tensor(inputs[0], node)
+    names = ("scale", "B", "mean", "var")
+    gamma, beta, mean, var = (low.known(v, node, n).astype(np.float64) for v, n in zip(inputs[1:], names, strict=False))
+    scale = gamma / np.sqrt(var + node.attributes.get("epsilon", 1e-5))
+    return scale_shift(low, node, x, 1, scale, beta - mean * scale)
+
+
+@handles("LayerNormalization", "RMSNormalization")
+def _layer_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value]:
+    x = low.tensor(inputs[0], node)
+    axis = int(node.attributes.get("axis", -1)) % x.rank
+    groups = plain_axes(low.draft, x, str(node))
+    if any(isinstance(atom, str) for atoms in x.axes[axis:] for atom in atoms):
+        raise low.unsupported(node, "normalisation over rows or frames")
+    sizes = [prod(low.draft.features(x)[i] for i in group) for group in groups]
+    weights = {}
+    for key, value in zip(("weight", "bias"), inputs[1:], strict=False):
+        if value is not None:
+            array = low.known(value, node, key)
+            weights[key] = np.broadcast_to(array, sizes[axis:]).astype(np.float32)
+    front = [group for group in groups[:axis] if group]
+    name = low.draft.arranged(x, [*front, *groups[axis:]])
+    made = low.draft.emit(
+        "layer_norm", name, axes=x.rank - axis, epsilon=node.attributes.get("epsilon", 1e-5),
+        subtract_mean=node.op == "LayerNormalization", weights=weights or None, name=output_name(node),
+    )  # fmt: skip
+    axes: list[tuple[Atom, ...]] = []
+    place = 0
+    for i, atoms in enumerate(x.axes):
+        if i >= axis or groups[i]:
+            axes.append((*(a for a in atoms if isinstance(a, str)), place))
+            place += 1
+        else:
+            axes.append(tuple(a for a in atoms if isinstance(a, str)))
+    return [Tensor(made, tuple(axes)), *_statistics(low, node, x, axis)]
+
+
+def _statistics(low: Lowering, node: Node, x: Tensor, axis: int) -> list[Value]:
+    """The mean and 1 / √(variance + ε) that a LayerNormalization gives beside its result, where they are read."""
+    if not any(node.outputs[1:]):
+        return []
+    axes = list(range(axis, x.rank))
+    mean = reduced(low, node, x, axes, "mean", keep=True)
+    both = Broadcast(low, node, [x, mean])
+    centred = both.result(low.draft.emit("sub", *both.names))
+    square = Tensor(low.draft.emit("mul", centred.name, centred.name), centred.axes)
+    variance = shifted(low, reduced(low, node, square, axes, "mean", keep=True), node.attributes.get("epsilon", 1e-5))
+    deviation = low.draft.emit("unary", variance.name, kind="sqrt")
+    return [mean, Tensor(low.draft.emit("unary", deviation, kind="reciprocal"), variance.axes)]
+
+
+@handles("InstanceNormalization", "GroupNormalization")
+def _instance_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    """Each channel, or group of channels, of a frame by its own mean and deviation."""
+    x = low.tensor(inputs[0], node)
+    if any(TIME in atoms or BATCH in atoms for atoms in x.axes[1:]):
+        raise low.unsupported(node, "normalisation over all frames of a sequence")
+    groups = plain_axes(low.draft, x, str(node))
+    if groups[0]:
+        raise low.unsupported(node, "its first axis is not that of rows")
+    frame = low.draft.arranged(x, groups[1:])
+    sizes = low.draft.type(frame).features
+    channels = sizes[0]
+    parts = int(node.attributes.get("num_groups", channels)) if node.op == "GroupNormalization" else channels
+    if channels % parts:
+        raise FormatError(f"{node}: {channels} channels in {parts} groups")
+    flat = low.draft.emit("reshape", frame, features=(parts, prod(sizes) // parts))
+    normed = low.draft.emit("layer_norm", flat, axes=1, epsilon=node.attributes.get("epsilon", 1e-5))
+    back = low.draft.emit("reshape", normed, features=sizes)
+    scale, shift = (low.known(value, node, "scale and bias").astype(np.float64) for value in inputs[1:3])
+    if scale.size == parts != channels:
+        scale, shift = (np.repeat(array, channels // parts) for array in (scale, shift))
+    weights = {"scale": scale.astype(np.float32), "shift": shift.astype(np.float32)}
+    made = low.draft.emit("scale_shift", back, axis=0, weights=weights, name=output_name(node))
+    axes: list[tuple[Atom, ...]] = [tuple(a for a in x.axes[0] if isinstance(a, str))]
+    axes += [(i,) for i in range(len(sizes))]
+    return Tensor(made, tuple(axes))
+
+
+@handles("LpNormalization")
+def _lp_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    x = low.tensor(inputs[0], node)
+    axis = int(node.attributes.get("axis", -1)) % x.rank
+    norm = reduced(low, node, x, [axis], f"l{node.attributes.get('p', 2)}", keep=True)
+    both = Broadcast(low, node, [x, norm])
+    return both.result(low.draft.emit("div", *both.names, name=output_name(node)))
+
+
+@handles("Einsum")
+def _einsum(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    """A product with a constant along one letter, or of two values: what exporters of grouped layers write."""
+    equation = node.attributes["equation"].replace(" ", "")
+    left, _, out = equation.partition("->")
+    terms = left.split(",")
+    if not out or len(terms) != 2 or "." in equation or any(len(set(term)) != len(term) for term in (*terms, out)):
+        raise low.unsupported(node, f"the equation {equation!r}")
+    values = [low.tensor(value, node) for value in inputs]
+    a, b = terms
+    if any(value.rank != len(term) for value, term in zip(values, terms, strict=True)):
+        raise FormatError(f"{node}: {equation!r} for {values[0].rank} and {values[1].rank} axes")
+    summed = [c for c in a if c in b and c not in out]
+    if len(summed) != 1 or any(c not in out for c in set(a) ^ set(b)):
+        raise low.unsupported(node, f"the equation {equation!r}")
+    batch = [c for c in out if c in a and c in b]
+    rows, columns = [c for c in a if c not in b], [c for c in b if c not in a]
+
+    def turned(value: Tensor, term: str, first: Sequence[str], second: Sequence[str]) -> Tensor:
+        def atoms(letters: Sequence[str]) -> tuple[Atom, ...]:
+            return sum((value.axes[term.index(c)] for c in letters), ())
+
+        return Tensor(value.name, (*(value.axes[term.index(c)] for c in batch), atoms(first), atoms(second)))
+
+    timed = [c for c in (*rows, *columns) if any(isinstance(atom, str) for atom in (
+        values[0].axes[a.index(c)] if c in a else values[1].axes[b.index(c)]))]  # fmt: skip
+    kept = [c for c in rows if c not in timed]
+    if any(c in columns for c in timed):
+        raise low.unsupported(node, f"the equation {equation!r}: frames of its second input are not those of the first")
+    # Axes of rows and frames of the first input stay what they are: every frame is multiplied alike.
+    first = turned(values[0], a, kept, summed)
+    first = Tensor(first.name, (*(values[0].axes[a.index(c)] for c in timed), *first.axes))
+    made = _product(low, node, first, turned(values[1], b, summed, columns))
+    sizes = {c: low.draft.axis_size(v, t.index(c)) for v, t in zip(values, terms, strict=True) for c in t}
+    from .onnx_movement import regrouped
+
+    letters = [*timed, *batch, *kept, *columns]
+    if len(kept) != 1 or len(columns) != 1:
+        made = regrouped(low, node, made, [sizes[c] for c in letters])
+    return Tensor(made.name, tuple(made.axes[letters.index(c)] for c in out))

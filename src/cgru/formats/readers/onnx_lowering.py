@@ -1,0 +1,307 @@
+"""Runs an ONNX graph over what is known before it runs: what is constant is computed, the rest becomes cgru's graph.
+
+Nodes are walked in order. A node whose inputs are all known is folded (:mod:`.onnx_fold`), one about shapes is answered
+from the axes that are followed, an If whose condition is known continues in its branch, and any other becomes
+operations of cgru by the handler of its operator (:data:`HANDLERS`). Nothing is approximated: what has no handler, or
+is used in a way that its handler does not cover, is an :class:`UnsupportedError` that names the node.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...errors import CgruError, FormatError, ShapeError, UnsupportedError
+from ..containers.onnx_records import Graph, Node, shortened
+from . import onnx_fold as fold
+from .onnx_draft import Draft
+from .onnx_values import Count, Known, Size, Tensor, Unfolded, Value, divided, product, shape_array
+
+#: An operator's handler: from the node and its inputs (None where left out) to its outputs.
+Handler = Callable[["Lowering", Node, "list[Value | None]"], "Value | Sequence[Value]"]
+
+#: Operator → handler, filled by the modules of the families of operators.
+HANDLERS: dict[str, Handler] = {}
+
+
+def handles(*operators: str) -> Callable[[Handler], Handler]:
+    """Put a handler into the table for these operators of ONNX' own domain."""
+
+    def register(handler: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(operators, handler))
+        return handler
+
+    return register
+
+
+class Lowering:
+    """One reading of a graph: which input axes are rows and frames is given by the values that ``walk`` begins with."""
+
+    def __init__(self, draft: Draft, shown: str) -> None:
+        self.draft, self.shown = draft, shown
+        self.values: dict[str, Value] = {}
+        self.uses: Counter[str] = Counter()
+        #: Values that say how many frames of each row count: the network's own ``lengths`` when it runs.
+        self.lengths: set[str] = set()
+        #: The input whose frames are the network's steps; None in a network without time.
+        self.clocked: Tensor | None = None
+        #: What the axes of each output are, once it is made.
+        self.axes: dict[str, tuple[tuple[Any, ...], ...]] = {}
+        #: Recurrences that run over the network's own steps: a reading is the better for having any.
+        self.scans = 0
+
+    # ---- the walk -----------------------------------------------------------------------------------------------
+
+    def walk(self, graph: Graph, wanted: Sequence[str]) -> None:
+        """Everything that ``wanted`` needs, into :attr:`values`."""
+        for name, array in graph.initializers.items():
+            self.values.setdefault(name, Known(array))
+        needed = _needed(graph.nodes, wanted)
+        self.uses.update(name for node in needed for name in node.reads())
+        self.uses.update(wanted)
+        for node in needed:
+            self._node(node)
+
+    def _node(self, node: Node) -> None:
+        inputs = [self.value(name) if name else None for name in node.inputs]
+        try:
+            made = self._lowered(node, inputs)
+        except Unfolded:
+            raise UnsupportedError(
+                f"{node}: it depends on how many rows or frames there are in a way that cgru does not follow"
+            ) from None
+        except fold.FoldError as error:
+            raise FormatError(str(error)) from None
+        except (FormatError, UnsupportedError):
+            raise
+        except CgruError as error:
+            raise UnsupportedError(f"{node}: {error}") from error
+        except (IndexError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise FormatError(f"{node}: its inputs and attributes do not fit its operator ({error!r:.200})") from error
+        for name, value in zip(node.outputs, made, strict=False):
+            if name and value is not None:
+                self.values[name] = value
+
+    def value(self, name: str) -> Value:
+        if name not in self.values:
+            raise UnsupportedError(f"{shortened(name)} is an output that cgru does not compute of its operator")
+        return self.values[name]
+
+    def _lowered(self, node: Node, inputs: list[Value | None]) -> Sequence[Value]:
+        if node.domain:
+            raise UnsupportedError(f"{node}: cgru knows ONNX' own operators alone, not those of {node.domain!r}")
+        if node.op == "If":
+            return self._if(node, inputs[0])
+        if node.op in ("Shape", "Size"):
+            return [self._shape(node, inputs[0])]
+        if all(value is None or isinstance(value, Known) for value in inputs):
+            found = self._folded(node, inputs)
+            if found is not None:
+                return found
+        handler = HANDLERS.get(node.op)
+        if handler is None:
+            raise UnsupportedError(f"{node}: cgru does not run the operator {shortened(node.op)}")
+        made = handler(self, node, inputs)
+        return [made] if isinstance(made, (Known, Tensor)) else made
+
+    def _folded(self, node: Node, inputs: Sequence[Any]) -> list[Value] | None:
+        if node.op == "Constant":
+            return [Known(_constant(node))]
+        if node.op == "ConstantOfShape" and inputs[0].is_shape:
+            value = node.attributes.get("value", np.zeros(1, np.float32)).reshape(-1)[0]
+            sizes = tuple(inputs[0].array.tolist())
+            return [open_known(np.full([1 if isinstance(n, Count) else n for n in sizes], value), sizes)]
+        if any(value is not None and value.open for value in inputs):
+            return self._folded_open(node, inputs)
+        arrays = fold.folded(node, [None if value is None else value.array for value in inputs])
+        return None if arrays is None else [Known(array) for array in arrays]
+
+    def _folded_open(self, node: Node, inputs: Sequence[Known | None]) -> list[Value] | None:
+        """Constants that repeat along rows or frames: numbers by themselves, and axes moved about."""
+        first = inputs[0]
+        assert first is not None
+        if node.op in fold.ELEMENTWISE:
+            arrays = fold.folded(node, [None if value is None else value.array for value in inputs])
+            assert arrays is not None
+            shape = joined_sizes([value.shape for value in inputs if value is not None])
+            return [open_known(arrays[0], shape)]
+        rank = len(first.shape)
+        if node.op == "Transpose":
+            order = node.attributes.get("perm", tuple(reversed(range(rank))))
+            return [open_known(first.array.transpose(order), tuple(first.shape[axis] for axis in order))]
+        if node.op == "Slice":
+            array, sizes = first.array, list(first.shape)
+            rest = [None if value is None else value.array for value in inputs[1:]]
+            for axis, part in fold.slices(node, [array, *rest], rank, sizes):
+                if isinstance(sizes[axis], Count):
+                    if part == slice(None, None, 1) or part == slice(0, None, 1):
+                        continue
+                    raise Unfolded
+                array = array[(slice(None),) * axis + (part,)]
+                sizes[axis] = array.shape[axis]
+            return [open_known(array, tuple(sizes))]
+        if node.op in ("Unsqueeze", "Squeeze"):
+            axes = fold.axes_of(node, [None if value is None else value.array for value in inputs])
+            sizes = list(first.shape)
+            if node.op == "Squeeze":
+                which = {axis % rank for axis in axes} if axes else {i for i, size in enumerate(sizes) if size == 1}
+                kept = [i for i in range(rank) if i not in which]
+                return [open_known(first.array.squeeze(tuple(which)), tuple(sizes[i] for i in kept))]
+            assert axes is not None
+            for axis in sorted(axis % (rank + len(axes)) for axis in axes):
+                sizes.insert(axis, 1)
+            return [open_known(first.array.reshape([1 if isinstance(n, Count) else n for n in sizes]), tuple(sizes))]
+        if node.op in ("Gather", "Split") and first.open:
+            axis = int(node.attributes.get("axis", 0)) % rank
+            if not isinstance(first.shape[axis], Count):
+                arrays = fold.folded(node, [None if value is None else value.array for value in inputs])
+                assert arrays is not None
+                made: list[Value] = []
+                for array in arrays:
+                    middle = array.shape[axis : axis + 1 + array.ndim - rank]
+                    made.append(open_known(array, (*first.shape[:axis], *middle, *first.shape[axis + 1 :])))
+                return made
+        if node.op in ("Reshape", "Expand"):
+            wanted = inputs[1]
+            assert wanted is not None
+            if first.array.size == 1:
+                if node.op == "Reshape":
+                    sizes = list(reshaped_sizes(first.shape, wanted.array.tolist(), node))
+                else:
+                    sizes = list(joined_sizes([first.shape, tuple(wanted.array.tolist())]))
+                return [
+                    open_known(
+                        np.full([1 if isinstance(n, Count) else n for n in sizes], first.array.item()), tuple(sizes)
+                    )
+                ]
+        raise Unfolded
+
+    def _shape(self, node: Node, value: Value | None) -> Known:
+        assert value is not None
+        sizes = self.draft.shape(value)
+        if node.op == "Size":
+            return Known(shape_array([product(sizes)]).reshape(()))
+        return Known(shape_array(sizes[node.attributes.get("start", 0) : node.attributes.get("end", None)]))
+
+    def _if(self, node: Node, condition: Value | None) -> list[Value]:
+        if not isinstance(condition, Known) or condition.array.size != 1:
+            raise UnsupportedError(
+                f"{node}: which branch runs depends on the input; where it hangs on one input that stays the same, "
+                "say so: inputs={'name': value}"
+            )
+        branch = node.attributes["then_branch" if bool(condition.array.reshape(-1)[0]) else "else_branch"]
+        if not isinstance(branch, Graph):
+            raise FormatError(f"{node}: its branch is no graph")
+        self.walk(branch, [info.name for info in branch.outputs])
+        return [self.value(info.name) for info in branch.outputs]
+
+    # ---- what handlers share --------------------------------------------------------------------------------------
+
+    def tensor(self, value: Value | None, node: Node, what: str = "its input") -> Tensor:
+        """The value, which must be computed from the network's input; a constant becomes a node."""
+        if isinstance(value, Tensor):
+            return value
+        if value is None:
+            raise FormatError(f"{node}: {what} is missing")
+        if value.open or value.is_shape:
+            raise Unfolded
+        name = self.draft.constant(value.array if value.array.ndim else value.array.reshape(1))
+        return Tensor(name, tuple((axis,) for axis in range(value.array.ndim)))
+
+    def timed_input(self) -> Tensor:
+        """The input whose frames are the network's steps."""
+        if self.clocked is None:
+            raise Unfolded
+        return self.clocked
+
+    def known(self, value: Value | None, node: Node, what: str) -> np.ndarray:
+        """The numbers of an input that must be constant."""
+        if value is None:
+            raise FormatError(f"{node}: {what} is missing")
+        if isinstance(value, Tensor) and value.name in self.lengths:
+            raise UnsupportedError(f"{node}: {what} is the number of frames of each row")
+        if not isinstance(value, Known):
+            raise UnsupportedError(f"{node}: {what} is computed from the input; cgru runs it with constant ones")
+        if value.is_shape or value.open:
+            raise Unfolded
+        return value.array
+
+    def alone(self, value: Tensor) -> bool:
+        """Whether what computes the value is read by the node at hand and nothing else, so that it may be changed."""
+        return all(
+            self.uses[name] == 1
+            for name, other in self.values.items()
+            if isinstance(other, Tensor) and other.name == value.name
+        )
+
+    def unsupported(self, node: Node, why: str) -> UnsupportedError:
+        return UnsupportedError(f"{node}: {why}")
+
+    def result(self, name: str, axes: Sequence[Sequence[Any]], dtype: str = "float32") -> Tensor:
+        return Tensor(name, tuple(map(tuple, axes)), dtype)
+
+
+def _needed(nodes: Sequence[Node], wanted: Sequence[str]) -> list[Node]:
+    """The nodes that what is wanted is computed from, in order."""
+    names, found = set(wanted), []
+    for node in reversed(nodes):
+        if any(output in names for output in node.outputs if output):
+            found.append(node)
+            names.update(node.reads())
+    return found[::-1]
+
+
+def _constant(node: Node) -> np.ndarray:
+    for name, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
+        if name in node.attributes:
+            return np.array(node.attributes[name], dtype)
+    value = node.attributes.get("value")
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+        raise UnsupportedError(f"{node}: it holds no numbers")
+    return value
+
+
+def open_known(array: np.ndarray, sizes: tuple[Size, ...]) -> Known:
+    return Known(array, sizes) if any(isinstance(size, Count) for size in sizes) else Known(array)
+
+
+def joined_sizes(shapes: Sequence[tuple[Size, ...]]) -> tuple[Size, ...]:
+    """The shape that several broadcast to."""
+    rank = max(len(shape) for shape in shapes)
+    made: list[Size] = [1] * rank
+    for shape in shapes:
+        for i, size in enumerate(shape, rank - len(shape)):
+            if size != 1:
+                if made[i] != 1 and made[i] != size:
+                    raise ShapeError(f"shapes {shapes} do not broadcast")
+                made[i] = size
+    return tuple(made)
+
+
+def reshaped_sizes(sizes: Sequence[Size], wanted: Sequence[Any], node: Node) -> tuple[Size, ...]:
+    """The sizes a Reshape asks for, with 0 and −1 resolved."""
+    made: list[Any] = list(wanted)
+    if not node.attributes.get("allowzero", 0):
+        made = [sizes[i] if isinstance(n, int) and n == 0 else n for i, n in enumerate(made)]
+    holes = [i for i, n in enumerate(made) if isinstance(n, int) and n == -1]
+    if len(holes) > 1 or any(isinstance(n, int) and n < -1 for n in made):
+        raise FormatError(f"{node}: a shape of {wanted}")
+    if holes:
+        rest = product(n for i, n in enumerate(made) if i != holes[0])
+        made[holes[0]] = divided(product(sizes), rest)
+        if made[holes[0]] is None:
+            raise Unfolded
+    return tuple(made)
+
+
+def renamed(value: Tensor, axes: Sequence[Sequence[Any]]) -> Tensor:
+    return replace(value, axes=tuple(map(tuple, axes)))

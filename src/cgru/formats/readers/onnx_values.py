@@ -1,0 +1,207 @@
+"""What is known of a value of an ONNX graph before it runs: its numbers, or where its axes come from.
+
+A network's rows and frames are as many as a caller gives, so shapes hold :class:`Count`, whole numbers that depend on
+them. A :class:`Known` is an array; shapes that the graph computes with are arrays of numbers and counts. A
+:class:`Tensor` is a value of the cgru graph under construction, with what each of its ONNX axes is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import prod
+from operator import mul
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ...errors import UnsupportedError
+from ...spec.values import Clock
+
+#: Rows and frames among what an axis is made of; feature axes are there as their numbers.
+BATCH, TIME = "B", "T"
+Atom: TypeAlias = "str | int"
+Size: TypeAlias = "int | Count"
+
+
+class Unfolded(Exception):
+    """A number is wanted that depends on how many rows or frames a caller gives."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """``factor`` · the product of ``symbols`` + ``offset``. A symbol is ``"B"`` or a clock: at least 1 each."""
+
+    factor: int
+    symbols: tuple[Any, ...]
+    offset: int = 0
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, Count):
+            if self.offset or other.offset:
+                raise Unfolded
+            return Count(self.factor * other.factor, _sorted(self.symbols + other.symbols))
+        return _made(self.factor * int(other), self.symbols, self.offset * int(other))
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, Count):
+            if self.symbols != other.symbols:
+                raise Unfolded
+            return _made(self.factor + other.factor, self.symbols, self.offset + other.offset)
+        return Count(self.factor, self.symbols, self.offset + int(other))
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Any:
+        return Count(-self.factor, self.symbols, -self.offset)
+
+    def __sub__(self, other: Any) -> Any:
+        return self + (-other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other
+
+    def __floordiv__(self, other: Any) -> Any:
+        if isinstance(other, Count):
+            if self == other:
+                return 1
+            left = list(self.symbols)
+            for symbol in other.symbols:
+                if symbol not in left:
+                    raise Unfolded
+                left.remove(symbol)
+            if self.offset or other.offset or self.factor % other.factor:
+                raise Unfolded
+            return _made(self.factor // other.factor, tuple(left), 0)
+        if self.factor % int(other) or self.offset % int(other):
+            raise Unfolded
+        return Count(self.factor // int(other), self.symbols, self.offset // int(other))
+
+    def __mod__(self, other: Any) -> Any:
+        if isinstance(other, Count) or self.factor % int(other):
+            raise Unfolded
+        return self.offset % int(other)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        if isinstance(other, int) and other == 0:
+            return 0
+        raise Unfolded
+
+    @property
+    def least(self) -> int:
+        if self.factor < 0:
+            raise Unfolded
+        return self.factor + self.offset
+
+    def __int__(self) -> int:
+        raise Unfolded
+
+
+def _made(factor: int, symbols: tuple[Any, ...], offset: int) -> Size:
+    return Count(factor, symbols, offset) if factor and symbols else factor * (not symbols) + offset
+
+
+def _sorted(symbols: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(sorted(symbols, key=str))
+
+
+def divided(whole: Size, part: Size) -> Size | None:
+    """whole / part where it is a size for any number of rows and frames."""
+    try:
+        rest: Size = whole // part
+    except (Unfolded, ZeroDivisionError):
+        return None
+    return rest if isinstance(whole, Count) or isinstance(part, Count) or whole % part == 0 else None
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    return reduce(mul, sizes, 1)
+
+
+def compared(kind: str, a: Any, b: Any) -> bool:
+    """a == b, a < b or a <= b of sizes, where they are so for every number of rows and frames; else Unfolded."""
+    if isinstance(a, Count) or isinstance(b, Count):
+        difference = a - b
+        if not isinstance(difference, Count):
+            a, b = difference, 0
+        elif difference.factor > 0 and difference.least > 0:
+            return False
+        elif difference.factor < 0 and (-difference).least > 0:
+            return kind != "equal"
+        else:
+            raise Unfolded
+    return bool(a == b if kind == "equal" else a < b if kind == "less" else a <= b)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """An array. ``sizes`` are its axes' where one depends on rows or frames: the array has 1 along it then."""
+
+    array: np.ndarray
+    sizes: tuple[Size, ...] = ()
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        return self.sizes or self.array.shape
+
+    @property
+    def open(self) -> bool:
+        """Whether an axis is as long as rows or frames are many."""
+        return bool(self.sizes)
+
+    @property
+    def is_shape(self) -> bool:
+        """Whether among its numbers are some that depend on rows or frames."""
+        return self.array.dtype == object
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value of the cgru graph: which of its axes each ONNX axis consists of, the outermost first.
+
+    ``axes`` holds for each ONNX axis a tuple of "B", "T" and numbers of feature axes; a size of 1 may be of none.
+    ``dtype`` is float32, int64 (ids), or bool, which is held as 0 and 1 in float32.
+    """
+
+    name: str
+    axes: tuple[tuple[Atom, ...], ...]
+    dtype: str = "float32"
+
+    @property
+    def rank(self) -> int:
+        return len(self.axes)
+
+
+Value: TypeAlias = "Known | Tensor"
+
+
+def normalised(array: np.ndarray) -> np.ndarray:
+    """An array of sizes as whole numbers where none depends on rows or frames."""
+    if array.dtype == object and not any(isinstance(item, Count) for item in array.flat):
+        return array.astype(np.int64)
+    return array
+
+
+def shape_array(sizes: Sequence[Size]) -> np.ndarray:
+    made = np.empty(len(sizes), object)
+    made[:] = list(sizes)
+    return normalised(made)
+
+
+def whole_numbers(value: Value | None, where: str) -> list[Any]:
+    """A list of sizes that must be known; counts among them."""
+    if not isinstance(value, Known):
+        raise UnsupportedError(f"{where} is computed from the input; cgru wants it fixed")
+    return [item if isinstance(item, Count) else int(item) for item in value.array.reshape(-1)]
+
+
+def frames_of(clock: Clock, steps: int | None) -> Size:
+    """Frames of a value: a number where the file fixes the steps of the input, else a count."""
+    return Count(1, (clock,)) if steps is None else clock.count(steps)
+
+
+def feature_product(features: Sequence[int], atoms: Iterable[Atom]) -> int:
+    return prod(features[atom] for atom in atoms if isinstance(atom, int))

@@ -1,0 +1,368 @@
+"""Whole networks in ONNX files: how axes, states and fixed inputs are found; published ones against ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_side import branches, graph, model, node, tensor, value
+
+import cgru
+from cgru.errors import CgruError, FormatError, ShapeError, UnsupportedError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
+RNG = np.random.default_rng(17)
+published = pytest.mark.skipif(not SHARED.is_dir(), reason="the published models are not here (../shared/models)")
+
+
+def arr(*shape: int) -> np.ndarray:
+    return (RNG.standard_normal(shape) * 0.4).astype(np.float32)
+
+
+def weights(**arrays: Any) -> list[Any]:
+    made = []
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        code = {"f": 1, "i": 7, "b": 9}[array.dtype.kind]
+        array = array.astype({1: np.float32, 7: np.int64, 9: bool}[code])
+        made.append(tensor(name, data_type=code, dims=array.shape, raw_data=array.tobytes()))
+    return made
+
+
+def close(found: np.ndarray, wanted: np.ndarray) -> None:
+    """Equal but for what a state loses that is rounded to float32 between two calls."""
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+def attribute(name: str, item: Any) -> dict[str, Any]:
+    if isinstance(item, str):
+        return {"name": name, "type": 3, "s": item.encode()}
+    if isinstance(item, float):
+        return {"name": name, "type": 1, "f": item}
+    return {"name": name, "type": 2, "i": item} if isinstance(item, int) else {"name": name, "type": 7, "ints": item}
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Any:
+    return pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+def ran(runtime: Any, source: Any, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    source = source if isinstance(source, bytes) else str(source)
+    return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+# Axes -------------------------------------------------------------------------------------------------------------
+
+
+def gru_net(shape: tuple[Any, ...], *, batch_first: bool = True) -> bytes:
+    """[Transpose] GRU of 5 [Squeeze, Transpose] MatMul: what PyTorch exports, over 4 features."""
+    nodes = [node("Transpose", ["x"], ["xt"], attribute("perm", [1, 0, 2]))] if batch_first else []
+    nodes += [
+        node("GRU", ["xt" if batch_first else "x", "w", "r"], ["y4"], HIDDEN, attribute("linear_before_reset", 1)),
+        node("Squeeze", ["y4", "one"], ["y3"]),
+    ]  # fmt: skip
+    nodes += [node("Transpose", ["y3"], ["yb"], attribute("perm", [1, 0, 2]))] if batch_first else []
+    nodes += [node("MatMul", ["yb" if batch_first else "y3", "m"], ["y"])]
+    made = weights(w=GRU_W, r=GRU_R, m=MATRIX, one=np.array([1]))
+    return model(graph(nodes, [value("y", (*shape[:2], 3))], [value("x", shape)], initializer=made))
+
+
+HIDDEN = attribute("hidden_size", 5)
+GRU_W, GRU_R, MATRIX = arr(1, 15, 4), arr(1, 15, 5), arr(5, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch_first"),
+    [(("batch", "time", 4), True), (("time", "batch", 4), False), (("?", "??", 4), True), ((2, 7, 4), True),
+     ((1, 7, 4), True), ((7, 2, 4), False), ((2, "T", 4), True)],
+)  # fmt: skip
+def test_rows_and_time_are_followed_to_the_recurrence(runtime: Any, shape: tuple[Any, ...], batch_first: bool) -> None:
+    content, x = gru_net(shape, batch_first=batch_first), arr(2, 7, 4)
+    x = x[:1] if 1 in shape else x
+    wanted = ran(runtime, content, {"x": x if batch_first else x.transpose(1, 0, 2)})[0]
+    net = cgru.load(content)
+    np.testing.assert_allclose(net(x), wanted if batch_first else wanted.transpose(1, 0, 2), rtol=0, atol=2e-6)
+    # What the file fixes, cgru leaves open where no number hangs on it.
+    more = arr(3, 9, 4)
+    close(net(more)[1], net(more[1]))
+    stream = net.stream(3)
+    close(np.concatenate([stream.feed(more[:, :4]), stream.feed(more[:, 4:])], axis=1), net(more))
+
+
+def product(shape: tuple[Any, ...]) -> bytes:
+    nodes = [node("MatMul", ["x", "m"], ["y"])]
+    return model(graph(nodes, [value("y", (*shape[:-1], 3))], [value("x", shape)], initializer=weights(m=MATRIX)))
+
+
+def test_names_decide_where_nothing_else_does() -> None:
+    x = arr(2, 7, 5)
+    for shape in (("batch_size", "seq_len", 5), ("N", "T", 5), ("B", "frames", 5)):
+        net = cgru.load(product(shape))
+        np.testing.assert_allclose(net(x), x @ MATRIX, rtol=0, atol=1e-6)
+        assert net.stream(2).feed(x[:, :3]).shape == (2, 3, 3)
+
+
+def test_a_graph_that_leaves_time_open_is_asked_about() -> None:
+    with pytest.raises(UnsupportedError, match=r"several ways .* time_axis=1"):
+        cgru.load(product((6, 7, 5)))
+    x = arr(6, 7, 5)
+    np.testing.assert_allclose(cgru.load(product((6, 7, 5)), time_axis=1)(x), x @ MATRIX, rtol=0, atol=1e-6)
+    swapped = cgru.load(product((6, 7, 5)), time_axis=0)(x.transpose(1, 0, 2))
+    np.testing.assert_allclose(swapped, (x @ MATRIX).transpose(1, 0, 2), rtol=0, atol=1e-6)
+
+
+def test_a_graph_without_time() -> None:
+    x = arr(6, 5)
+    np.testing.assert_allclose(cgru.load(product(("batch", 5)))(x), x @ MATRIX, rtol=0, atol=1e-6)
+
+
+def test_more_open_axes_than_rows_and_time_are_asked_about() -> None:
+    with pytest.raises(UnsupportedError, match="leaves more axes open than rows and time; say what is fixed"):
+        cgru.load(product(("batch", "time", "features")))
+    x = arr(2, 7, 5)
+    found = cgru.load(product(("batch", "time", "features")), inputs={"x": (None, None, 5)})(x)
+    np.testing.assert_allclose(found, x @ MATRIX, rtol=0, atol=1e-6)
+
+
+def test_arguments_that_do_not_fit_are_refused() -> None:
+    content = product(("batch", "time", 5))
+    with pytest.raises(CgruError, match="the graph has no input 'z'; it has 'x'"):
+        cgru.load(content, inputs={"z": 1})
+    with pytest.raises(ShapeError, match="2 axes; the graph declares 3"):
+        cgru.load(content, inputs={"x": (None, 5)})
+    with pytest.raises(ShapeError, match="axis 2 is 5 in the file, not 6"):
+        cgru.load(content, inputs={"x": (None, None, 6)})
+    with pytest.raises(CgruError, match="7 is no axis of 'x'"):
+        cgru.load(content, time_axis=7)
+    with pytest.raises(CgruError, match="'x' → 'z': the graph has"):
+        cgru.load(content, state={"x": "z"})
+    with pytest.raises(CgruError, match="leave layers= and prefix= away"):
+        cgru.load(content, layers=["x"])
+    with pytest.raises(UnsupportedError, match="nothing to run"):
+        cgru.load(content, inputs={"x": arr(1, 2, 5)})
+
+
+def test_what_onnx_takes_other_files_do_not(tmp_path: Path) -> None:
+    net = cgru.load(product(("b", "t", 5)))
+    assert net(arr(1, 2, 5)).shape == (1, 2, 3)
+    rnn = cgru.GRU.from_arrays(arr(15, 4), arr(15, 5), arr(15), arr(15))
+    cgru.Model([rnn]).save(tmp_path / "a.safetensors")
+    with pytest.raises(CgruError, match="time_axis: this is for ONNX files"):
+        cgru.load(tmp_path / "a.safetensors", time_axis=1)
+
+
+# What is known at loading -----------------------------------------------------------------------------------------
+
+
+def nested() -> bytes:
+    """If inside If on what Shape says and on an input that is fixed: y = x · 2 at 16 kHz, x · 3 at 8 kHz, rank 3."""
+    constants = weights(k16=np.array(16000), two=np.array(2.0), three=np.array(3.0), rank=np.array(3))
+    times = [graph([node("Mul", ["x", name], [f"y_{name}"])], [f"y_{name}"], []) for name in ("two", "three")]
+    inner = graph([node("Equal", ["sr", "k16"], ["is16"]), node("If", ["is16"], ["yi"], *branches(*times))], ["yi"], [])
+    wrong = graph([node("NonZero", ["x"], ["never"])], ["never"], [])
+    nodes = [
+        node("Shape", ["x"], ["shape"]), node("Size", ["shape"], ["size"]), node("Equal", ["size", "rank"], ["is3"]),
+        node("If", ["is3"], ["y"], *branches(inner, wrong)),
+    ]  # fmt: skip
+    inputs = [value("x", ("batch", "time", 4)), value("sr", (), 7)]
+    return model(graph(nodes, [value("y", ("batch", "time", 4))], inputs, initializer=constants))
+
+
+@pytest.mark.parametrize(("rate", "factor"), [(16000, 2), (8000, 3)])
+def test_branches_are_chosen_when_the_file_is_read(rate: int, factor: int) -> None:
+    x = arr(2, 5, 4)
+    np.testing.assert_allclose(cgru.load(nested(), inputs={"sr": rate})(x), factor * x, rtol=0, atol=1e-6)
+
+
+def test_a_branch_on_an_input_is_asked_about() -> None:
+    with pytest.raises(UnsupportedError, match="inputs="):
+        cgru.load(nested())
+
+
+def test_arithmetic_on_shapes_is_followed(runtime: Any) -> None:
+    """A zero state of the batch's size, a reshape by sizes that Shape gives, a slice to the end that Shape says."""
+    constants = weights(
+        zero=np.array(0), one=np.array(1), ones=np.array([1]), five=np.array([5]), w=GRU_W, r=GRU_R,
+        both=np.array([-1]),
+        head=np.array([0]), axis2=np.array([2]), four=np.array([4]),
+    )  # fmt: skip
+    nodes = [
+        node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["b"]), node("Gather", ["s", "one"], ["t"]),
+        node("Unsqueeze", ["b", "head"], ["b1"]), node("Unsqueeze", ["t", "head"], ["t1"]),
+        node("Concat", ["ones", "b1", "five"], ["hs"], attribute("axis", 0)), node("ConstantOfShape", ["hs"], ["h0"]),
+        node("Mul", ["b1", "t1"], ["bt"]), node("Concat", ["bt", "both"], ["flat"], attribute("axis", 0)),
+        node("Reshape", ["x", "flat"], ["rows"]), node("Relu", ["rows"], ["act"]),
+        node("Concat", ["b1", "t1", "four"], ["back"], attribute("axis", 0)), node("Reshape", ["act", "back"], ["x3"]),
+        node("Slice", ["x3", "head", "t1", "ones"], ["same"]),
+        node("Transpose", ["same"], ["xt"], attribute("perm", [1, 0, 2])),
+        node("GRU", ["xt", "w", "r", "", "", "h0"], ["y4", "yh"], attribute("hidden_size", 5)),
+        node("Squeeze", ["y4", "ones"], ["y"]),
+    ]  # fmt: skip
+    content = model(
+        graph(
+            nodes,
+            [value("y", ("t", "b", 5)), value("yh", (1, "b", 5))],
+            [value("x", ("b", "t", 4))],
+            initializer=constants,
+        )
+    )
+    x = arr(3, 6, 4)
+    y, yh = ran(runtime, content, {"x": x})
+    found = cgru.load(content)(x)
+    np.testing.assert_allclose(found["y"], y.transpose(1, 0, 2), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found["yh"], yh[0], rtol=0, atol=2e-6)
+
+
+def test_nothing_is_lost_without_a_word() -> None:
+    def refused(says: str, *nodes: Any, **arrays: Any) -> None:
+        content = model(
+            graph(nodes, [value("y", ("b", "t", 4))], [value("x", ("b", "t", 4))], initializer=weights(**arrays))
+        )
+        with pytest.raises((UnsupportedError, FormatError), match=says):
+            cgru.load(content)
+
+    refused(
+        "one number of several rows",
+        node("ReduceMean", ["x", "a"], ["m"]),
+        node("Sub", ["x", "m"], ["y"]),
+        a=np.array([0]),
+    )
+    refused("differs from row to row", node("Add", ["x", "k"], ["y"]), k=arr(3, 1, 4))
+    refused("differs from row to row or from frame to frame", node("Add", ["x", "k"], ["y"]), k=arr(5, 4))
+    refused(
+        "takes frames", node("Slice", ["x", "a", "b", "c"], ["y"]), a=np.array([0]), b=np.array([3]), c=np.array([1])
+    )
+    refused("frames of any length|takes frames", node("Slice", ["x", "a", "b", "c", "d"], ["y"]),
+            a=np.array([-1]), b=np.array([-100]), c=np.array([1]), d=np.array([-1]))  # fmt: skip
+    refused(
+        "along the axis of rows or frames",
+        node("Transpose", ["x"], ["t"], attribute("perm", [0, 2, 1])),
+        node("MatMul", ["x", "t"], ["y"]),
+    )
+    refused("softmax over rows or frames", node("Softmax", ["x"], ["y"], attribute("axis", 1)))
+    refused("how many rows or frames", node("Reshape", ["x", "s"], ["y"]), s=np.array([4, -1, 3]))
+    refused(r"a matrix of \(5, 3\) for 4 features", node("MatMul", ["x", "k"], ["y"]), k=arr(5, 3))
+
+
+# States -----------------------------------------------------------------------------------------------------------
+
+
+def one_step(names: tuple[str, str], extra: bool = False) -> bytes:
+    """One step of a GRU whose state the caller holds, and a running sum as well: x (B, 4), h (1, B, 5) → y (B, 5)."""
+    nodes = [
+        node("Unsqueeze", ["x", "zero"], ["x3"]),
+        node("GRU", ["x3", "w", "r", "", "", names[0]], ["", names[1]], attribute("hidden_size", 5)),
+        node("Squeeze", [names[1], "zero"], ["y" if not extra else "g"]),
+    ]
+    inputs, outputs = (
+        [value("x", ("batch", 4)), value(names[0], (1, "batch", 5))],
+        [value("y", ("batch", 5)), value(names[1], (1, "batch", 5))],
+    )
+    if extra:
+        nodes += [node("Add", ["acc", "g"], ["acc_out"]), node("Mul", ["acc_out", "half"], ["y"])]
+        inputs.append(value("acc", ("batch", 5)))
+        outputs.append(value("acc_out", ("batch", 5)))
+    constants = weights(zero=np.array([0]), w=GRU_W, r=GRU_R, half=np.array(0.5))
+    return model(graph(nodes, outputs, inputs, initializer=constants))
+
+
+@pytest.mark.parametrize(
+    "names", [("h", "hn"), ("h_in", "h_out"), ("cache", "cache_out"), ("state", "stateN"), ("a", "b")]
+)
+@pytest.mark.parametrize("extra", [False, True])
+def test_a_graph_of_one_step_becomes_a_network_over_time(runtime: Any, names: tuple[str, str], extra: bool) -> None:
+    content, x = one_step(names, extra), arr(2, 6, 4)
+    states = {names[0]: np.zeros((1, 2, 5), np.float32)} | ({"acc": np.zeros((2, 5), np.float32)} if extra else {})
+    wanted = []
+    for t in range(6):
+        y, *new = ran(runtime, content, {"x": x[:, t], **states})
+        wanted.append(y)
+        states = dict(zip(states, new, strict=True))
+    given = {"a": "b"} if names[0] == "a" else None
+    given = given | {"acc": "acc_out"} if given and extra else given
+    net = cgru.load(content, state=given)
+    np.testing.assert_allclose(net(x), np.stack(wanted, axis=1), rtol=0, atol=2e-6)
+    stream = net.stream(2)
+    parts = [stream.feed(part) for part in np.split(x, [1, 3], axis=1)]
+    close(np.concatenate(parts, axis=1), net(x))
+
+
+def test_a_state_that_is_no_output_stays_an_input() -> None:
+    net = cgru.load(one_step(("begin", "end")), time_axis="frame")
+    assert list(net({"x": arr(2, 1, 4), "begin": arr(2, 1, 5)})) == ["y", "end"]
+
+
+# Published networks -----------------------------------------------------------------------------------------------
+
+
+@published
+def test_nsnet2_on_real_noise(runtime: Any) -> None:
+    reference = np.load(SHARED / "nsnet2" / "nsnet2_ref.npz")
+    net = cgru.load(SHARED / "nsnet2" / "nsnet2.onnx")
+    x = reference["feat"][:, :120]
+    y = net(x)
+    np.testing.assert_allclose(y, reference["gain"][:, :120], rtol=0, atol=2e-5)
+    stream = net.stream()
+    close(np.stack([stream.step(frame) for frame in x[0, :40]]), y[0, :40])
+
+
+@published
+def test_gtcrn_with_its_caches_carried() -> None:
+    reference = np.load(SHARED / "gtcrn" / "gtcrn_ref.npz")
+    net = cgru.load(SHARED / "gtcrn" / "gtcrn_simple.onnx")
+    x, wanted = reference["mix_stft"], reference["enh_stft"]
+    y = net(x[:60])
+    np.testing.assert_allclose(y, wanted[:60], rtol=0, atol=1e-4 * float(np.abs(wanted).max()))
+    stream = net.stream()
+    close(np.stack([stream.step(frame) for frame in x[:15]]), y[:15])
+
+
+SILERO = ("silero_vad", "silero_vad_half", "silero_vad_16k_op15", "silero_vad_op18_ifless", "silero_vad_openvino_16k")
+
+
+def silero_folder() -> Path:
+    spec = importlib.util.find_spec("silero_vad")
+    if spec is None or spec.origin is None:
+        pytest.skip("silero-vad is not installed")
+    return Path(spec.origin).parent / "data"
+
+
+def speech(rate: int) -> np.ndarray:
+    """Windows of real speech with the samples before each: (T, 576) at 16 kHz, (T, 288) at 8 kHz."""
+    if not SHARED.is_dir():
+        pytest.skip("the published models are not here (../shared/models)")
+    reference = np.load(SHARED / "silero" / "silero_ref.npz")
+    pcm = (
+        next(array for array in reference.values() if array.dtype == np.int16)[20_000:60_000].astype(np.float32) / 32768
+    )
+    window, context = (512, 64) if rate == 16000 else (256, 32)
+    pcm = np.concatenate([np.zeros(context, np.float32), pcm if rate == 16000 else pcm[::2]])
+    return np.stack([pcm[at : at + window + context] for at in range(0, 40 * window, window)])
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [*((name, 16000) for name in SILERO), ("silero_vad", 8000), ("silero_vad_op18_ifless", 8000)]
+)
+def test_silero_window_by_window(runtime: Any, name: str, rate: int) -> None:
+    path = silero_folder() / f"{name}.onnx"
+    frames = speech(rate)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    takes_rate = any(item.name == "sr" for item in session.get_inputs())
+    more = {"sr": np.array(rate, np.int64)} if takes_rate else {}
+    state, wanted = np.zeros((2, 1, 128), np.float32), []
+    for frame in frames:
+        y, state = session.run(None, {"input": frame[None], "state": state, **more})
+        wanted.append(y[0])
+    inputs: dict[str, Any] = {"input": (None, frames.shape[1])} | ({"sr": rate} if takes_rate else {})
+    net = cgru.load(path, inputs=inputs)
+    y = net(frames)
+    np.testing.assert_allclose(y, np.array(wanted), rtol=0, atol=2e-6)
+    assert y.max() > 0.9
+    stream = net.stream()
+    close(np.stack([stream.step(frame) for frame in frames[:10]]), y[:10])
