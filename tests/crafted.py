@@ -85,6 +85,22 @@ def checkpoint(
     return zipped(members + (extra or [("m/version", b"3\n")]))
 
 
+def stream(
+    program: bytes,
+    storages: list[tuple[str, int, bytes]] | None = None,
+    begin: list[bytes] | None = None,
+    keys: bytes | None = None,
+) -> bytes:
+    """A torch file of before 1.6 around ``program``; storages are key, count of elements and bytes."""
+    held = [("0", 4, np.arange(4, dtype="<f4").tobytes())] if storages is None else storages
+    system = mapping(("protocol_version", b"M\xe9\x03"), ("little_endian", b"\x88"))
+    first = [b"\x8a\x0a" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little"), b"M\xe9\x03", system]
+    listed = b"](" + b"".join(text(key) for key, _, _ in held) + b"e" if keys is None else keys
+    pickles = [*(first if begin is None else begin), program, listed]
+    tail = b"".join(struct.pack("<q", count) + content for _, count, content in held)
+    return b"".join(b"\x80\x02" + one + b"." for one in pickles) + tail
+
+
 def write(folder: Path, content: bytes, name: str = "hostile.pt") -> Path:
     path = folder / name
     path.write_bytes(content)

@@ -431,7 +431,7 @@ def test_deeply_nested_tuples(tmp_path):
 def test_deeply_nested_records(tmp_path):
     """Calls of calls of calls, whose description and release must not recurse either."""
     path = write(tmp_path, checkpoint(b"cmade.up\nName\n" + b")R" * 60_000))
-    with refused(path, "not a state_dict", UnsupportedError, peak=128 * MEGABYTE):
+    with refused(path, "neither a state_dict", UnsupportedError, peak=128 * MEGABYTE):
         torch_zip.read(path)
 
 

@@ -228,12 +228,8 @@ def test_torch_export_is_not_read() -> None:
     refused(CONTAINERS / "exported.pt2", UnsupportedError, "torch.export")
 
 
-def test_a_legacy_torch_file_is_not_read_yet() -> None:
-    refused(CONTAINERS / "legacy.pt", UnsupportedError, "legacy torch file")
-
-
-def test_a_bare_pickle_is_not_opened() -> None:
-    refused(pickle.dumps({"weight": [1.0]}), UnsupportedError, "bare pickle")
+def test_a_pickle_without_arrays_is_refused() -> None:
+    refused(pickle.dumps({"weight": "none"}), FormatError, "a pickle without arrays")
 
 
 def test_rtneural_json_is_not_read_yet() -> None:

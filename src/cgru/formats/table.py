@@ -69,9 +69,11 @@ class Format:
                 takers = " and ".join(entry.title for entry in FORMATS if name in entry.options)
                 raise CgruError(f"{name}: this is for {takers} files, not {self.title}; leave {name}= away")
         if not self.builder:
-            from .readers.torch_layers import layers_from
+            from .readers import torch_layers, torch_modules
 
-            return layers_from(self.read(source), layers, prefix)
+            file = self.read(source)
+            read = torch_modules.layers_of if file.modules else torch_layers.layers_from
+            return read(file, layers, prefix)
         if layers is not None or prefix is not None:
             raise CgruError(f"a {self.title} file says its own layers; leave layers= and prefix= away")
         return importlib.import_module(self.builder, __package__).load(source, **given)
@@ -85,10 +87,16 @@ def _is_native(probe: Probe) -> bool:
     return native.FORMAT.encode() in bytes(header) and native.is_native(safetensors.read_metadata(probe.source))
 
 
-def _is_pickle(probe: Probe) -> bool:
-    from .containers.torch_zip import looks_like
+def _is_torch_stream(probe: Probe) -> bool:
+    from .containers.torch_stream import looks_like
 
-    return not probe.zip_kind and looks_like(probe.head)
+    return looks_like(probe.head)
+
+
+def _is_pickle(probe: Probe) -> bool:
+    from .containers.pickle_file import looks_like
+
+    return looks_like(probe.source.data)
 
 
 def _is_onnx(probe: Probe) -> bool:
@@ -107,7 +115,8 @@ FORMATS = (
     Format("HDF5", (".h5", ".hdf5"), lambda p: p.head.startswith(_HDF5), _KERAS, _KERAS),
     # The reader of PyTorch files itself says what to do about its other containers.
     Format("TorchScript", (".pt",), lambda p: p.zip_kind in ("torchscript", "pt2"), ".containers.torch_zip"),
-    Format("pickle", (".pt",), _is_pickle, ".containers.torch_zip"),
+    Format("PyTorch before 1.6", (".pt", ".pth"), _is_torch_stream, ".containers.torch_stream"),
+    Format("pickle", (".pkl",), _is_pickle, ".containers.pickle_file"),
     Format("JSON", (".json",), lambda p: p.head.lstrip()[:1] in (b"{", b"["), instead=(
         "a JSON file, such as RTNeural's, which this version of cgru does not read; "
         "save the network's own state_dict or .keras file"

@@ -14,6 +14,7 @@ would unfold to exponential size stays as small as the file.
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,7 +150,26 @@ def read_pickle(
     limits = limits or Limits()
     if len(data) > limits.size:
         raise FormatError(f"{shown}: pickle of {len(data)} bytes, more than the {limits.size} that are read")
-    return _Machine(bytes(data), shown, calls or {}, persistent, limits).run()
+    machine = _Machine(bytes(data), shown, calls or {}, persistent, limits)
+    value = machine.run()
+    if machine.at != len(data):
+        machine.fail("has bytes after its STOP")
+    return value
+
+
+def read_pickle_at(
+    data: memoryview,
+    start: int,
+    *,
+    shown: str,
+    calls: Mapping[Global, Call] | None = None,
+    persistent: Call | None = None,
+    limits: Limits | None = None,
+) -> tuple[Any, int]:
+    """As :func:`read_pickle`, for a pickle that begins at ``start`` and has more data after it; and where it ends."""
+    limits = limits or Limits()
+    machine = _Machine(bytes(data[start : start + limits.size]), shown, calls or {}, persistent, limits)
+    return machine.run(), start + machine.at
 
 
 class _Machine:
@@ -185,8 +205,6 @@ class _Machine:
         self.fail(f"has more than {self.limits.opcodes} opcodes")
 
     def finish(self) -> Any:
-        if self.at != len(self.data):
-            self.fail("has bytes after its STOP")
         value = self.pop()
         if self.stack:
             self.fail("leaves values behind")
@@ -209,12 +227,15 @@ class _Machine:
         return int.from_bytes(self.take(count), "little")
 
     def line(self) -> str:
-        end = self.data.find(b"\n", self.at, self.at + self.limits.name + 1)
+        return self.text(self.raw_line(self.limits.name))
+
+    def raw_line(self, longest: int) -> bytes:
+        end = self.data.find(b"\n", self.at, self.at + longest + 1)
         if end < 0:
-            self.fail(f"has a line that does not end within {self.limits.name} characters")
+            self.fail(f"has a line that does not end within {longest} characters")
         piece = self.take(end - self.at)
         self.at += 1
-        return self.text(piece)
+        return piece
 
     def text(self, raw: bytes) -> str:
         try:
@@ -273,7 +294,7 @@ class _Machine:
         if known is not None:
             if not isinstance(args, tuple):
                 self.fail(f"calls {function} with something that is not a tuple")
-            if not _fits(known, args):
+            if not fits(known, args):
                 self.fail(f"calls {function} with {len(args)} arguments")
             return self.made(known(*args))
         return self.made(Record(function, args))
@@ -368,11 +389,20 @@ class _Machine:
         self.push(int.from_bytes(self.take(length), "little", signed=True))
 
     def string_line(self) -> None:
-        text = self.line()
-        if len(text) < 2 or text[0] not in "'\"" or text[-1] != text[0]:
+        """Python 2's ``repr`` of its str, which may be bytes."""
+        raw = self.raw_line(len(self.data))
+        if len(raw) < 2 or raw[:1] not in (b"'", b'"') or raw[-1:] != raw[:1]:
             self.fail("has a string without quotes")
-        # The escapes only matter in names, and names that need them are not met: kept as written.
-        self.push(text[1:-1])
+        try:
+            self.push(codecs.escape_decode(raw[1:-1])[0].decode("latin-1"))
+        except ValueError:
+            self.fail("has a string with a malformed escape")
+
+    def unicode_line(self) -> None:
+        try:
+            self.push(self.raw_line(len(self.data)).decode("raw-unicode-escape"))
+        except UnicodeDecodeError:
+            self.fail("has a text with a malformed escape")
 
     def dup(self) -> None:
         self.push(self.top())
@@ -462,7 +492,7 @@ class _Machine:
         self.fail("refers to out-of-band buffers, which a file cannot hold")
 
 
-def _fits(function: Call, args: tuple[Any, ...]) -> bool:
+def fits(function: Call, args: tuple[Any, ...]) -> bool:
     """Whether a plain Python function takes this many positional arguments."""
     code = function.__code__
     most = code.co_argcount
@@ -514,7 +544,7 @@ _OPERATIONS: dict[int, Callable[[_Machine], None]] = {
     ord("G"): lambda machine: machine.push(struct.unpack(">d", machine.take(8))[0]),
     # Text and bytes
     ord("S"): _Machine.string_line,
-    ord("V"): lambda machine: machine.push(machine.line()),
+    ord("V"): _Machine.unicode_line,
     ord("U"): _latin(1),
     ord("T"): _latin(4),
     0x8C: _sized(1, as_text=True),

@@ -9,13 +9,22 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Module:
+    """A module as a file names it: ``cls`` is the full name of a class, ``options`` its plain attributes."""
+
+    cls: str
+    options: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class TensorFile:
     """The named arrays of one file.
 
     ``tensors`` keeps the file's order. ``aliases`` maps a name to an earlier name that shows the very same
     memory (tied weights, TorchScript's ``_flat_weights``): an alias of a used tensor counts as used.
     ``metadata`` is the file's own string-to-string notes, empty where the container has none.
-    ``shown`` is how messages name the file.
+    ``modules`` are those of a whole pickled module by their paths, its root under ``""``, in the order of their
+    definition. ``shown`` is how messages name the file.
     """
 
     shown: str
@@ -23,3 +32,4 @@ class TensorFile:
     tensors: Mapping[str, np.ndarray]
     aliases: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, Module] = field(default_factory=dict)
