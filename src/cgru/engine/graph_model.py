@@ -96,6 +96,12 @@ class GraphModel(Model):
         self.input_size = (self._vocabulary(self._given[0]) or first.size) if first is not None else 0
         self.output_size = sum(graph.values[name].size for name in graph.outputs)
 
+    def __deepcopy__(self, memo: Any) -> GraphModel:
+        """Another Model on the same weights, which are immutable."""
+        twin = GraphModel((self.graph, self.store), backend=self._backend)
+        twin.report, twin.notes = self.report, self.notes
+        return twin
+
     # ---- what it is -------------------------------------------------------------------------------------------
 
     @property
