@@ -168,7 +168,10 @@ for _name, _function in {
 }.items():  # fmt: skip
     case("unary", [Given((3, 4), positive=True)], lambda x, f=_function: f(x), kind=_name)
 built("unary", [(3, 4)], lambda x: np.round(x) == 0, lambda g, x: g.unary(g.unary(x, kind="round"), kind="not"))
-built("unary", [(3, 4)], lambda x: np.arccosh(np.cosh(x)), lambda g, x: g.unary(g.unary(x, kind="cosh"), kind="acosh"))
+built(
+    "unary", [(3, 4)], lambda x: np.arccosh(1 + np.exp(x)),
+    lambda g, x: g.unary(g.activation(g.unary(x, kind="exp"), activation="affine", alpha=1.0, beta=1.0), kind="acosh"),
+)  # fmt: skip
 built("unary", [(3, 4)], lambda x: x < 0, lambda g, x: g.unary(g.unary(x, kind="log"), kind="isnan"))
 
 # Numbers moved, none changed
@@ -371,4 +374,124 @@ case("scan_rows", [(3, 4)], lambda x: np.stack([gru(x[:, r], _gru) for r in rang
 case("scan_inner", [(3, 6, 4)], each(lambda x: np.array([gru(row, _gru) for row in x])), **_rows)
 case(
     "scan_inner", [(6, 4), (5,)], each(lambda x, h: gru(x[::-1], _gru, h)[::-1]), reverse=True, **_rows,
+)  # fmt: skip
+
+# Activations with parameters
+for _name, _parameters, _function in (
+    ("leaky_relu", (0.2,), lambda x: np.where(x > 0, x, 0.2 * x)),
+    ("elu_alpha", (0.7,), lambda x: np.where(x > 0, x, 0.7 * (np.exp(x) - 1))),
+    ("celu", (0.7,), lambda x: np.where(x > 0, x, 0.7 * (np.exp(x / 0.7) - 1))),
+    ("hard_shrink", (0.4,), lambda x: x * (np.abs(x) > 0.4)),
+    ("soft_shrink", (0.4,), lambda x: x - np.clip(x, -0.4, 0.4)),
+    ("softplus_beta", (2.0,), lambda x: np.log(1 + np.exp(2 * x)) / 2),
+    ("threshold", (0.1, -3.0), lambda x: np.where(x > 0.1, x, -3.0)),
+    ("thresholded_relu", (0.3,), lambda x: x * (x > 0.3)),
+    ("affine", (2.0, 0.5), lambda x: 2 * x + 0.5),
+    ("scaled_tanh", (1.7, 0.6), lambda x: 1.7 * np.tanh(0.6 * x)),
+    ("hard_sigmoid_line", (0.3, 0.4), lambda x: np.minimum(1, np.maximum(0, 0.3 * x + 0.4))),
+):
+    _given: dict[str, Any] = dict(zip(("alpha", "beta"), _parameters, strict=False))
+    case("activation", [(3, 4)], _function, activation=_name, **_given)
+case("activation", [(3, 4)], each(lambda x: soft(x, 1)), activation="softmax")
+
+# Over the whole sequence, or groups of channels
+for _kind, _pooled in {
+    "min": lambda x: x.min(axis=0), "first": lambda x: x[0], "variance": lambda x: x.var(axis=0),
+}.items():  # fmt: skip
+    case("pool_whole", [(4,)], lambda x, f=_pooled: f(x) if len(x) else np.zeros(4), kind=_kind, whole=True)
+    case(
+        "pool_whole", [(4,)], lambda x, m, f=_pooled: f(x[m]) if m.any() else np.zeros(4),
+        kind=_kind, mask=True, whole=True,
+    )  # fmt: skip
+case(
+    "pool_whole", [(4,)], lambda x: x.var(axis=0, ddof=1) if len(x) > 1 else np.zeros(4),
+    kind="variance", correction=1, whole=True,
+)  # fmt: skip
+case("softmax_time", [(4,)], lambda x: soft(x, 0), whole=True)
+case("softmax_time", [(2, 3)], lambda x, m: np.exp(x) * m[:, None, None] / (
+    (np.exp(x) * m[:, None, None]).sum(axis=0) + (not m.any())), mask=True, whole=True)  # fmt: skip
+case("reverse_time", [(4,)], lambda x: x[::-1], whole=True)
+for _mode in ("edge", "wrap"):
+    case(
+        "pad_time", [(4,)], lambda x, m=_mode: np.pad(x, ((1, 0), (0, 0)), mode=m) if len(x) else x,
+        left=1, mode=_mode, whole=True,
+    )  # fmt: skip
+
+
+def group_norm(x: Array, groups: int, seen: Array | None = None) -> Array:
+    """One mean and variance a group over all that is given: (n, C, *S)."""
+    y = np.zeros(x.shape)
+    size = x.shape[1] // groups
+    for g in range(groups):
+        part = x[:, g * size : (g + 1) * size]
+        counted = part if seen is None else part[seen]
+        mean, variance = (counted.mean(), counted.var()) if counted.size else (0.0, 0.0)
+        y[:, g * size : (g + 1) * size] = (part - mean) / np.sqrt(variance + 1e-3)
+    behind = (-1, *[1] * (x.ndim - 2))
+    return y * _group["weight"].reshape(behind) + _group["bias"].reshape(behind)
+
+
+_group = {"weight": arr(6), "bias": arr(6)}
+_group_options: dict[str, Any] = {"weights": _group, "epsilon": 1e-3}
+for _groups in (1, 2, 6):
+    case("group_norm", [(6, 3)], lambda x, n=_groups: np.concatenate([group_norm(f[None], n) for f in x])
+         if len(x) else x, groups=_groups, over_time=False, **_group_options)  # fmt: skip
+    case("group_norm", [(6,)], lambda x, n=_groups: group_norm(x, n), groups=_groups, over_time=True, whole=True,
+         **_group_options)  # fmt: skip
+case("group_norm", [(6, 2)], lambda x, m: group_norm(x, 3, m), groups=3, over_time=True, mask=True, whole=True,
+     **_group_options)  # fmt: skip
+
+# Convolutions over frames and inner axes
+_plane = {"weight": arr(6, 2, 3, 2), "bias": arr(6)}
+
+
+def conv2d(x: Array, stride: int, dilation: int, left: int, right: int) -> Array:
+    """Time as one more axis of the image, behind its channels."""
+    padded = np.pad(x, ((left, right), (0, 0), (1, 2))).transpose(1, 0, 2)
+    if padded.shape[1] < 2 * dilation + 1:
+        return np.zeros((0, 6, 3))
+    y = correlate(padded, _plane["weight"], (stride, 2), (dilation, 2), 2)
+    return np.tanh(y + _plane["bias"][:, None, None]).transpose(1, 0, 2)
+
+
+for _timing in ((1, 1, 2, 0), (1, 1, 1, 1), (2, 1, 1, 0), (1, 2, 4, 0), (3, 2, 0, 2)):
+    _stride, _dilation, _left, _right = _timing
+    case(
+        "conv2d", [(4, 5)], lambda x, t=_timing: conv2d(x, *t) if len(x) else np.zeros((0, 6, 3)), weights=_plane,
+        units=6, width=3, groups=2, stride=_stride, dilation=_dilation, left=_left, right=_right, activation="tanh",
+        kernel=(2,), strides=(2,), dilations=(2,), pads=(1, 2),
+    )  # fmt: skip
+_wide = arr(3, 4, 1, 3)
+case(
+    "conv2d", [(4, 5)], each(lambda x: correlate(x, _wide[:, :, 0], (1,), (1,))), weights={"weight": _wide},
+    units=3, width=1, kernel=(3,),
+)  # fmt: skip
+
+_up = {"weight": arr(4, 3, 4), "bias": arr(6)}
+
+
+def conv_transpose(x: Array, stride: int, dilation: int, frames: int) -> Array:
+    y = scatter(x.T, _up["weight"], (stride,), (dilation,), 2)
+    y = np.pad(y, ((0, 0), (0, max(0, frames - y.shape[1]))))[:, :frames] + _up["bias"][:, None]
+    return y.T
+
+
+for _stride, _dilation, _right in ((2, 1, 0), (2, 1, 1), (3, 1, 1), (1, 2, 3), (5, 1, 0)):
+    case(
+        "conv_transpose", [(4,)],
+        lambda x, s=_stride, d=_dilation, r=_right: conv_transpose(x, s, d, s * (len(x) + r)) if len(x)
+        else np.zeros((0, 6)),
+        weights=_up, units=6, width=4, groups=2, stride=_stride, dilation=_dilation, right=_right,
+    )  # fmt: skip
+_up_plane = {"weight": arr(4, 3, 3, 2), "bias": arr(3)}
+
+
+def conv_transpose2d(x: Array) -> Array:
+    y = scatter(x.transpose(1, 0, 2), _up_plane["weight"], (2, 2), (1, 1))
+    return (y[:, : 2 * len(x), 1:] + _up_plane["bias"][:, None, None]).transpose(1, 0, 2)
+
+
+case(
+    "conv_transpose", [(4, 5)], lambda x: conv_transpose2d(x) if len(x) else np.zeros((0, 3, 9)), weights=_up_plane,
+    units=3, width=3, stride=2, kernel=(2,), strides=(2,), pads=(1, 0),
 )  # fmt: skip

@@ -8,11 +8,14 @@ between an old and a new state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import erf
 
 import numpy as np
 
 Array = np.ndarray
 Function = Callable[[Array], Array]
+
+_ERF = np.vectorize(erf, otypes=[float])
 
 FUNCTIONS: dict[str, Function] = {
     "sigmoid": lambda a: 0.5 * (1.0 + np.tanh(0.5 * a)),
@@ -25,6 +28,15 @@ FUNCTIONS: dict[str, Function] = {
     "softsign": lambda a: a / (1.0 + np.abs(a)),
     "softplus": lambda a: np.maximum(a, 0.0) + np.log1p(np.exp(-np.abs(a))),
     "elu": lambda a: np.where(a > 0.0, a, np.exp(np.minimum(a, 0.0)) - 1.0),
+    "hard_tanh": lambda a: np.where(np.abs(a) > 1.0, np.sign(a), a),
+    "relu6": lambda a: np.minimum(6.0, np.where(a > 0.0, a, 0.0)),
+    "selu": lambda a: 1.0507009873554805 * np.where(a > 0.0, a, 1.6732632423543772 * (np.exp(np.minimum(a, 0.0)) - 1)),
+    "silu": lambda a: a / (1.0 + np.exp(-a)),
+    "gelu": lambda a: 0.5 * a * (1.0 + _ERF(a / np.sqrt(2.0))),
+    "gelu_tanh": lambda a: 0.5 * a * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (a + 0.044715 * a**3))),
+    "mish": lambda a: a * np.tanh(np.log1p(np.exp(a))),
+    "hard_swish": lambda a: a * np.minimum(np.maximum(a + 3.0, 0.0), 6.0) / 6.0,
+    "log_sigmoid": lambda a: -np.log1p(np.exp(-a)),
 }
 
 

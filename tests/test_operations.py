@@ -11,6 +11,7 @@ import pytest
 from operation_cases import CASES, Case, Given
 
 import cgru
+from cgru.engine.backends import packed_graph
 from cgru.engine.graph_model import GraphModel
 from cgru.spec.graph import graph_from_json
 from cgru.spec.operation import OPERATIONS
@@ -51,19 +52,32 @@ def cut(case: Case, inputs: dict[str, np.ndarray], row: int, length: int) -> dic
     }
 
 
-NAMED = [pytest.param(case, id=f"{op}-{i}") for op, cases in CASES.items() for i, case in enumerate(cases)]
-TOLERANCE: Any = {"rtol": 3e-7, "atol": 3e-7}  # the equations run in float64 and end in float32
+def in_core(case: Case) -> bool:
+    return packed_graph.unsupported(GraphModel(graph_of(case), backend="reference").graph) is None
+
+
+ALL = [(op, i, case) for op, cases in CASES.items() for i, case in enumerate(cases)]
+#: Every case by the equations, and by the core where it has the operation.
+BOTH = [
+    pytest.param(case, engine, id=f"{op}-{i}-{engine}")
+    for op, i, case in ALL
+    for engine in ("reference", "packed")
+    if engine == "reference" or in_core(case)
+]
+#: The equations run in float64 and end in float32; the core in float32.
+TOLERANCE: dict[str, Any] = {"reference": {"rtol": 3e-7, "atol": 3e-7}, "packed": {"rtol": 3e-6, "atol": 3e-6}}
 
 
 def test_every_operation_has_a_case() -> None:
     assert sorted(CASES) == sorted(OPERATIONS)
 
 
-@pytest.mark.parametrize("case", NAMED)
-def test_values_and_rows_of_any_length(case: Case) -> None:
+@pytest.mark.parametrize(("case", "engine"), BOTH)
+def test_values_and_rows_of_any_length(case: Case, engine: str) -> None:
     """Every row of a ragged batch against the formula on that row alone, and zeros behind it."""
     inputs, mask = drawn(case)
-    net = GraphModel(graph_of(case))
+    net = GraphModel(graph_of(case), backend=engine)
+    assert set(net.backends) == {engine}
     masked: Any = {} if mask is None else {"mask": mask}
     timed = any(given.timed for given in case.inputs)
     together = net(inputs, lengths=LENGTHS, **masked) if timed else net(inputs)
@@ -73,20 +87,23 @@ def test_values_and_rows_of_any_length(case: Case) -> None:
         more = [] if mask is None else [mask[row, :length]]
         wanted = case.formula(*(a if a.dtype.kind == "i" else a.astype(float) for a in alone.values()), *more)
         if value.clock is None:
-            np.testing.assert_allclose(together[row], wanted, **TOLERANCE)
+            np.testing.assert_allclose(together[row], wanted, **TOLERANCE[engine])
             continue
         frames = value.clock.count(length)
         assert len(wanted) == frames
-        np.testing.assert_allclose(together[row, :frames], wanted.reshape(frames, *value.features), **TOLERANCE)
+        wanted = wanted.reshape(frames, *value.features)
+        np.testing.assert_allclose(together[row, :frames], wanted, **TOLERANCE[engine])
         assert not together[row, frames:].any()
+        if timed and engine == "packed" and mask is None:
+            np.testing.assert_array_equal(together[row, :frames], net(alone), err_msg="bits of a row alone")
 
 
-@pytest.mark.parametrize("case", NAMED)
+@pytest.mark.parametrize(("case", "engine"), BOTH)
 @pytest.mark.parametrize("cuts", [[1, 2, 3], [0, 5, 5, 11]])
-def test_chunks_equal_the_whole(case: Case, cuts: list[int]) -> None:
-    """Where there is a mask, every frame counts here: streams take none."""
+def test_chunks_equal_the_whole(case: Case, engine: str, cuts: list[int]) -> None:
+    """To the bit in the core. Where there is a mask, every frame counts here: streams take none."""
     inputs, _ = drawn(case, 2)
-    net = GraphModel(graph_of(case))
+    net = GraphModel(graph_of(case), backend=engine)
     if case.whole:
         with pytest.raises(cgru.UnsupportedError, match="whole sequence"):
             net.stream(2)
@@ -105,14 +122,15 @@ def test_chunks_equal_the_whole(case: Case, cuts: list[int]) -> None:
         )
     if all(given.timed for given in case.inputs):
         parts.append(stream.flush())
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), net(inputs), **TOLERANCE)
+    exact: Any = {"rtol": 0, "atol": 0} if engine == "packed" else TOLERANCE[engine]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), net(inputs), **exact)
 
 
-@pytest.mark.parametrize("case", NAMED)
-def test_inputs_and_state_are_left_alone_and_graphs_survive_json(case: Case) -> None:
+@pytest.mark.parametrize(("case", "engine"), BOTH)
+def test_inputs_are_left_alone_and_graphs_survive_json(case: Case, engine: str) -> None:
     inputs, _ = drawn(case, 2)
     before = {name: array.copy() for name, array in inputs.items()}
-    net = GraphModel(graph_of(case))
+    net = GraphModel(graph_of(case), backend=engine)
     first = net(inputs)
     for name, array in inputs.items():
         np.testing.assert_array_equal(array, before[name])

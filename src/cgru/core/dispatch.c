@@ -135,6 +135,14 @@ float cgru_activate_scalar(int activation, float x)
         return (x > 0 ? x : 0) + log1pf(expf(-fabsf(x)));
     case CGRU_ELU:
         return x > 0 ? x : expm1f(x);
+    case CGRU_SELU:
+        return 1.05070099f * (x > 0 ? x : 1.67326324f * expm1f(x));
+    case CGRU_GELU: /* erfc keeps the digits that 1 + erf loses below zero */
+        return x * (0.5f * erfcf(-0.707106781f * x));
+    case CGRU_MISH:
+        return x * tanhf((x > 0 ? x : 0) + log1pf(expf(-fabsf(x))));
+    case CGRU_LOG_SIGMOID:
+        return (x < 0 ? x : 0) - log1pf(expf(-fabsf(x)));
     default: /* the others have vector forms */
         return x;
     }

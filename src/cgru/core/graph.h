@@ -61,7 +61,7 @@ struct cgru_gnode {
     int activation, kind, flag, offset;
     int number[6];
     float real[4];
-    int size[CGRU_AXES], stride[2][CGRU_AXES]; /* of the result, and of an input's or two inputs' numbers */
+    int size[CGRU_AXES], stride[3][CGRU_AXES]; /* of the result, and of its inputs' numbers */
 };
 
 /* Frames of rows: number i of frame f of row r is data[r·row + f·frame + i]. frame is 0 for a value without time. */

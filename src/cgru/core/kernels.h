@@ -24,7 +24,16 @@ enum cgru_activation { /* the order of cgru.spec.activations.ACTIVATIONS */
     CGRU_SOFTSIGN,
     CGRU_SOFTPLUS,
     CGRU_ELU,
-    CGRU_SOFTMAX
+    CGRU_SOFTMAX,
+    CGRU_HARD_TANH,
+    CGRU_RELU6,
+    CGRU_SELU,
+    CGRU_SILU,
+    CGRU_GELU,
+    CGRU_GELU_TANH,
+    CGRU_MISH,
+    CGRU_HARD_SWISH,
+    CGRU_LOG_SIGMOID
 };
 
 /* How weights are held, and with what they are multiplied: the order of cgru.spec.precision.PRECISIONS. */

@@ -56,6 +56,18 @@ static __attribute__((noinline)) vec v_other(int activation, vec x)
         return v_max(v_set(0.0f), v_min(v_set(1.0f), v_fma(x, v_set(1.0f / 6.0f), v_set(0.5f))));
     case CGRU_HARD_SIGMOID_KERAS2:
         return v_max(v_set(0.0f), v_min(v_set(1.0f), v_fma(x, v_set(0.2f), v_set(0.5f))));
+    case CGRU_HARD_TANH:
+        return v_max(v_set(-1.0f), v_min(v_set(1.0f), x));
+    case CGRU_RELU6:
+        return v_max(v_set(0.0f), v_min(v_set(6.0f), x));
+    case CGRU_SILU:
+        return v_mul(x, v_sigmoid(x));
+    case CGRU_GELU_TANH: { /* (1 + tanh u) / 2 = sigmoid(2 u) with u = sqrt(2/pi) (x + 0.044715 x^3) */
+        vec cubic = v_fma(v_mul(v_set(0.0713548162726f), x), v_mul(x, x), v_mul(v_set(1.59576912161f), x));
+        return v_mul(x, v_sigmoid(cubic));
+    }
+    case CGRU_HARD_SWISH:
+        return v_mul(x, v_max(v_set(0.0f), v_min(v_set(1.0f), v_fma(x, v_set(1.0f / 6.0f), v_set(0.5f)))));
     default:
         return v_rare(activation, x);
     }

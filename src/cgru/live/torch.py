@@ -26,7 +26,15 @@ _INERT = frozenset(
 #: torch modules that are activations, and what cgru calls them.
 _ACTIVATIONS = {
     "ELU": "elu",
+    "GELU": "gelu",
     "Hardsigmoid": "hard_sigmoid",
+    "Hardswish": "hard_swish",
+    "Hardtanh": "hard_tanh",
+    "LogSigmoid": "log_sigmoid",
+    "Mish": "mish",
+    "ReLU6": "relu6",
+    "SELU": "selu",
+    "SiLU": "silu",
     "ReLU": "relu",
     "Sigmoid": "sigmoid",
     "Softmax": "softmax",
@@ -38,6 +46,8 @@ _ACTIVATIONS = {
 #: The settings of an activation that make it another function than cgru's.
 _STANDARD: dict[str, dict[str, tuple[Any, ...]]] = {
     "ELU": {"alpha": (1, 1.0)},
+    "GELU": {"approximate": ("none",)},
+    "Hardtanh": {"min_val": (-1, -1.0), "max_val": (1, 1.0)},
     "Softmax": {"dim": (-1, 2)},
     # Above its threshold torch gives x itself, which differs from log(1 + exp(x)) by less than 3e-9 there.
     "Softplus": {"beta": (1, 1.0), "threshold": (20, 20.0)},

@@ -57,7 +57,7 @@ class Window(NamedTuple):
     def clock_map(self) -> tuple[int, int, int]:
         """⌊(multiply · n + add) / divide⌋ of :class:`~cgru.spec.values.Clock`."""
         if self.up > 1:
-            return self.up, 0, 1
+            return self.up, self.up * (self.left + self.right - self.span + 1), 1
         return 1, self.left + self.right - self.span + self.stride, self.stride
 
 

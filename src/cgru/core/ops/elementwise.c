@@ -35,7 +35,7 @@ const cgru_op cgru_op_activation = {"activation", 0, 0, check_activation, run_ac
 
 /* ---- a ∘ b -------------------------------------------------------------------------------------------------------- */
 
-enum { ADD, SUB, MUL, DIV, MINIMUM, MAXIMUM, AVERAGE, KINDS };
+enum { ADD, SUB, MUL, DIV, MINIMUM, MAXIMUM, AVERAGE, POWER, LESS, LESS_EQUAL, EQUAL, KINDS };
 
 /* NaN where either is, as numpy has it. */
 static inline float least(float a, float b) { return a != a ? a : b != b ? b : a < b ? a : b; }
@@ -58,7 +58,11 @@ static inline __attribute__((always_inline)) void combine_along(int kind, float 
     case DIV: LOOP(p / q)
     case MINIMUM: LOOP(least(p, q))
     case MAXIMUM: LOOP(largest(p, q))
-    default: LOOP((p + q) * 0.5f)
+    case AVERAGE: LOOP((p + q) * 0.5f)
+    case POWER: LOOP(powf(p, q))
+    case LESS: LOOP(p < q ? 1.0f : 0.0f)
+    case LESS_EQUAL: LOOP(p <= q ? 1.0f : 0.0f)
+    default: LOOP(p == q ? 1.0f : 0.0f)
     }
 }
 
@@ -92,7 +96,7 @@ static void run_binary(const cgru_job *job)
     }
 }
 
-static int reaches(const int *size, const int *stride, int offset, int numbers)
+int cgru_strides_fit(const int *size, const int *stride, int offset, int numbers)
 {
     int64_t last = offset, first = offset;
     for (int i = 0; i < CGRU_AXES; i++) {
@@ -102,7 +106,7 @@ static int reaches(const int *size, const int *stride, int offset, int numbers)
     return first >= 0 && last < numbers;
 }
 
-static int64_t numbers_of(const int *size)
+int64_t cgru_walked(const int *size)
 {
     int64_t n = 1;
     for (int i = 0; i < CGRU_AXES; i++) n *= size[i];
@@ -114,8 +118,8 @@ static int check_binary(const cgru_graph *g, const cgru_gnode *node)
     const cgru_value *a = cgru_input_of(g, node, 0), *b = cgru_input_of(g, node, 1);
     if (!a || !b || a->content != CGRU_FEATURES || b->content != CGRU_FEATURES || node->kind < 0 || node->kind >= KINDS)
         return 0;
-    return reaches(node->size, node->stride[0], 0, a->size) && reaches(node->size, node->stride[1], 0, b->size) &&
-           numbers_of(node->size) == g->values[node->out].size;
+    return cgru_strides_fit(node->size, node->stride[0], 0, a->size) && cgru_strides_fit(node->size, node->stride[1], 0, b->size) &&
+           cgru_walked(node->size) == g->values[node->out].size;
 }
 
 const cgru_op cgru_op_binary = {"binary", 0, 0, check_binary, run_binary};

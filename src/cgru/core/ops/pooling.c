@@ -4,9 +4,10 @@
 
 #include "ops.h"
 
-enum { LARGEST, MEAN, SUM, LAST };
+enum { LARGEST, MEAN, SUM, LAST, FIRST, SMALLEST, VARIANCE };
 
 static inline float larger(float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; }
+static inline float smaller(float a, float b) { return a != a ? a : b != b ? b : a < b ? a : b; }
 
 /* number[0]: width; flag: padding counts as zeros for the average. */
 static void run_pool(const cgru_job *job)
@@ -44,6 +45,22 @@ static int check_pool(const cgru_graph *g, const cgru_gnode *node)
 
 const cgru_op cgru_op_pool = {"pool", 0, 1, check_pool, run_pool};
 
+/* y: the mean of the frames that count, which becomes the variance, divided by their number less flag. */
+static void distances(const cgru_job *job, int r, float *restrict y, int n, int64_t frames, int64_t seen)
+{
+    const int64_t count = seen > job->node->flag ? seen - job->node->flag : 1;
+    for (int i = 0; i < n; i++) {
+        double squares = 0.0;
+        for (int64_t f = 0; f < frames; f++) {
+            if (job->in[1].data && *cgru_frame(&job->in[1], r, f) == 0.0f) continue;
+            const float d = cgru_frame(&job->in[0], r, f)[i] - y[i];
+            squares += (double)d * d;
+        }
+        y[i] = (float)(squares / (double)count);
+    }
+}
+
+/* flag: what is taken off the number of frames for the variance. */
 static void run_pool_whole(const cgru_job *job)
 {
     const cgru_gnode *node = job->node;
@@ -56,12 +73,15 @@ static void run_pool_whole(const cgru_job *job)
             if (job->in[1].data && *cgru_frame(&job->in[1], r, f) == 0.0f) continue;
             const float *x = cgru_frame(&job->in[0], r, f);
             if (seen++ == 0 || node->kind == LAST) memcpy(y, x, (size_t)n * sizeof(float));
+            else if (node->kind == FIRST) break;
             else if (node->kind == LARGEST) for (int i = 0; i < n; i++) y[i] = larger(y[i], x[i]);
+            else if (node->kind == SMALLEST) for (int i = 0; i < n; i++) y[i] = smaller(y[i], x[i]);
             else for (int i = 0; i < n; i++) y[i] += x[i];
         }
-        if (node->kind == MEAN && seen > 1) {
+        if ((node->kind == MEAN || node->kind == VARIANCE) && seen > 1) {
             for (int i = 0; i < n; i++) y[i] /= (float)seen;
         }
+        if (node->kind == VARIANCE) distances(job, r, y, n, frames, seen);
     }
 }
 
@@ -69,7 +89,7 @@ static int check_pool_whole(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1);
     return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && x->size == g->values[node->out].size &&
-           node->kind >= LARGEST && node->kind <= LAST && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
+           node->kind >= LARGEST && node->kind <= VARIANCE && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
 }
 
 const cgru_op cgru_op_pool_whole = {"pool_whole", 1, 0, check_pool_whole, run_pool_whole};

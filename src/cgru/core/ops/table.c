@@ -6,7 +6,11 @@ static const cgru_op *const OPS[] = {
     &cgru_op_embedding, &cgru_op_mask_of,  &cgru_op_mask_and,   &cgru_op_apply_mask,  &cgru_op_dense,
     &cgru_op_conv1d,    &cgru_op_depthwise, &cgru_op_scan,      &cgru_op_last_state,  &cgru_op_activation,
     &cgru_op_binary,    &cgru_op_scale_shift, &cgru_op_concat,  &cgru_op_copy,        &cgru_op_constant,
-    &cgru_op_upsample,  &cgru_op_pad_time, &cgru_op_pool,       &cgru_op_pool_whole,
+    &cgru_op_upsample,  &cgru_op_pad_time, &cgru_op_pool,       &cgru_op_pool_whole,  &cgru_op_unary,
+    &cgru_op_parametric, &cgru_op_clip,    &cgru_op_prelu,      &cgru_op_where,       &cgru_op_reduce,
+    &cgru_op_softmax,   &cgru_op_norm,     &cgru_op_norm_time,  &cgru_op_matmul,      &cgru_op_gather,
+    &cgru_op_softmax_time, &cgru_op_reverse_time, &cgru_op_stack_frames, &cgru_op_conv2d, &cgru_op_conv_inner,
+    &cgru_op_pool_inner,
 };
 
 const cgru_op *cgru_op_named(const char *name)

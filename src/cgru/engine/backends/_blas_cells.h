@@ -52,7 +52,9 @@ static int cgru_has_small_sgemm(void)
 /* In the order of activations.ACTIVATIONS. */
 enum {
     CGRU_LINEAR, CGRU_SIGMOID, CGRU_TANH, CGRU_RELU, CGRU_HARD_SIGMOID, CGRU_HARD_SIGMOID_KERAS2,
-    CGRU_SOFTSIGN, CGRU_SOFTPLUS, CGRU_ELU, CGRU_SOFTMAX
+    CGRU_SOFTSIGN, CGRU_SOFTPLUS, CGRU_ELU, CGRU_SOFTMAX,
+    CGRU_HARD_TANH, CGRU_RELU6, CGRU_SELU, CGRU_SILU, CGRU_GELU, CGRU_GELU_TANH, CGRU_MISH, CGRU_HARD_SWISH,
+    CGRU_LOG_SIGMOID
 };
 
 /* e^x - 1 = 2^k·p + (2^k - 1), with p = e^r - 1 and r = x - k·ln 2: sets p and gives 2^k. -87 <= x <= 88 or NaN.
@@ -124,6 +126,16 @@ CGRU_INLINE void cgru_activate(int code, float *CGRU_RESTRICT v, int n)
     case CGRU_SOFTSIGN: CGRU_EACH(x / (1.0f + fabsf(x)));
     case CGRU_SOFTPLUS: CGRU_EACH((x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x))));
     case CGRU_ELU: CGRU_EACH(x > 0.0f ? x : cgru_expm1(cgru_clip(x, -87.0f, 0.0f)));
+    case CGRU_HARD_TANH: CGRU_EACH(cgru_clip(x, -1.0f, 1.0f));
+    case CGRU_RELU6: CGRU_EACH(cgru_clip(x, 0.0f, 6.0f));
+    case CGRU_SELU:
+        CGRU_EACH(1.05070099f * (x > 0.0f ? x : 1.67326324f * cgru_expm1(cgru_clip(x, -87.0f, 0.0f))));
+    case CGRU_SILU: CGRU_EACH(x * cgru_sigmoid(x));
+    case CGRU_GELU: CGRU_EACH(x * (0.5f * erfcf(-0.707106781f * x)));
+    case CGRU_GELU_TANH: CGRU_EACH(x * cgru_sigmoid(0.0713548162726f * x * (x * x) + 1.59576912161f * x));
+    case CGRU_MISH: CGRU_EACH(x * tanhf((x < 0.0f ? 0.0f : x) + log1pf(expf(-fabsf(x)))));
+    case CGRU_HARD_SWISH: CGRU_EACH(x * cgru_clip(x / 6.0f + 0.5f, 0.0f, 1.0f));
+    case CGRU_LOG_SIGMOID: CGRU_EACH((x < 0.0f ? x : 0.0f) - log1pf(expf(-fabsf(x))));
     default: break;
     }
 }

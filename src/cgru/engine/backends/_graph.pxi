@@ -35,7 +35,7 @@ cdef extern from "graph.h" nogil:
         int number[6]
         float real[4]
         int size[4]
-        int stride[2][4]
+        int stride[3][4]
     ctypedef struct cgru_port:
         const void *data
         int64_t row, frame, frames
@@ -226,3 +226,4 @@ cdef void fill_node(cgru_gnode *node, dict given, int out, const cgru_matrix **m
         node.size[k] = given["size"][k] if "size" in given else 1
         node.stride[0][k] = given["stride"][k] if "stride" in given else 0
         node.stride[1][k] = given["stride_b"][k] if "stride_b" in given else 0
+        node.stride[2][k] = given["stride_c"][k] if "stride_c" in given else 0

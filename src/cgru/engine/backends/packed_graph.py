@@ -1,64 +1,47 @@
 """The packed backend for graphs: every node becomes one of the core's, over weights in the kernels' own order.
 
-:data:`LOWERINGS` has one function an operation: what the core's node is, as a dictionary for
-:class:`~cgru.engine.backends._packed.GraphNet`. A graph with an operation that is not there runs by its equations.
+The lowerings of operations on frames with inner axes are :mod:`.graph_lowering_inner`'s, the others' are here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
 from ...arrays import Float32
-from ...spec.activations import CODES
+from ...spec.activations import CODES, PARAMETRIC
 from ...spec.cells import CELLS
-from ...spec.graph import Graph, Node
+from ...spec.graph import Graph
 from ...spec.operations.recurrent import emitted_size
 from ...spec.precision import Stored
 from ...spec.values import Value
 from ...weights import Store, Weights
 from ..state import StateLayout
+from . import graph_lowering_inner as _inner  # noqa: F401 - fills the table
+from .graph_lowering import (
+    LOWERINGS,
+    Context,
+    broadcast,
+    few_axes,
+    first,
+    lowers,
+    merged,
+    strides_of,
+    unsupported,
+    weights_of,
+)
 from .packed import packing
+
+__all__ = ["LOWERINGS", "PackedRunner", "unsupported"]
 
 _CLOCKS = {"once": 0, "static": 1, "steps": 2}
 _CONTENTS = {"float32": 0, "int64": 1, "bool": 2}
 #: The kinds of the core's binary operation and pooling, by the names of the table's.
-BINARY = {"add": 0, "sub": 1, "mul": 2, "div": 3, "minimum": 4, "maximum": 5, "average": 6}
-POOLING = {"max": 0, "average": 1, "mean": 1, "sum": 2, "last": 3}
-
-
-class Context(NamedTuple):
-    """What a lowering may look at."""
-
-    graph: Graph
-    node: Node
-    values: list[Value | None]
-    result: Value
-    weights: Weights | None
-    layout: StateLayout
-
-
-Lowering = Callable[[Context], dict[str, Any]]
-LOWERINGS: dict[str, Lowering] = {}
-
-
-def lowers(*names: str) -> Callable[[Lowering], Lowering]:
-    def put(function: Lowering) -> Lowering:
-        LOWERINGS.update(dict.fromkeys(names, function))
-        return function
-
-    return put
-
-
-def unsupported(graph: Graph) -> str | None:
-    """The first operation of the graph that the core lacks, or None."""
-    for node in graph.nodes:
-        if node.op not in LOWERINGS:
-            return node.op
-    return None
+BINARY = {"add": 0, "sub": 1, "mul": 2, "div": 3, "minimum": 4, "maximum": 5, "average": 6, "power": 7}
+POOLING = {"max": 0, "average": 1, "mean": 1, "sum": 2, "last": 3, "first": 4, "min": 5, "variance": 6}
 
 
 class PackedRunner:
@@ -168,17 +151,6 @@ def _flat(array: np.ndarray | None, value: Value) -> np.ndarray | None:
 # ---- one function an operation ------------------------------------------------------------------------------------
 
 
-def _first(c: Context) -> Value:
-    value = c.values[0]
-    assert value is not None
-    return value
-
-
-def _held(c: Context) -> dict[str, Float32]:
-    assert c.weights is not None
-    return c.weights.arrays()
-
-
 @lowers("embedding")
 def _embedding(c: Context) -> dict[str, Any]:
     assert c.weights is not None
@@ -194,8 +166,13 @@ def _mask_of(c: Context) -> dict[str, Any]:
     return {"reals": [c.node.options["value"]]}
 
 
-@lowers("mask_and", "apply_mask", "pad_time")
+@lowers("mask_and", "apply_mask")
 def _nothing(c: Context) -> dict[str, Any]:
+    return {}
+
+
+@lowers("pad_time", where=lambda node, *_: node.options["mode"] == "constant")
+def _pad_time(c: Context) -> dict[str, Any]:
     return {}
 
 
@@ -213,7 +190,7 @@ def _dense(c: Context) -> dict[str, Any]:
     return {
         "matrices": [matrix],
         "activation": CODES[c.node.options["activation"]],
-        "numbers": [prod(_first(c).features[:-1])],
+        "numbers": [prod(first(c).features[:-1])],
     }
 
 
@@ -269,12 +246,12 @@ def _by_frame(weight: Any, rows: slice) -> Any:
 
 @lowers("conv1d")
 def _conv1d(c: Context) -> dict[str, Any]:
-    options, channels = c.node.options, _first(c).features[0]
+    options, channels = c.node.options, first(c).features[0]
     activation = CODES[options["activation"]]
     width, dilation, groups = options["width"], options["dilation"], options["groups"]
     assert c.weights is not None
     if groups == channels == options["units"]:
-        held = _held(c)
+        held = weights_of(c)
         kernel = np.ascontiguousarray(held["weight"][:, 0, :].T)
         return {
             "op": "depthwise",
@@ -325,53 +302,21 @@ def _last_state(c: Context) -> dict[str, Any]:
 
 @lowers("activation")
 def _activation(c: Context) -> dict[str, Any]:
-    return {"activation": CODES[c.node.options["activation"]], "numbers": [prod(_first(c).features[:-1])]}
+    options = c.node.options
+    if options["activation"] in PARAMETRIC:
+        kind = list(PARAMETRIC).index(options["activation"])
+        return {"op": "parametric", "kind": kind, "reals": [options["alpha"], options["beta"] or 0.0]}
+    return {"activation": CODES[options["activation"]], "numbers": [prod(first(c).features[:-1])]}
 
 
-@lowers(*BINARY)
+@lowers(*BINARY, where=few_axes)
 def _binary(c: Context) -> dict[str, Any]:
-    a, b = c.values
-    assert a is not None
-    assert b is not None
-    shape = c.result.features
-    size, strides = _merged(shape, [_strides(a.features, shape), _strides(b.features, shape)])
-    return {"op": "binary", "kind": BINARY[c.node.op], "size": size, "stride": strides[0], "stride_b": strides[1]}
-
-
-def _strides(own: tuple[int, ...], shape: tuple[int, ...]) -> list[int]:
-    """How far a value's numbers lie apart along the axes of a result it is broadcast to."""
-    made, step = [0] * len(shape), 1
-    for i in range(1, len(own) + 1):
-        made[len(shape) - i] = step if own[-i] > 1 else 0
-        step *= own[-i]
-    return made
-
-
-def _merged(shape: tuple[int, ...], strides: list[list[int]]) -> tuple[list[int], list[list[int]]]:
-    """The same walk over at most four axes, the last as long as may be: neighbours that can be are one."""
-    size, kept = [1], [[0] for _ in strides]
-    for i in reversed(range(len(shape))):
-        n = shape[i]
-        if n == 1:
-            continue
-        if size[0] == 1:
-            size[0] = n
-            for k, s in enumerate(strides):
-                kept[k][0] = s[i]
-        elif all(s[i] == kept[k][0] * size[0] for k, s in enumerate(strides)):
-            size[0] *= n
-        else:
-            size.insert(0, n)
-            for k, s in enumerate(strides):
-                kept[k].insert(0, s[i])
-    assert len(size) <= 4, "a frame of more than four axes that do not merge"
-    pad = 4 - len(size)
-    return [1] * pad + size, [[0] * pad + k for k in kept]
+    return {"op": "binary", "kind": BINARY[c.node.op]} | broadcast(c)
 
 
 @lowers("scale_shift")
 def _scale_shift(c: Context) -> dict[str, Any]:
-    held, shape, axis = _held(c), _first(c).features, c.node.options["axis"]
+    held, shape, axis = weights_of(c), first(c).features, c.node.options["axis"]
     return {"vectors": [held["scale"], held["shift"]], "numbers": [shape[axis], prod(shape[axis + 1 :])]}
 
 
@@ -380,14 +325,14 @@ def _concat(c: Context) -> dict[str, Any]:
     return {"numbers": [prod(c.result.features[: c.node.options["axis"]])]}
 
 
-@lowers("slice")
+@lowers("slice", where=few_axes)
 def _slice(c: Context) -> dict[str, Any]:
-    options, shape = c.node.options, _first(c).features
-    strides = _strides(shape, shape)
+    options, shape = c.node.options, first(c).features
+    strides = strides_of(shape, shape)
     axis = options["axis"]
     offset = options["start"] * prod(shape[axis + 1 :])
     strides[axis] = prod(shape[axis + 1 :]) * options["step"]
-    size, (stride,) = _merged(c.result.features, [strides])
+    size, (stride,) = merged(c.result.features, [strides])
     return {"op": "copy", "size": size, "stride": stride, "offset": offset}
 
 
@@ -396,16 +341,16 @@ def _reshape(c: Context) -> dict[str, Any]:
     return {"op": "copy", "size": [1, 1, 1, c.result.size], "stride": [0, 0, 0, 1]}
 
 
-@lowers("transpose")
+@lowers("transpose", where=few_axes)
 def _transpose(c: Context) -> dict[str, Any]:
-    strides = _strides(_first(c).features, _first(c).features)
-    size, (stride,) = _merged(c.result.features, [[strides[axis] for axis in c.node.options["order"]]])
+    strides = strides_of(first(c).features, first(c).features)
+    size, (stride,) = merged(c.result.features, [[strides[axis] for axis in c.node.options["order"]]])
     return {"op": "copy", "size": size, "stride": stride}
 
 
 @lowers("constant")
 def _constant(c: Context) -> dict[str, Any]:
-    return {"vectors": [np.ascontiguousarray(_held(c)["value"])]}
+    return {"vectors": [np.ascontiguousarray(weights_of(c)["value"])]}
 
 
 @lowers("upsample")
@@ -421,4 +366,4 @@ def _pool(c: Context) -> dict[str, Any]:
 
 @lowers("pool_whole")
 def _pool_whole(c: Context) -> dict[str, Any]:
-    return {"kind": POOLING[c.node.options["kind"]]}
+    return {"kind": POOLING[c.node.options["kind"]], "flag": c.node.options["correction"]}

@@ -100,7 +100,9 @@ class Build:
             raise UnsupportedError(f"{settings.where}: {key} is the custom function {str(called)[:80]!r}")
         if not isinstance(value, str):
             raise FormatError(f"{settings.where}: {key} is {str(value)[:80]!r}, expected a name")
-        return "hard_sigmoid_keras2" if value == "hard_sigmoid" and self.number < (3, 0) else value
+        if value == "hard_sigmoid" and self.number < (3, 0):
+            return "hard_sigmoid_keras2"
+        return {"swish": "silu", "hard_silu": "hard_swish"}.get(value, value)
 
 
 Builder = Callable[[Entry, Weights, Build], list[Layer]]

@@ -19,7 +19,7 @@ def _logsumexp(x: Array, axis: tuple[int, ...]) -> Array:
     return np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
 
 
-_REDUCE: dict[str, Callable[[Array, tuple[int, ...]], Array]] = {
+REDUCTIONS: dict[str, Callable[[Array, tuple[int, ...]], Array]] = {
     "mean": lambda x, axis: np.mean(x, axis=axis, keepdims=True),
     "sum": lambda x, axis: np.sum(x, axis=axis, keepdims=True),
     "max": lambda x, axis: np.max(x, axis=axis, keepdims=True),
@@ -49,7 +49,7 @@ class Reduce(Operation):
 
     name = "reduce"
     options: ClassVar[Mapping[str, Option]] = {
-        "kind": Option(str, ..., tuple(_REDUCE)),
+        "kind": Option(str, ..., tuple(REDUCTIONS)),
         "axes": Option(tuple, ..., _axis_numbers),
     }
 
@@ -59,7 +59,7 @@ class Reduce(Operation):
         return value.with_features(*(1 if i in options["axes"] else size for i, size in enumerate(value.features)))
 
     def compute(self, options: Options, inputs: Sequence[Any], arrays: Mapping[str, Array]) -> Array:
-        return _REDUCE[options["kind"]](inputs[0], tuple(2 + axis for axis in options["axes"]))
+        return REDUCTIONS[options["kind"]](inputs[0], tuple(2 + axis for axis in options["axes"]))
 
 
 @register

@@ -8,23 +8,43 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import ShapeError
-from ..activations import ACTIVATIONS
+from ..activations import ACTIVATIONS, PARAMETRIC
 from ..operation import Array, ArrayInfo, Operation, Option, Options, features, joined_clock, register
 from ..values import Value
 
 
 @register
 class Activation(Operation):
-    """φ(x), elementwise; softmax over the last feature axis. The functions are :mod:`cgru.spec.activations`'."""
+    """φ(x), elementwise; softmax over the last feature axis. The functions are :mod:`cgru.spec.activations`'.
+
+    ``alpha`` and ``beta`` are given where the function reads them and only there.
+    """
 
     name = "activation"
-    options: ClassVar[Mapping[str, Option]] = {"activation": Option(str, ..., tuple(ACTIVATIONS))}
+    options: ClassVar[Mapping[str, Option]] = {
+        "activation": Option(str, ..., (*ACTIVATIONS, *PARAMETRIC)),
+        "alpha": Option((float, type(None)), None),
+        "beta": Option((float, type(None)), None),
+    }
 
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
+        kind = options["activation"]
+        reads = PARAMETRIC[kind].reads if kind in PARAMETRIC else ()
+        given = tuple(key for key in ("alpha", "beta") if options[key] is not None)
+        if given != reads:
+            raise ShapeError(
+                f"{where}: {kind} takes {' and '.join(reads) or 'neither alpha nor beta'}, "
+                f"found {' and '.join(given) or 'neither'}"
+            )
+        if kind in ("celu", "softplus_beta") and not options["alpha"]:
+            raise ShapeError(f"{where}: {kind} divides by alpha, which is 0")
         return features(inputs[0], where)
 
     def compute(self, options: Options, inputs: Sequence[Any], arrays: Mapping[str, Array]) -> Array:
-        return ACTIVATIONS[options["activation"]](inputs[0])
+        kind = options["activation"]
+        if kind in PARAMETRIC:
+            return PARAMETRIC[kind].function(inputs[0], options["alpha"], options["beta"] or 0.0)
+        return ACTIVATIONS[kind](inputs[0])
 
 
 class Binary(Operation):

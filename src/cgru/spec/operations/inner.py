@@ -15,7 +15,7 @@ from ..operation import Array, ArrayInfo, Operation, Option, Options, at_least, 
 from ..values import Value
 
 
-def _whole(low: int) -> Any:
+def whole_numbers(low: int) -> Any:
     return lambda value: all(type(v) is int and low <= v <= 1 << 20 for v in value)
 
 
@@ -23,7 +23,7 @@ _KERNEL: Mapping[str, Option] = {
     "kernel": Option(tuple, ..., positive_sizes),
     "strides": Option(tuple, ..., positive_sizes),
     "dilations": Option(tuple, ..., positive_sizes),
-    "pads": Option(tuple, ..., _whole(0)),
+    "pads": Option(tuple, ..., whole_numbers(0)),
 }
 
 
@@ -130,7 +130,7 @@ class ConvTransposeInner(Operation):
     options: ClassVar[Mapping[str, Option]] = {
         "units": Option(int, ..., at_least(1)),
         **_KERNEL,
-        "extra": Option(tuple, ..., _whole(0)),
+        "extra": Option(tuple, ..., whole_numbers(0)),
         "groups": Option(int, 1, at_least(1)),
         "activation": Option(str, "linear", tuple(ACTIVATIONS)),
     }
@@ -229,7 +229,7 @@ class PadInner(Operation):
 
     name = "pad_inner"
     options: ClassVar[Mapping[str, Option]] = {
-        "pads": Option(tuple, ..., _whole(0)),
+        "pads": Option(tuple, ..., whole_numbers(0)),
         "mode": Option(str, "constant", ("constant", "reflect", "edge")),
         "value": Option(float, 0.0),
     }

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import erf
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import ShapeError
+from ..activations import error_function
 from ..operation import Array, ArrayInfo, Operation, Option, Options, features, joined_clock, register
 from ..values import Value
 from .elementwise import aligned, binary
 
-_erf = np.frompyfunc(erf, 1, 1)
-
-
-def _erf_of(x: Array) -> Array:
-    return np.asarray(_erf(x), x.dtype) if x.size else x
-
-
 #: Functions of one number, by ONNX' names in lower case.
 UNARY: dict[str, Callable[[Array], Array]] = {
-    "abs": np.abs, "ceil": np.ceil, "cos": np.cos, "erf": _erf_of, "exp": np.exp, "floor": np.floor,
+    "abs": np.abs, "ceil": np.ceil, "cos": np.cos, "erf": error_function, "exp": np.exp, "floor": np.floor,
     "log": np.log, "neg": np.negative, "not": lambda x: (x == 0).astype(x.dtype), "reciprocal": np.reciprocal,
     "round": np.round, "sign": np.sign, "sin": np.sin, "sqrt": np.sqrt,
     "acos": np.arccos, "acosh": np.arccosh, "asin": np.arcsin, "asinh": np.arcsinh, "atan": np.arctan,

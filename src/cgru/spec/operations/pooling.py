@@ -56,14 +56,20 @@ class Pool(Operation):
 
 @register
 class PoolWhole(Operation):
-    """One frame of a whole sequence: the largest, the mean or the sum of each feature, or the last frame.
+    """One frame of a whole sequence: of each feature the largest, the smallest, the mean, the sum or the variance over
+    time, or the last or the first frame.
 
-    ``mask`` leaves frames out. Of a sequence without frames that count: zero.
+    ``mask`` leaves frames out. Of a sequence without frames that count: zero. The variance divides the squared
+    distances from the mean by the number of frames less ``correction`` (1: torch's default), and is zero where that
+    leaves none.
     """
 
     name = "pool_whole"
     roles = ("x", "mask?")
-    options: ClassVar[Mapping[str, Option]] = {"kind": Option(str, ..., ("max", "mean", "sum", "last"))}
+    options: ClassVar[Mapping[str, Option]] = {
+        "kind": Option(str, ..., ("max", "mean", "sum", "last", "first", "min", "variance")),
+        "correction": Option(int, 0, (0, 1)),
+    }
     whole = True
 
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
@@ -74,18 +80,23 @@ class PoolWhole(Operation):
         x, mask = inputs[0], inputs[1] if len(inputs) > 1 else None
         real = np.ones(x.shape[:2], bool) if mask is None else mask
         kind = options["kind"]
-        if kind == "last":
-            at = (
-                np.where(real.any(axis=1), x.shape[1] - 1 - np.argmax(real[:, ::-1], axis=1), -1)
-                if x.shape[1]
-                else np.full(len(x), -1)
-            )
-            taken = x[np.arange(len(x)), at] if x.shape[1] else np.zeros((len(x), *x.shape[2:]), x.dtype)
-            return np.where((at >= 0).reshape(-1, *[1] * (taken.ndim - 1)), taken, x.dtype.type(0))[:, None]
+        if kind in ("first", "last"):
+            if not x.shape[1]:
+                return np.zeros((len(x), 1, *x.shape[2:]), x.dtype)
+            at = np.argmax(real, axis=1) if kind == "first" else x.shape[1] - 1 - np.argmax(real[:, ::-1], axis=1)
+            taken, any_real = x[np.arange(len(x)), at], real.any(axis=1).reshape(-1, *[1] * (x.ndim - 2))
+            return np.where(any_real, taken, x.dtype.type(0))[:, None]
         shown = real.reshape(*real.shape, *[1] * (x.ndim - 2))
         count = shown.sum(axis=1, keepdims=True)
-        if kind == "max":
-            top = np.max(np.where(shown, x, -np.inf), axis=1, keepdims=True, initial=-np.inf)
-            return np.where(count > 0, top, 0.0).astype(x.dtype)
+        if kind in ("max", "min"):
+            far = -np.inf if kind == "max" else np.inf
+            extreme = (np.max if kind == "max" else np.min)(np.where(shown, x, far), axis=1, keepdims=True, initial=far)
+            return np.where(count > 0, extreme, 0.0).astype(x.dtype)
         total = np.where(shown, x, x.dtype.type(0)).sum(axis=1, keepdims=True)
-        return total if kind == "sum" else total / np.maximum(count, 1)
+        if kind == "sum":
+            return total
+        mean = total / np.maximum(count, 1)
+        if kind == "mean":
+            return mean
+        squares = np.where(shown, (x - mean) ** 2, x.dtype.type(0)).sum(axis=1, keepdims=True)
+        return squares / np.maximum(count - options["correction"], 1)

@@ -13,23 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import ShapeError
-from ..activations import ACTIVATIONS
+from ..activations import ACTIVATIONS, PARAMETRIC
 from ..operation import Array, ArrayInfo, Operation, Option, Options, at_least, features, register, timed
 from ..values import Value
 
 #: Gates in canonical order, and how many activations they take: f (and g and h).
 _CELLS = {"gru_after": ("r", "z", "n"), "gru_before": ("r", "z", "n"), "lstm": ("i", "f", "g", "o"), "rnn": ("h",)}
 _ACTIVATIONS_OF = {"gru_after": 2, "gru_before": 2, "lstm": 3, "rnn": 1}
-
-#: Activations with parameters α and β, beside those without.
-PARAMETRIC: Mapping[str, Callable[[Array, float, float], Array]] = {
-    "affine": lambda x, α, β: α * x + β,
-    "elu_alpha": lambda x, α, β: np.where(x >= 0, x, α * np.expm1(np.minimum(x, 0))),
-    "hard_sigmoid_line": lambda x, α, β: np.clip(α * x + β, 0, 1),
-    "leaky_relu": lambda x, α, β: np.where(x >= 0, x, α * x),
-    "scaled_tanh": lambda x, α, β: α * np.tanh(β * x),
-    "thresholded_relu": lambda x, α, β: np.where(x >= α, x, x.dtype.type(0)),
-}
 
 _OPTIONS: Mapping[str, Option] = {
     "cell": Option(str, ..., tuple(_CELLS)),
@@ -86,7 +76,7 @@ def _step(options: Options, arrays: Mapping[str, Array]) -> Callable[[Array, lis
 
         def applied(x: Array) -> Array:
             x = np.clip(x, -bound, bound) if bound else x
-            return plain(x) if plain is not None else PARAMETRIC[name](x, α, β)
+            return plain(x) if plain is not None else PARAMETRIC[name].function(x, α, β)
 
         return applied
 

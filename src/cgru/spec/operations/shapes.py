@@ -143,19 +143,42 @@ class Upsample(Operation):
 
 @register
 class PadTime(Operation):
-    """Frames of zeros before and behind a sequence; negative numbers crop it (Keras' ZeroPadding1D, Cropping1D)."""
+    """Frames before and behind a sequence; negative numbers crop it (Keras' ZeroPadding1D, Cropping1D).
+
+    They are zeros, or by ``mode`` the sequence's own: the frame at the edge, the sequence reflected at its edges, or
+    gone round (torch's replicate, reflect and circular), which needs the whole sequence.
+    """
 
     name = "pad_time"
-    options: ClassVar[Mapping[str, Option]] = {"left": Option(int, 0), "right": Option(int, 0)}
+    options: ClassVar[Mapping[str, Option]] = {
+        "left": Option(int, 0),
+        "right": Option(int, 0),
+        "mode": Option(str, "constant", ("constant", "edge", "reflect", "wrap")),
+    }
+
+    def is_whole(self, options: Options) -> bool:
+        return options["mode"] != "constant"
 
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
         value = timed(features(inputs[0], where), where)
         assert value.clock is not None
+        if options["mode"] != "constant" and min(options["left"], options["right"]) < 0:
+            raise ShapeError(f"{where}: only mode 'constant' crops a sequence")
         return value._replace(clock=value.clock.then(*self.window(options).clock_map()))
 
     def window(self, options: Options) -> Window:
         return Window(left=options["left"], right=options["right"])
 
     def compute(self, options: Options, inputs: Sequence[Any], arrays: Mapping[str, Array]) -> Array:
-        frames: Frames = inputs[0]
-        return frames.data
+        if options["mode"] == "constant":
+            frames: Frames = inputs[0]
+            return frames.data
+        (x,), left, right, mode = inputs, options["left"], options["right"], options["mode"]
+        most = {"edge": max(left, right), "reflect": x.shape[1] - 1, "wrap": x.shape[1]}[mode]
+        if not x.shape[1]:
+            return x
+        if max(left, right) > most:
+            raise ShapeError(
+                f"pad_time: {max(left, right)} frames by {mode} of a sequence of {x.shape[1]}; it has at most {most}"
+            )
+        return np.pad(x, [(0, 0), (left, right), *[(0, 0)] * (x.ndim - 2)], mode=mode)
