@@ -112,6 +112,21 @@ def test_state_goes_on(net: cgru.Model) -> None:
     np.testing.assert_array_equal(np.concatenate([first, second], axis=1), net(x))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_one_output_of_a_sequence_that_is_shorter_than_its_steps(stride: int) -> None:
+    """What takes whole sequences carries no frames, however late they are."""
+    g = cgru.Graph()
+    x = g.input(5)
+    h = g.layer(gru(4, 6), conv(g, x, 5, 4, 5, stride=stride))
+    g.output(g.pool_whole(h, kind="last", name="end"), g.pool_whole(h, kind="mean", name="mean"))
+    net = cgru.Model(g)
+    assert set(net.backends) == {"packed"}
+    given = arr(4, 30, 5)
+    made, wanted = net(given), net(given, backend="reference")
+    for name in ("end", "mean"):
+        np.testing.assert_allclose(made[name], wanted[name], rtol=0, atol=2e-6)
+
+
 def test_several_inputs_and_outputs() -> None:
     g = cgru.Graph()
     a, b = g.input(3, name="a"), g.input(3, name="b")

@@ -63,6 +63,8 @@ class Timing:
         for steps in range(min(2 * (self.reach + period), 1 << 14) + 1):
             counts = self.counts(steps, False)
             for node in graph.nodes:
+                if graph.values[node.name].clock is None:
+                    continue  # it reads whole sequences, of which nothing waits from chunk to chunk
                 ahead = self._ahead(node, counts)
                 hold = self.hold[node.name]
                 for i, frames in enumerate(ahead):
