@@ -21,6 +21,7 @@ enum {
     CGRU_BAD_INDEX = 4,  /* a row of the call has no row of the state */
     CGRU_BAD_GRAPH = 5,  /* nodes and values that do not fit together */
     CGRU_BAD_PORT = 6,   /* an input is missing, or an output has no room for the frames */
+    CGRU_INTERRUPTED = 7,
 };
 
 typedef struct cgru_kernels cgru_kernels; /* an instruction set; static, never freed */
@@ -43,9 +44,11 @@ typedef struct {
     int64_t state_row, state_rows; /* floats from one row of the state to the next, and rows of it */
     const int64_t *index;
     int threads; /* at least 1 */
+    int (*interrupted)(void); /* or NULL; called every 50 ms or so by the calling thread, and the call ends where it is not 0 */
 } cgru_call;
 
-/* Runs the network over the call. Any other status than CGRU_OK leaves state and outputs as they were. Lengths, ids and
+/* Runs the network over the call. Any other status than CGRU_OK leaves state and outputs as they were, but that
+ * CGRU_INTERRUPTED leaves both undefined. Lengths, ids and
  * index are checked first; nobody may change them during the call. */
 int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work);
 

@@ -101,9 +101,15 @@ static void project(block *b, lane *l, const cgru_scan *scan, sequence in, int64
     scan->x.arithmetic->project(&scan->x, many, l->pointer_in, l->pointer_projected, room_of(b, l), p0, p1);
 }
 
-/* Steps [t0, t0 + steps). in is based at t0; out at time 0, or NULL where no output is wanted. */
-void cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direction *dir, sequence in,
-                     const sequence *out, int64_t t0, int steps, cgru_member member)
+/* Looks now and then whether the call is to end. */
+static void ask(const block *b)
+{
+    if (b->asks) cgru_stop_ask(b->member.stop, b->rows * b->net->work);
+}
+
+/* Steps [t0, t0 + steps). in is based at t0; out at time 0, or NULL where no output is wanted. Whether the call ends. */
+int cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direction *dir, sequence in,
+                    const sequence *out, int64_t t0, int steps, cgru_member member)
 {
     const cgru_net *net = b->net;
     const cgru_scan *scan = dir->scan;
@@ -123,6 +129,8 @@ void cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direct
         l->pointer_scratch[r] = l->between + (ptrdiff_t)r * 2 * net->hidden;
     }
     for (int s = 0; s < steps; s++) {
+        ask(b);
+        if (member.size == 1 && cgru_stopped(member.stop)) return 1;
         int step = dir->reverse ? steps - 1 - s : s, active = 0;
         int64_t t = t0 + step;
         for (int r = 0; r < n; r++) {
@@ -152,14 +160,14 @@ void cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direct
                           l->pointer_out, l->pointer_own, l->pointer_scratch, l->step_range, room_of(b, l)};
         for (int phase = 0; phase < cell->phases && active; phase++) {
             cell->step(scan, &rows, phase, share[phase][0], share[phase][1]);
-            cgru_team_wait(member);
+            if (cgru_team_wait(member)) return 1;
         }
         for (int i = 0; i < active; i++) {
             l->current[l->active[i]] = l->pointer_out[i];
             l->emitted[l->active[i]] = 1;
         }
     }
-    cgru_team_wait(member);
+    if (cgru_team_wait(member)) return 1;
     if (member.rank == 0) {
         for (int r = 0; r < n; r++) {
             float *state = state_row(b, r);
@@ -168,7 +176,7 @@ void cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direct
             state[dir->emitted + 1] = l->range[r];
         }
     }
-    cgru_team_wait(member);
+    return cgru_team_wait(member);
 }
 
 /* One step of one row, where nothing is masked: what cgru_scan_chunk would do, without its bookkeeping. */
@@ -247,10 +255,10 @@ static void run_whole(block *b, const cgru_node *node, sequence in, sequence out
             int steps = (int)(b->steps - done < b->chunk ? b->steps - done : b->chunk);
             int64_t t0 = dir->reverse ? b->steps - done - steps : done;
             sequence from = {in.data + t0 * in.step, in.row, in.step};
-            cgru_scan_chunk(b, &b->lanes[d], node, dir, from, node->sequences ? &outs[d] : NULL, t0, steps, member);
+            if (cgru_scan_chunk(b, &b->lanes[d], node, dir, from, node->sequences ? &outs[d] : NULL, t0, steps, member)) break;
         }
     }
-    cgru_team_wait(b->member);
+    if (cgru_team_wait(b->member)) return;
     if (node->sequences && node->directions > 1 && node->merge != CGRU_CONCAT) {
         merge(b, node, out, outs[1], b->member);
         cgru_team_wait(b->member);
@@ -324,8 +332,8 @@ static sequence later(sequence s, int64_t t)
     return (sequence){s.data ? s.data + t * s.step : NULL, s.row, s.step};
 }
 
-/* Nodes [i, end) over one chunk; from and to are based at its first step t0. */
-static void run_chunk(block *b, lane *l, int i, int end, sequence from, sequence to, int64_t t0, int steps,
+/* Nodes [i, end) over one chunk; from and to are based at its first step t0. Whether the call ends. */
+static int run_chunk(block *b, lane *l, int i, int end, sequence from, sequence to, int64_t t0, int steps,
                       cgru_member member)
 {
     for (int k = i; k < end; k++) {
@@ -335,14 +343,15 @@ static void run_chunk(block *b, lane *l, int i, int end, sequence from, sequence
             cgru_step_row(b, l, node, from.data, next.data);
         } else if (node->kind == CGRU_RECURRENT) {
             sequence based = later(next, -t0);
-            cgru_scan_chunk(b, l, node, &node->direction[0], from, node->sequences ? &based : NULL, t0, steps, member);
+            if (cgru_scan_chunk(b, l, node, &node->direction[0], from, node->sequences ? &based : NULL, t0, steps, member)) return 1;
         } else {
             if (node->kind == CGRU_DENSE) run_dense(b, l, node, from, next, steps, member);
             else if (member.rank == 0) run_rowwise(b, node, from, next, t0, steps);
-            cgru_team_wait(member);
+            if (cgru_team_wait(member)) return 1;
         }
         from = next;
     }
+    return 0;
 }
 
 /* Cuts nodes [i, end) into stages of as equally many recurrent nodes as can be; first[s] is where stage s begins. */
@@ -389,9 +398,11 @@ static void run_chunks(block *b, int i, int end, sequence in, sequence out)
                 int width = b->net->nodes[first[mine + 1] - 1].out;
                 to = (sequence){l->hand[c & 1], (ptrdiff_t)width * b->chunk, width};
             }
-            run_chunk(b, l, first[mine], first[mine + 1], from, to, t0, steps, member);
+            ask(b);
+            int ends = run_chunk(b, l, first[mine], first[mine + 1], from, to, t0, steps, member);
+            if (ends && stages == 1) return;
         }
-        if (stages > 1) cgru_team_wait(b->member);
+        if (stages > 1 && cgru_team_wait(b->member)) return;
     }
 }
 
@@ -406,7 +417,7 @@ static void start_mask(block *b)
     }
 }
 
-void cgru_run_block(block *b)
+int cgru_run_block(block *b)
 {
     const cgru_net *net = b->net;
     const cgru_call *call = b->call;
@@ -414,8 +425,7 @@ void cgru_run_block(block *b)
     if (net->nodes[0].kind != CGRU_EMBEDDING) in.data = (float *)call->x + b->first * call->x_row;
     if (b->steps == 1 && net->direct && b->valid == NULL && b->member.size == 1) {
         sequence y = {call->y + b->first * call->y_row, call->y_row, call->y_step};
-        run_chunk(b, &b->lanes[0], 0, net->count, in, y, 0, 1, b->member);
-        return;
+        return run_chunk(b, &b->lanes[0], 0, net->count, in, y, 0, 1, b->member);
     }
     if (b->valid && b->member.rank == 0) start_mask(b);
     cgru_team_wait(b->member);
@@ -435,7 +445,7 @@ void cgru_run_block(block *b)
             b->valid = NULL;
             over = 1;
         }
-        cgru_team_wait(b->member);
+        if (cgru_team_wait(b->member)) return 1;
         in = out;
     }
     if (call->mask_out && !over && b->member.rank == 0) {
@@ -450,4 +460,5 @@ void cgru_run_block(block *b)
                 memset(call->y + (b->first + r) * call->y_row + t * call->y_step, 0, bytes);
         }
     }
+    return 0;
 }

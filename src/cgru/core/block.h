@@ -66,6 +66,7 @@ typedef struct cgru_block {
     float *pair; /* a second direction's outputs before merging */
     lane lanes[MAX_STAGES];
     cgru_member member;
+    int asks; /* whether this is the calling thread, which asks if the call is to end early */
 } block;
 
 /* A lane's scratch for blocks of so many rows and chunks of so many rows times steps: what members share, and what each
@@ -74,9 +75,9 @@ void cgru_take_shared(const cgru_net *net, lane *l, size_t rows, size_t many, cg
 void cgru_take_own(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_arena *a);
 
 /* One direction of a recurrent node over steps [t0, t0 + steps). in is based at t0; out at time 0, or NULL where no output
- * is wanted. */
-void cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direction *dir, sequence in, const sequence *out,
-                     int64_t t0, int steps, cgru_member member);
+ * is wanted. Whether the call ends. */
+int cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direction *dir, sequence in, const sequence *out,
+                    int64_t t0, int steps, cgru_member member);
 /* One step of one row, where nothing is masked. */
 void cgru_step_row(block *b, lane *l, const cgru_node *node, const float *x, float *to);
 
@@ -84,7 +85,8 @@ void cgru_softmax(float *v, int n);
 /* a != b by their bits: a call takes subnormals for zeros, and comparing must not. */
 int cgru_differs(float a, float b);
 
-/* Runs all nodes over the block. Every member of the block's team calls it on its own copy of the block. */
-void cgru_run_block(block *b);
+/* Runs all nodes over the block. Every member of the block's team calls it on its own copy of the block. Whether the call
+ * is to end early, and the same for all of them. */
+int cgru_run_block(block *b);
 
 #endif

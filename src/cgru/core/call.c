@@ -122,6 +122,7 @@ typedef struct {
     char *memory;
     size_t share; /* bytes of scratch for each member, where each takes rows of its own; else 0 */
     int threads;
+    cgru_stop *stop;
 } whole_call;
 
 static block block_of(const whole_call *whole, int64_t first, int64_t left, cgru_member member)
@@ -147,17 +148,20 @@ static void run_call(void *what, cgru_member member)
     cgru_fpmode mode = cgru_flush_subnormals();
     int64_t first = 0, end = whole->call->rows;
     char *memory = whole->memory;
+    const int asks = member.rank == 0;
     if (whole->share) {
         first = end * member.rank / member.size;
         end = whole->call->rows * (member.rank + 1) / member.size;
         memory += whole->share * member.rank;
         member = cgru_alone;
     }
+    member.stop = whole->stop;
     for (; first < end; first += BLOCK_ROWS) {
         block b = block_of(whole, first, end - first, member);
         cgru_arena a = {memory, 0};
         lay_out(&b, &a, member.rank);
-        cgru_run_block(&b);
+        b.asks = asks;
+        if (cgru_run_block(&b)) break;
     }
     cgru_restore_fpmode(mode);
 }
@@ -182,12 +186,12 @@ static void plan_threads(whole_call *whole, int *by_rows)
 }
 
 /* One block in the caller's thread, whose scratch is kept laid out. */
-static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work)
+static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work, cgru_stop *stop)
 {
     block *plan = &work->plan;
     const int masked = call->lengths || call->mask || net->masks;
     if (work->planned != net->serial || plan->rows != call->rows || plan->whole_steps != call->steps || (plan->mask != NULL) != masked) {
-        whole_call whole = {net, call, NULL, 0, 1};
+        whole_call whole = {net, call, NULL, 0, 1, NULL};
         block b = block_of(&whole, 0, call->rows, cgru_alone);
         cgru_arena a = {NULL, 0};
         lay_out(&b, &a, 0);
@@ -203,8 +207,11 @@ static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work
     plan->steps = plan->whole_steps;
     plan->chunk = plan->whole_chunk;
     plan->valid = plan->mask;
+    plan->member.stop = stop;
+    plan->asks = 1;
     cgru_fpmode mode = cgru_flush_subnormals();
     cgru_run_block(plan);
+    plan->member.stop = NULL;
     cgru_restore_fpmode(mode);
     return CGRU_OK;
 }
@@ -235,10 +242,15 @@ int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
     if (call->rows == 0) return CGRU_OK;
     const int status = check(net, call);
     if (status != CGRU_OK) return status;
-    whole_call whole = {net, call, NULL, 0, 1};
+    cgru_stop stop = {.interrupted = call->interrupted};
+    if (call->interrupted) stop.asked = cgru_clock();
+    whole_call whole = {net, call, NULL, 0, 1, call->interrupted ? &stop : NULL};
     int by_rows = 0;
     if (call->threads > 1) plan_threads(&whole, &by_rows);
-    if (whole.threads == 1 && call->rows <= BLOCK_ROWS) return run_alone(net, call, work);
+    if (whole.threads == 1 && call->rows <= BLOCK_ROWS) {
+        const int failed = run_alone(net, call, work, whole.stop);
+        return failed ? failed : cgru_stopped(whole.stop) ? CGRU_INTERRUPTED : CGRU_OK;
+    }
     whole.share = (size_t)by_rows; /* while counting: only whether there are shares */
     int64_t rows = by_rows ? (call->rows + whole.threads - 1) / whole.threads : call->rows;
     block b = block_of(&whole, 0, rows, cgru_alone);
@@ -250,5 +262,5 @@ int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
     whole.memory = work->memory;
     if (whole.threads == 1) run_call(&whole, cgru_alone);
     else cgru_team_run(whole.threads, run_call, &whole);
-    return CGRU_OK;
+    return cgru_stopped(whole.stop) ? CGRU_INTERRUPTED : CGRU_OK;
 }

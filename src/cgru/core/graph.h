@@ -87,6 +87,7 @@ typedef struct {
     int64_t state_row, state_rows;
     const int64_t *index; /* (rows) or NULL: where in the state each row's lies */
     int threads;
+    int (*interrupted)(void); /* or NULL; as cgru_call has it */
 } cgru_graph_call;
 
 /* The nodes, values and lists are copied; the weights they point to must outlive the graph. Values begin with the inputs.

@@ -9,6 +9,7 @@
 #include "fpmode.h"
 #include "graph.h"
 #include "memory.h"
+#include "stop.h"
 #include "work.h"
 
 #define BLOCK_ROWS 64      /* rows taken together at most */
@@ -23,6 +24,8 @@ typedef struct {
     const cgru_graph_call *call;
     int64_t first;
     int rows, chunk;
+    cgru_stop *stop; /* of the call, or NULL */
+    int asks;        /* this is the thread that made the call */
     int64_t *start, *end;    /* of every value: frames when the call begins and when it has ended */
     int64_t *before, *after; /* and when a chunk does */
     int64_t *most;           /* frames of a chunk at most */
@@ -354,6 +357,7 @@ static void start_block(graph_block *b)
     b->scans.rows = b->rows;
     b->scans.member = cgru_alone;
     b->scans.mask = b->valid;
+    b->scans.stop = b->asks ? b->stop : NULL;
 }
 
 static void run_block(graph_block *b)
@@ -378,9 +382,11 @@ static void run_block(graph_block *b)
                 run_node(b, i, b->before[v], b->after[v], b->before, b->after);
             }
             memcpy(b->before, b->after, (size_t)g->value_count * sizeof(int64_t));
-            if (now == call->steps) break;
+            if (b->asks) cgru_stop_ask(b->stop, g->work * b->rows * (now - done));
+            if (now == call->steps || cgru_stopped(b->stop)) break;
             done = now;
         }
+        if (cgru_stopped(b->stop)) return;
         for (int i = 0; i < g->count; i++) {
             if (g->pass[i] != pass || g->mode[i] != CGRU_RUN_WHOLE) continue;
             int v = g->nodes[i].out;
@@ -398,6 +404,7 @@ typedef struct {
     char *memory;
     size_t share; /* bytes for each thread */
     int rows;     /* of a block at most */
+    cgru_stop *stop;
 } graph_task;
 
 /* Prepares a block of at most `rows` rows in memory; with NULL the bytes it takes, or 0 without memory to count in. */
@@ -429,10 +436,13 @@ static void run_rows(void *what, cgru_member member)
     const graph_task *task = what;
     const int64_t end = task->call->rows * (member.rank + 1) / member.size;
     cgru_fpmode mode = cgru_flush_subnormals();
-    for (int64_t first = task->call->rows * member.rank / member.size; first < end; first += task->rows) {
+    for (int64_t first = task->call->rows * member.rank / member.size; first < end && !cgru_stopped(task->stop);
+         first += task->rows) {
         graph_block b;
         int rows = (int)(end - first < task->rows ? end - first : task->rows);
         prepare(&b, task, first, rows, task->memory + task->share * (size_t)member.rank);
+        b.stop = task->stop;
+        b.asks = member.rank == 0;
         run_block(&b);
     }
     cgru_restore_fpmode(mode);
@@ -517,7 +527,7 @@ static int run_kept(const cgru_graph *graph, const cgru_graph_call *call, cgru_w
     unsigned long long *planned = cgru_work_planned(work);
     if (*planned != graph->scans->serial || plan->rows != wanted.rows || plan->steps != wanted.steps ||
         plan->given != wanted.given || plan->lengths != wanted.lengths) {
-        graph_task task = {graph, call, NULL, 0, (int)call->rows};
+        graph_task task = {graph, call, NULL, 0, (int)call->rows, NULL};
         graph_block counting;
         size_t bytes = prepare(&counting, &task, 0, task.rows, NULL);
         char *memory = bytes ? cgru_work_reserve(work, head + bytes) : NULL;
@@ -540,14 +550,16 @@ int cgru_graph_run(const cgru_graph *graph, const cgru_graph_call *call, cgru_wo
     int status = check_call(graph, call);
     if (status == CGRU_OK && !(graph->steady && call->steps == 1)) status = check_outputs(graph, call);
     if (status != CGRU_OK) return status;
-    if (call->threads == 1 && keeps_plan(graph, call)) return run_kept(graph, call, work);
+    if (call->threads == 1 && !call->interrupted && keeps_plan(graph, call)) return run_kept(graph, call, work);
     double share = (double)graph->work * (double)call->rows * (double)(call->steps + 1) / ROW_WORK;
     int64_t threads = call->threads < CGRU_MAX_TEAM ? call->threads : CGRU_MAX_TEAM;
     if (threads > call->rows) threads = call->rows;
     if ((double)threads > share) threads = (int64_t)share;
     if (threads < 1) threads = 1;
     int64_t most = (call->rows + threads - 1) / threads;
-    graph_task task = {graph, call, NULL, 0, (int)(most < BLOCK_ROWS ? most : BLOCK_ROWS)};
+    cgru_stop stop = {.interrupted = call->interrupted};
+    if (call->interrupted) stop.asked = cgru_clock();
+    graph_task task = {graph, call, NULL, 0, (int)(most < BLOCK_ROWS ? most : BLOCK_ROWS), call->interrupted ? &stop : NULL};
     graph_block b;
     task.share = prepare(&b, &task, 0, task.rows, NULL);
     if (task.share == 0 || task.share > SIZE_MAX / (size_t)threads) return CGRU_NO_MEMORY;
@@ -555,5 +567,5 @@ int cgru_graph_run(const cgru_graph *graph, const cgru_graph_call *call, cgru_wo
     if (task.memory == NULL) return CGRU_NO_MEMORY;
     if (threads == 1) run_rows(&task, cgru_alone);
     else cgru_team_run((int)threads, run_rows, &task);
-    return CGRU_OK;
+    return cgru_stopped(task.stop) ? CGRU_INTERRUPTED : CGRU_OK;
 }

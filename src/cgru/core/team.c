@@ -17,9 +17,9 @@ void cgru_team_run(int size, cgru_task *task, void *what)
     (void)size;
     task(what, cgru_alone);
 }
-void cgru_team_wait(cgru_member member)
+int cgru_team_wait(cgru_member member)
 {
-    (void)member;
+    return cgru_stopped(member.stop);
 }
 cgru_member cgru_team_split(cgru_member member, int parts, int *part)
 {
@@ -87,18 +87,21 @@ static inline void linger(int *turns)
     }
 }
 
-void cgru_team_wait(cgru_member member)
+/* The last to come settles for all whether the call ends here: a generation is twice its number, plus one if so. */
+int cgru_team_wait(cgru_member member)
 {
-    if (member.size == 1) return;
+    if (member.size == 1) return cgru_stopped(member.stop);
     cgru_barrier *barrier = member.barrier;
-    int generation = atomic_load_explicit(&barrier->generation, memory_order_relaxed);
+    int generation = atomic_load_explicit(&barrier->generation, memory_order_relaxed), next;
     if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) + 1 == member.size) {
+        next = (int)((((unsigned)generation | 1u) + 1u) | (unsigned)cgru_stopped(member.stop));
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&barrier->generation, generation + 1, memory_order_release);
-    } else {
-        int turns = 0;
-        while (atomic_load_explicit(&barrier->generation, memory_order_acquire) == generation) linger(&turns);
+        atomic_store_explicit(&barrier->generation, next, memory_order_release);
+        return next & 1;
     }
+    int turns = 0;
+    while ((next = atomic_load_explicit(&barrier->generation, memory_order_acquire)) == generation) linger(&turns);
+    return next & 1;
 }
 
 cgru_member cgru_team_split(cgru_member member, int parts, int *part)
@@ -114,7 +117,7 @@ cgru_member cgru_team_split(cgru_member member, int parts, int *part)
         end = (int)((long long)member.size * (p + 1) / parts);
     }
     *part = p;
-    return (cgru_member){member.rank - first, end - first, member.barrier + 1 + p};
+    return (cgru_member){member.rank - first, end - first, member.barrier + 1 + p, member.stop};
 }
 
 #if defined(__linux__)
@@ -235,11 +238,11 @@ void cgru_team_run(int size, cgru_task *task, void *what)
     for (int i = 0; i < hired; i++) {
         pthread_mutex_lock(&workers[i]->mutex);
         workers[i]->team = &t;
-        workers[i]->member = (cgru_member){i + 1, hired + 1, t.barriers};
+        workers[i]->member = (cgru_member){i + 1, hired + 1, t.barriers, NULL};
         pthread_cond_signal(&workers[i]->wake);
         pthread_mutex_unlock(&workers[i]->mutex);
     }
-    task(what, (cgru_member){0, hired + 1, t.barriers});
+    task(what, (cgru_member){0, hired + 1, t.barriers, NULL});
     int turns = 0;
     while (atomic_load_explicit(&t.working, memory_order_acquire) > 0) linger(&turns);
 }

@@ -2,14 +2,17 @@
 #ifndef CGRU_TEAM_H
 #define CGRU_TEAM_H
 
+#include "stop.h"
+
 typedef struct cgru_barrier cgru_barrier;
 
 typedef struct {
     int rank, size;
     cgru_barrier *barrier; /* of the whole team first, then one for each part; NULL in a team of one */
+    cgru_stop *stop;       /* of the call; NULL where it cannot be ended early */
 } cgru_member;
 
-static const cgru_member cgru_alone = {0, 1, 0};
+static const cgru_member cgru_alone = {0, 1, 0, 0};
 
 #define CGRU_MAX_TEAM 64 /* members, and so parts */
 
@@ -19,8 +22,8 @@ typedef void cgru_task(void *what, cgru_member member);
  * started when first needed and sleep between calls; a forked child starts its own. */
 void cgru_team_run(int size, cgru_task *task, void *what);
 
-/* Waits until every member of the team has come here. */
-void cgru_team_wait(cgru_member member);
+/* Waits until every member of the team has come here. Whether the call is to end, and the same for all of them. */
+int cgru_team_wait(cgru_member member);
 
 /* The member's place in one of `parts` teams of as even a size as they go; *part says which. parts <= size. */
 cgru_member cgru_team_split(cgru_member member, int parts, int *part);

@@ -157,6 +157,7 @@ class Model:
         ``x`` is (B, T, I) or (T, I) of real numbers, or ids (B, T) or (T,) where the network begins with an
         embedding. ``lengths`` (B,) and ``mask`` (B, T) say which steps count (torch's and Keras' meanings).
         ``out`` receives the outputs if given: float32 of their exact shape. Nothing else is written to.
+        Where a signal's handler raises during the call, as Ctrl-C's does, what ``out`` then holds is undefined.
 
         Raises :class:`ShapeError` or :class:`CgruError` before anything runs.
         """

@@ -37,7 +37,8 @@ class Pool:
 
     A step takes any of the open streams and one step of input for each, and advances just those in one batched pass
     (batching at the level of cells, as in BatchMaker, EuroSys'18). With the packed backend the states are addressed
-    where they lie, and a stream gives the same bits as it would alone. Every error leaves all streams as they were.
+    where they lie, and a stream gives the same bits as it would alone. Every error leaves all streams as they were,
+    and so does a signal whose handler raises, as Ctrl-C's does; what ``out`` then holds is undefined.
 
     There is one step at a time: a second one meanwhile raises :class:`CgruError`. Everything else may be called while
     a step is under way in another thread, as an event loop does: it neither waits for the step nor fails for it. What

@@ -80,7 +80,8 @@ class Stream:
     """A batch of rows advancing together through a network, with their state.
 
     Made by ``net.stream(batch=1)``. A stream is one thread's at a time: used from two at once it raises
-    :class:`CgruError`, and what was under way goes on undisturbed. Every error leaves the state as it was. Whole
+    :class:`CgruError`, and what was under way goes on undisturbed. Every error leaves the state as it was, and so
+    does a signal whose handler raises, as Ctrl-C's does; what ``out`` then holds is undefined. Whole
     sequences, chunks and single steps give the same bits with the packed backend.
     """
 

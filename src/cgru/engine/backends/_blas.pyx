@@ -6,10 +6,12 @@ Python threads. BLAS is never called from inside a parallel region.
 """
 
 from cython.parallel cimport prange
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport sgemm, sgemv
+
+import threading
 
 import numpy as np
 
@@ -123,6 +125,28 @@ def product(const float[:, ::1] w, const float[:, ::1] x, float[:, ::1] y, int b
             multiply(&w[0, 0], w.shape[0], w.shape[1], &x[0, 0], x.shape[0], &y[0, 0], y.shape[1], by)
 
 
+cdef extern from "Python.h":
+    int PyErr_CheckSignals()
+
+cdef extern from "stop.h" nogil:
+    ctypedef struct cgru_stop:
+        int (*interrupted)() noexcept nogil
+        double asked
+    double cgru_clock()
+    int cgru_stopped(const cgru_stop *)
+    void cgru_stop_ask(cgru_stop *, int64_t work)
+
+
+cdef int interrupted() noexcept with gil:
+    """Runs the handlers of signals that have come. Whether one has raised, as that of Ctrl-C does."""
+    return PyErr_CheckSignals() != 0
+
+
+cdef int reraise() except -1:
+    """Raise what the handler of a signal has raised: it is set already."""
+    return -1
+
+
 cdef struct Scratch:
     float *base
     float *inputs      # (chunk rows, features): the valid inputs of a chunk, in the order they are processed
@@ -202,17 +226,26 @@ cdef class ScanKernel:
         cdef float[:, :] own = state[1] if len(state) > 1 else None
         out = np.empty((B, T, self.P), np.float32)
         cdef float[:, :, ::1] y = out
+        cdef cgru_stop stop
         cdef bint enough
+        memset(&stop, 0, sizeof(stop))
+        stop.asked = cgru_clock()
+        if threading.get_ident() == threading.main_thread().ident:  # where signals are handled
+            stop.interrupted = interrupted
         if B and T:
             with nogil:
-                enough = self.scan(x, h, own, emitted, mask, reverse, repeat, threads, y)
+                enough = self.scan(x, h, own, emitted, mask, reverse, repeat, threads, y, &stop)
+            if cgru_stopped(&stop):
+                reraise()
             if not enough:
                 raise MemoryError("no memory for the scratch of one chunk of steps")
         return out
 
     cdef bint scan(self, const float[:, :, :] x, float[:, :] h, float[:, :] own, float[:] emitted,
-                   const uint8_t[:, :] mask, bint reverse, bint repeat, int threads, float[:, :, ::1] y) noexcept nogil:
-        """Chunk after chunk: gather the inputs that count, project them together, then step."""
+                   const uint8_t[:, :] mask, bint reverse, bint repeat, int threads, float[:, :, ::1] y,
+                   cgru_stop *stop) noexcept nogil:
+        """Chunk after chunk: gather the inputs that count, project them together, then step. False where there is no
+        memory; where the call was ended early, the state is as it was."""
         cdef Py_ssize_t B = x.shape[0], T = x.shape[1], GH = self.cell.gates * self.H, H = self.H, P = self.P
         cdef Py_ssize_t first, last, k, t, b, steps, chunk
         cdef int count, done, rows
@@ -238,6 +271,10 @@ cdef class ScanKernel:
                          way(rows, GH, self.features, threads))
             done = 0
             for k in range(first, last):
+                cgru_stop_ask(stop, B * GH * (self.features + P))
+                if cgru_stopped(stop):
+                    free(s.base)
+                    return True
                 t = T - 1 - k if reverse else k
                 count = s.counts[k - first]
                 if count:

@@ -49,6 +49,7 @@ cdef extern from "graph.h" nogil:
         int64_t state_row, state_rows
         const int64_t *index
         int threads
+        int (*interrupted)() noexcept nogil
     const cgru_op *cgru_op_named(const char *name)
     cgru_graph *cgru_graph_new(const cgru_kernels *, const cgru_value *values, int value_count, int inputs,
                                const cgru_gnode *nodes, int count, const int *outputs, int output_count, int *status,
@@ -144,6 +145,8 @@ cdef class GraphNet:
         call.state_row, call.state_rows = state.strides[0] // 4, state.shape[0]
         call.index = NULL
         call.threads = threads
+        # The states are the caller's own copy, so a call that ends early leaves nothing half done.
+        call.interrupted = interrupted if asks(cgru_graph_cost(self.graph) * call.rows * (steps + 1)) else NULL
         work, self.spare = self.spare, NULL
         if work == NULL:
             work = cgru_work_new()

@@ -2,6 +2,7 @@
 """Binds the C core: buffers in, a call without the GIL, a status out. No arithmetic and no policy."""
 
 import os
+import threading
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from cpython.list cimport PyList_CheckExact, PyList_GetItem, PyList_Size  # in t
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
 from ...errors import CgruError, ShapeError, TooLargeError, UnsupportedError
@@ -22,11 +23,13 @@ cnp.import_array()
 
 cdef extern from "cgru/cgru.h" nogil:
     enum: CGRU_OK
+    enum: CGRU_NO_MEMORY
     enum: CGRU_BAD_LENGTH
     enum: CGRU_BAD_ID
     enum: CGRU_BAD_INDEX
     enum: CGRU_BAD_GRAPH
     enum: CGRU_BAD_PORT
+    enum: CGRU_INTERRUPTED
     ctypedef struct cgru_matrix:
         int panels
     ctypedef struct cgru_scan:
@@ -48,11 +51,15 @@ cdef extern from "cgru/cgru.h" nogil:
         int64_t state_row, state_rows
         const int64_t *index
         int threads
+        int (*interrupted)() noexcept nogil
     int64_t cgru_net_cost(const cgru_net *net)
     int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
     cgru_work *cgru_work_new()
     size_t cgru_work_bytes(const cgru_work *work)
     void cgru_work_free(cgru_work *work)
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals()
 
 cdef extern from "kernels.h" nogil:
     enum: CGRU_FLOAT32
@@ -406,13 +413,13 @@ cdef class Net:
         call.lengths = NULL if lengths is None else <const int64_t *>cnp.PyArray_DATA(lengths)
         call.mask = NULL if mask is None else <const uint8_t *>cnp.PyArray_DATA(mask)
         call.mask_out = NULL if mask_out is None else <uint8_t *>cnp.PyArray_DATA(mask_out)
-        call.threads = threads
+        call.threads, call.interrupted = threads, NULL
         work, self.spare = self.spare, NULL
         if work == NULL:
             work = cgru_work_new()
         if work == NULL:
             raise MemoryError
-        status = run_call(self.net, &call, work)
+        status = run_kept(self.net, &call, work)
         # Another thread may have left its own meanwhile; and what a long call took goes back to the system.
         if self.spare == NULL and cgru_work_bytes(work) <= SPARE_BYTES:
             self.spare = work
@@ -432,7 +439,14 @@ cdef void refuse(int status) except *:
         raise CgruError("state: it has no row for a row of x")
     if status == CGRU_BAD_PORT:
         raise ShapeError("an input is missing or an output has no room for the frames of the call")
+    if status == CGRU_INTERRUPTED:
+        reraise()
     raise TooLargeError("no memory for the scratch of a call; take fewer rows or steps at once")
+
+
+cdef int reraise() except -1:
+    """Raise what the handler of a signal has raised: it is set already."""
+    return -1
 
 
 # Scratch a network may keep between calls.
@@ -440,6 +454,42 @@ cdef size_t SPARE_BYTES = 16 << 20
 
 # Multiply-adds worth letting other Python threads run: about 20 µs, what retaking the GIL beside a busy one costs.
 cdef int64_t RELEASE = 500_000
+
+
+# Multiply-adds worth looking for signals: 5 to 20 ms, or a quarter of a second in generic C.
+cdef int64_t LONG = 500_000_000
+
+
+cdef int interrupted() noexcept with gil:
+    """Runs the handlers of signals that have come. Whether one has raised, as that of Ctrl-C does."""
+    return PyErr_CheckSignals() != 0
+
+
+cdef bint asks(int64_t work):
+    """Whether a call of so many multiply-adds is long enough, and in the thread that signals are handled in."""
+    if work < LONG:
+        return False
+    return threading.get_ident() == threading.main_thread().ident
+
+
+cdef int run_kept(const cgru_net *net, cgru_call *call, cgru_work *work) except -1:
+    """The call, on states that lie one after the other: on any other status than CGRU_OK they are as they were."""
+    cdef size_t bytes = call.state_row * call.rows * sizeof(float)
+    cdef float *before
+    cdef int status
+    if not asks(cgru_net_cost(net) * call.rows * call.steps):
+        return run_call(net, call, work)
+    before = <float *>malloc(bytes + 1)
+    if before == NULL:
+        return CGRU_NO_MEMORY
+    memcpy(before, call.state, bytes)
+    call.interrupted = interrupted
+    status = run_call(net, call, work)
+    call.interrupted = NULL
+    if status != CGRU_OK:
+        memcpy(call.state, before, bytes)
+    free(before)
+    return status
 
 
 cdef inline int run_call(const cgru_net *net, const cgru_call *call, cgru_work *work) noexcept:

@@ -113,13 +113,10 @@ cdef class Stepper:
     def _leave(self):
         self.busy = 0
 
-    cdef inline int _run(self, cnp.ndarray x, cnp.ndarray y) noexcept:
-        """The call itself. The stepper must be claimed: its frame is what a call under way reads from."""
+    cdef inline void _aim(self, cnp.ndarray x, cnp.ndarray y) noexcept:
+        """What the next call reads and writes. The stepper must be claimed: a call under way reads from its frame."""
         self.call.x = cnp.PyArray_DATA(x)
         self.call.y = <float *>cnp.PyArray_DATA(y)
-        if self.graph != NULL:
-            return self.run_graph()
-        return run_call(self.net, &self.call, self.work)
 
     cdef bint fits(self, object x, Py_ssize_t rows, bint single) noexcept:
         """Whether x is one step of that many rows as the core reads it."""
@@ -179,8 +176,11 @@ cdef class BatchStepper(Stepper):
         if self.busy:
             self._enter()
         self.busy = generation
-        status = self._run(x, y)
-        self.busy = 0
+        try:
+            self._aim(x, y)
+            status = self.run_graph() if self.graph != NULL else run_kept(self.net, &self.call, self.work)
+        finally:
+            self.busy = 0
         if status != CGRU_OK:
             refuse(status)
         return y
@@ -306,6 +306,12 @@ cdef class ChoiceStepper(Stepper):
         self.under = self.call.rows
         return 0
 
+    cdef void put_back(self) noexcept:
+        """Give the rows under way the states that were kept."""
+        cdef Py_ssize_t width = self.call.state_row, i
+        for i in range(self.under):
+            memcpy(self.state_at(self.call.index[i]), self.saved + i * width, width * sizeof(float))
+
     def step(self, sids, x, out=None, *, threads=None):
         """One step of the streams named: ``x`` (n, I), or ids (n,), row i for the i-th of them → (n, O).
 
@@ -355,8 +361,16 @@ cdef class ChoiceStepper(Stepper):
             self.call.index = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows)
             if self.cost * self.call.rows >= RELEASE:
                 self.save()
-            status = self._run(x, y)
+            self._aim(x, y)
+            if self.graph != NULL:
+                status = self.run_graph()
+            else:
+                if self.under and asks(self.cost * self.call.rows):
+                    self.call.interrupted = interrupted
+                status = run_call(self.net, &self.call, self.work)
+                self.call.interrupted = NULL
             if status != CGRU_OK:
+                self.put_back()
                 refuse(status)
         finally:
             self.under = 0
