@@ -133,6 +133,28 @@ found["other"] = np.array_equal(other[0], want)
 """
 
 
+GRAPH = """
+rng = np.random.default_rng(0)
+def gru(n, size):
+    return cgru.GRU.from_arrays(*(rng.standard_normal(s, np.float32) / 23 for s in ((3 * n, size), (3 * n, n), 3 * n, 3 * n)))
+g = cgru.Graph()
+a = g.input(64)
+h = g.layer(gru(512, 64), a)
+g.output(g.layer(gru(512, 576), g.concat(h, a)))
+net = cgru.Model(g, backend="packed")
+x = noise((64, 1500, 64), 1)
+_, state = net.run(x[:, :2])
+before, want, stream = state.copy(), net.run(x[:, :9], state), net.stream(64)
+kept = stream.dump()
+found = {}
+for threads in (1, 2):
+    done = interrupted(lambda: net.run(x, state, threads=threads))
+    again = net.run(x[:, :9], state, threads=threads)
+    found[f"{threads} threads"] = [done, same(state, before), np.array_equal(again[0], want[0])]
+found["stream"] = [interrupted(lambda: stream.feed(x)), stream.dump() == kept]
+"""
+
+
 @pytest.fixture(autouse=True)
 def _timers() -> None:
     if not hasattr(signal, "setitimer"):
@@ -153,6 +175,10 @@ def test_a_sequence_is_ended_and_its_state_as_it_was(name: str, threads: int) ->
     found = isa.arrays(code, None, OPENBLAS_NUM_THREADS="1", CGRU_CORES="4")
     assert len(found) == 5
     check(found)
+
+
+def test_a_graph_is_ended_and_its_state_as_it_was() -> None:
+    check(isa.arrays(SETUP + GRAPH, None, CGRU_CORES="2"))
 
 
 def test_a_step_of_many_rows_is_ended_and_their_states_as_they_were() -> None:

@@ -357,7 +357,8 @@ static void start_block(graph_block *b)
     b->scans.rows = b->rows;
     b->scans.member = cgru_alone;
     b->scans.mask = b->valid;
-    b->scans.stop = b->asks ? b->stop : NULL;
+    b->scans.member.stop = b->stop;
+    b->scans.asks = b->asks;
 }
 
 static void run_block(graph_block *b)

@@ -57,7 +57,7 @@ static void run_scan(const cgru_job *job)
         int steps = (int)(job->frames - done < b->chunk ? job->frames - done : b->chunk);
         int64_t from = dir->reverse ? job->frames - done - steps : done;
         sequence in = {job->in[0].data + from * job->in[0].frame, job->in[0].row, job->in[0].frame};
-        if (cgru_scan_chunk(b, l, &node->scan, dir, in, out.data ? &out : NULL, job->at + from, steps, cgru_alone)) return;
+        if (cgru_scan_chunk(b, l, &node->scan, dir, in, out.data ? &out : NULL, job->at + from, steps, b->member)) return;
         done += steps;
     }
 }

@@ -146,7 +146,9 @@ cdef class GraphNet:
         call.index = NULL
         call.threads = threads
         # The states are the caller's own copy, so a call that ends early leaves nothing half done.
-        call.interrupted = interrupted if asks(cgru_graph_cost(self.graph) * call.rows * (steps + 1)) else NULL
+        call.interrupted = NULL
+        if asks(cgru_graph_cost(self.graph) * call.rows * (steps + 1)):
+            call.interrupted = interrupted
         work, self.spare = self.spare, NULL
         if work == NULL:
             work = cgru_work_new()
