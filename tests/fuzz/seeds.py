@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +26,25 @@ def seeds() -> dict[str, bytes]:
         for path in sorted(FIXTURES.rglob("*"))
         if path.is_file() and path.stat().st_size <= MAX_SEED and not path.name.endswith((".py", ".md", ".txt"))
     }
-    return found | _native()
+    return found | _native() | _archives()
+
+
+def _archives() -> dict[str, bytes]:
+    """One small model in each archive, with something beside it."""
+    model, text = (FIXTURES / "torch" / "cell.pt").read_bytes(), b"a model"
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in (("long" * 30 + "/README", text), ("m/" * 60 + "cell.pt", model)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, content in (("README", text), ("m/cell.pt", model)):
+            zipped.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+    tar = out.getvalue()
+    gz = gzip.compress(tar, mtime=0)
+    return {"archives/cell.tar": tar, "archives/cell.tar.gz": gz, "archives/cell.zip": packed.getvalue()}
 
 
 def _native() -> dict[str, bytes]:

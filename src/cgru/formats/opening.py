@@ -22,7 +22,7 @@ from ..errors import (
 from .containers.file_bytes import FileBytes, Source, is_source, opened, shown
 from .containers.tensorfile import TensorFile
 from .readers.naming import errors_name
-from .table import FORMATS, SAFETENSORS, Format, Probe, readable
+from .table import FOLDERS, FORMATS, SAFETENSORS, Format, Probe, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,8 +150,6 @@ def _check_path(path: Any) -> None:
     if not isinstance(name, str):
         raise ArgumentTypeError(f"path: expected a path of text, found {brief(path)}")
     try:
-        if os.path.isdir(name):
-            raise FormatError(f"{name}: is a directory; expected a file")
         os.stat(name)
     except ValueError as error:
         if isinstance(error, CgruError):
@@ -180,17 +178,33 @@ def _naming(path: Source) -> Iterator[None]:
             raise TooLargeError("no memory for what it holds") from None
 
 
-def _opened(source: Source, mmap: bool = False) -> tuple[FileBytes, Format]:
-    """The file, read once, and the line of the table that it is."""
+def _opened(source: Source, mmap: bool = False) -> tuple[Source, Format]:
+    """The file, read once and taken out of an archive, and the line of the table that it is."""
     mmap = flag(mmap, "mmap")
+    if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
+        return source, _folder(source)
     file = opened(source, mapped=mmap)
-    entry = _format(file)
+    if not mmap:
+        from .containers.archives import unwrapped
+
+        file = unwrapped(file)
+    file, entry = _format(file)
     if mmap and entry.module != SAFETENSORS:
         raise CgruError(f"mmap: only .safetensors files are mapped, and this is a {entry.title} file; leave mmap= away")
     return file, entry
 
 
-def _format(file: FileBytes) -> Format:
+def _folder(path: str | os.PathLike[str]) -> Format:
+    names = os.listdir(path)
+    for entry in FOLDERS:
+        if any(name.endswith(entry.extensions) for name in names):
+            if not entry.module:
+                raise UnsupportedError(entry.instead)
+            return entry
+    raise FormatError("is a directory; expected a file, or a folder of .npy files")
+
+
+def _format(file: FileBytes) -> tuple[FileBytes, Format]:
     if not len(file.data):
         raise FormatError("is empty; expected the weights of a network")
     head = bytes(file.data[:_HEAD])
@@ -205,6 +219,12 @@ def _format(file: FileBytes) -> Format:
         if entry.sniff(probe):
             if not entry.module:
                 raise UnsupportedError(entry.instead)
-            return entry
+            return file, entry
+    if is_zip:
+        from .containers.archives import from_zip
+
+        inner = from_zip(file)
+        if bytes(inner.data[:2]) != b"PK" or zip_kind(inner) != kind:
+            return _format(inner)
     what = "a zip that holds neither of PyTorch, NumPy nor Keras" if is_zip else f"of unknown kind ({head[:8]!r} …)"
     raise FormatError(f"{what}; cgru reads {', '.join(readable())}")

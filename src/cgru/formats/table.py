@@ -125,6 +125,16 @@ FORMATS = (
            options=("inputs", "state", "time_axis")),
 )  # fmt: skip
 
+#: Folders that are a format, by the ending of a file in them.
+FOLDERS = (
+    Format("SavedModel", ("saved_model.pb",), lambda p: False, instead=(
+        "a TensorFlow SavedModel, whose graph cgru does not run; export it as "
+        "tf.keras.models.load_model(folder).save('model.keras') where it was saved by Keras, "
+        "else np.savez('model.npz', **{v.name: v.numpy() for v in tf.saved_model.load(folder).variables})"
+    )),
+    Format("npy folder", (".npy",), lambda p: False, ".containers.npy_folder"),
+)  # fmt: skip
+
 
 def readable() -> list[str]:
     """The extensions of the files that cgru reads."""

@@ -22,6 +22,8 @@ class FileBytes:
     data: memoryview
     shown: str
     folder: str | None = None
+    #: Of what came out of a compressed archive, the bytes of the archive: what it may cost is counted from them.
+    packed: int | None = None
 
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | FileBytes"
@@ -74,6 +76,13 @@ def folder_of(source: Source) -> str | None:
     if isinstance(source, FileBytes):
         return source.folder
     return os.path.dirname(os.path.abspath(os.fsdecode(source))) if isinstance(source, (str, os.PathLike)) else None
+
+
+def size_on_disk(source: Source) -> int:
+    """The bytes of the file as it lies there, which are fewer than those of its content where it is compressed."""
+    if isinstance(source, FileBytes) and source.packed is not None:
+        return min(source.packed, len(source.data))
+    return len(open_bytes(source))
 
 
 def is_source(source: Any) -> bool:

@@ -52,11 +52,12 @@ def read(source: Source) -> TensorFile:
     for name in members.names:
         if not name.endswith(".npy") or name == ".npy":
             raise FormatError(f"{members.shown}: member {name!r} is no .npy array; expected an npz file")
-        tensors[name.removesuffix(".npy")] = _array(members.read(name), f"{members.shown}: array {name!r}")
+        tensors[name.removesuffix(".npy")] = array(members.read(name), f"{members.shown}: array {name!r}")
     return TensorFile(members.shown, "npz", tensors)
 
 
-def _array(data: memoryview, where: str) -> np.ndarray:
+def array(data: memoryview, where: str) -> np.ndarray:
+    """The array of a whole ``.npy`` file; ``where`` names it in messages."""
     header, start = _header(data, where)
     dtype, is_fortran, shape = _fields(header, where)
     expected = math.prod(shape) * dtype.itemsize

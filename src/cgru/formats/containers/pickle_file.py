@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...errors import FormatError, UnsupportedError
-from .file_bytes import Source, open_bytes
+from .file_bytes import Source, open_bytes, size_on_disk
 from .file_bytes import shown as shown_name
 from .messages import brief
 from .object_tree import ObjectTree
@@ -45,7 +46,8 @@ def read(source: Source) -> TensorFile:
     :class:`FormatError` for a damaged or hostile pickle and :class:`UnsupportedError` for complex numbers.
     """
     data, shown = open_bytes(source), shown_name(source)
-    root = read_pickle(data, shown=shown, calls=_CALLS, limits=Limits(size=1 << 32, opcodes=4_000_000))
+    limits = replace(Limits.of_file(size_on_disk(source)), size=1 << 32)  # its arrays are inside
+    root = read_pickle(data, shown=shown, calls=_CALLS, limits=limits)
     tree = _Tree(shown)
     found = {"": root} if tree.is_leaf(root) else tree.flatten(root)
     tensors: dict[str, np.ndarray] = {}

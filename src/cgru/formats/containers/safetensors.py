@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from ...errors import CgruError, FormatError, ShapeError, UnsupportedError
-from .file_bytes import Source, open_bytes
+from .file_bytes import Source, open_bytes, size_on_disk
 from .file_bytes import shown as shown_name
 from .messages import brief
 from .tensorfile import TensorFile
@@ -75,7 +75,7 @@ def read_as_held(source: Source) -> tuple[TensorFile, dict[str, str]]:
 def _read(source: Source, widen: bool) -> tuple[TensorFile, dict[str, str]]:
     shown = shown_name(source)
     data = open_bytes(source)
-    entries, metadata, start = _header(data, shown)
+    entries, metadata, start = _header(source)
     tensors = {name: _array(name, entry, data, start, widen, shown) for name, entry in entries.items()}
     kinds = {name: entry.dtype for name, entry in entries.items()}
     return TensorFile(shown, "safetensors", tensors, metadata=metadata), kinds
@@ -83,13 +83,13 @@ def _read(source: Source, widen: bool) -> tuple[TensorFile, dict[str, str]]:
 
 def read_metadata(source: Source) -> dict[str, str]:
     """The file's own notes, and nothing else of it; no check of its tensors."""
-    header, _ = _parsed(open_bytes(source), shown_name(source))
+    header, _ = _parsed(source)
     return _metadata(header.get("__metadata__", {}), shown_name(source))
 
 
 def dtypes(source: Source) -> dict[str, str]:
     """The format's own dtype name (``F32``, ``BF16`` …) of every tensor; reads only the header."""
-    entries, _, _ = _header(open_bytes(source), shown_name(source))
+    entries, _, _ = _header(source)
     return {name: entry.dtype for name, entry in entries.items()}
 
 
@@ -210,9 +210,10 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         raise
 
 
-def _header(data: memoryview, shown: str) -> tuple[dict[str, _Entry], dict[str, str], int]:
+def _header(source: Source) -> tuple[dict[str, _Entry], dict[str, str], int]:
     """The entries by name in the header's order, the metadata, and where the data starts."""
-    header, start = _parsed(data, shown)
+    data, shown = open_bytes(source), shown_name(source)
+    header, start = _parsed(source)
     metadata = _metadata(header.pop("__metadata__", {}), shown)
     if len(header) > MAX_TENSORS:
         raise FormatError(f"{shown}: holds {len(header):,} tensors, more than the {MAX_TENSORS:,} that are read")
@@ -231,15 +232,18 @@ def _header(data: memoryview, shown: str) -> tuple[dict[str, _Entry], dict[str, 
     return entries, metadata, start
 
 
-def _parsed(data: memoryview, shown: str) -> tuple[dict[str, Any], int]:
+def _parsed(source: Source) -> tuple[dict[str, Any], int]:
     """The header as JSON, and where the data starts."""
+    data, shown = open_bytes(source), shown_name(source)
+    # Out of a compressed archive a header may be a thousand times what was read.
+    most = MAX_HEADER if size_on_disk(source) == len(data) else min(MAX_HEADER, (4 << 20) + size_on_disk(source))
     if len(data) < 8:
         raise FormatError(f"{shown}: {len(data)} bytes; a safetensors file has at least 10")
     (length,) = struct.unpack_from("<Q", data)
-    if length > MAX_HEADER or length > len(data) - 8:
+    if length > most or length > len(data) - 8:
         raise FormatError(
             f"{shown}: declares a header of {length} bytes; the file has {len(data) - 8} after the length "
-            f"and at most {MAX_HEADER} are read: truncated, or not safetensors"
+            f"and at most {most} are read: truncated, or not safetensors"
         )
     raw = data[8 : 8 + length]
     if raw[:1] != b"{":

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import FormatError
-from .file_bytes import Source, open_bytes
+from .file_bytes import Source, open_bytes, size_on_disk
 from .file_bytes import shown as shown_name
 from .messages import brief
 from .object_tree import MAX_LEAVES
@@ -54,6 +54,7 @@ class _Stream:
     def __init__(self, source: Source) -> None:
         self.data = open_bytes(source)
         self.shown = shown_name(source)
+        self.on_disk = size_on_disk(source)
         self.at = 0
         self.order = "<"
         self.named: dict[str, Storage] = {}
@@ -68,8 +69,8 @@ class _Stream:
         if not isinstance(little, bool):
             raise FormatError(f"{self.shown}: does not say its byte order")
         self.order = "<" if little else ">"
-        root = self.pickle(Limits.of_file(len(self.data)), self.persistent)
-        keys = self.pickle(Limits.of_file(len(self.data)))
+        root = self.pickle(Limits.of_file(self.on_disk), self.persistent)
+        keys = self.pickle(Limits.of_file(self.on_disk))
         if not isinstance(keys, list) or len(keys) > MAX_LEAVES:
             raise FormatError(f"{self.shown}: the keys of its storages are no list of at most {MAX_LEAVES:,}")
         for key in keys:

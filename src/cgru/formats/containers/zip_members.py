@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...errors import FormatError
-from .file_bytes import Source, open_bytes
+from .file_bytes import Source, open_bytes, size_on_disk
 from .file_bytes import shown as shown_name
 
 MAX_MEMBERS = 100_000
@@ -54,7 +54,8 @@ class ZipMembers:
         """Read the central directory of ``source``; raises :class:`FormatError` when it is not sound."""
         self.shown = shown_name(source)
         self._data = open_bytes(source)
-        self._budget = max(MAX_INFLATED_FLOOR, MAX_INFLATED_RATIO * len(self._data))
+        self._budget = max(MAX_INFLATED_FLOOR, MAX_INFLATED_RATIO * size_on_disk(source))
+        self._on_disk = size_on_disk(source)
         self._members = {member.name: member for member in self._directory()}
         # torch.serialization.set_crc32_options(False) leaves every CRC 0: such a file has none to check.
         self._has_checksums = any(member.crc for member in self._members.values())
@@ -79,7 +80,7 @@ class ZipMembers:
 
     def packed_size(self, name: str) -> int:
         """Bytes that member ``name`` takes in the archive."""
-        return self._find(name).packed
+        return min(self._find(name).packed, self._on_disk)
 
     def read(self, name: str, limit: int | None = None) -> memoryview:
         """The bytes of member ``name`` (a view into the archive where it is stored uncompressed).
