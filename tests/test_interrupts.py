@@ -136,7 +136,8 @@ found["other"] = np.array_equal(other[0], want)
 GRAPH = """
 rng = np.random.default_rng(0)
 def gru(n, size):
-    return cgru.GRU.from_arrays(*(rng.standard_normal(s, np.float32) / 23 for s in ((3 * n, size), (3 * n, n), 3 * n, 3 * n)))
+    shapes = ((3 * n, size), (3 * n, n), 3 * n, 3 * n)
+    return cgru.GRU.from_arrays(*(rng.standard_normal(s, np.float32) / 23 for s in shapes))
 g = cgru.Graph()
 a = g.input(64)
 h = g.layer(gru(512, 64), a)
