@@ -1,0 +1,217 @@
+"""Graphs at random under the laws of all: chunks are the whole, a row of a batch is the row alone, threads change
+nothing, and the core gives what the equations give. Hypothesis chooses a seed and sizes; numpy builds the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cgru
+from cgru.engine.graph_model import GraphModel
+
+Rng = np.random.Generator
+
+
+class Drawn:
+    """A graph under construction: every value that there is may go into the next operation."""
+
+    def __init__(self, seed: int, depth: int, whole: bool) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.g = cgru.Graph()
+        self.values: list[str] = []
+        self.masked = bool(self.rng.random() < 0.3) and whole
+        for i in range(int(self.rng.integers(1, 3))):
+            self.values.append(self.g.input(int(self.rng.integers(1, 7)), name="ab"[i]))
+        self.static = self.g.input(3, name="s", time=False) if self.rng.random() < 0.3 else ""
+        self.mask = self.g.mask_of_input("a") if self.masked else ""
+        for _ in range(depth):
+            self.grow()
+        if whole:
+            self.finish()
+        if not self.g.nodes:
+            self.values.append(self.dense(self.values[0]))
+        # Everything that nobody reads goes out, and one value from the middle.
+        read = {name for node in self.g.nodes for name in node.inputs}
+        ends = [node.name for node in self.g.nodes if node.name not in read]
+        middle = self.g.nodes[int(self.rng.integers(len(self.g.nodes)))].name
+        self.g.output(*dict.fromkeys([*ends, middle]))
+
+    def arr(self, *shape: int) -> np.ndarray:
+        return (self.rng.standard_normal(shape) * 0.6 / np.sqrt(shape[-1])).astype(np.float32)
+
+    def pick(self, *of: Any) -> Any:
+        return of[int(self.rng.integers(len(of)))]
+
+    def grow(self) -> None:
+        kinds = [self.conv, self.conv, self.pool, self.scan, self.dense, self.join, self.join, self.plane, self.crop]
+        made = self.pick(*kinds)(self.pick(*self.values))
+        if made:
+            self.values.append(self.g.activation(made, activation=self.pick("tanh", "silu", "softsign")))
+
+    def size(self, x: str) -> int:
+        return self.g.values[x].features[0]
+
+    def sides(self, span: int) -> tuple[int, int]:
+        """Causal, centred, or anything else."""
+        some = int(self.rng.integers(0, span)), int(self.rng.integers(0, span))
+        return self.pick((span - 1, 0), (span // 2, (span - 1) // 2), some)
+
+    def conv(self, x: str) -> str:
+        width, dilation = int(self.rng.integers(1, 5)), int(self.rng.integers(1, 3))
+        left, right = self.sides((width - 1) * dilation + 1)
+        inputs = self.size(x)
+        groups = self.pick(1, inputs)
+        units = inputs if groups > 1 else int(self.rng.integers(1, 7))
+        return self.g.conv1d(
+            x, units=units, width=width, dilation=dilation, left=left, right=right, stride=self.pick(1, 1, 1, 2, 3),
+            groups=groups, weights={"weight": self.arr(units, inputs // groups, width), "bias": self.arr(units)},
+        )  # fmt: skip
+
+    def pool(self, x: str) -> str:
+        if self.rng.random() < 0.3:
+            return self.g.upsample(x, factor=int(self.rng.integers(2, 4)))
+        width = int(self.rng.integers(1, 4))
+        left, right = self.sides(width)
+        return self.g.pool(
+            x, kind=self.pick("max", "average"), width=width, stride=self.pick(1, 2), left=left, right=right,
+            count_padding=self.pick(True, False),
+        )  # fmt: skip
+
+    def scan(self, x: str) -> str:
+        units, inputs = int(self.rng.integers(1, 6)), self.size(x)
+        cell, gates = self.pick(("gru_reset_after", 3), ("gru_reset_before", 3), ("lstm", 4), ("rnn", 1))
+        weights = {
+            "weight_ih": self.arr(gates * units, inputs), "weight_hh": self.arr(gates * units, units),
+            "bias_ih": self.arr(gates * units), "bias_hh": self.arr(gates * units),
+        }  # fmt: skip
+        return self.g.scan(x, cell=cell, units=units, weights=weights)
+
+    def dense(self, x: str) -> str:
+        units = int(self.rng.integers(1, 7))
+        return self.g.dense(x, units=units, weights={"weight": self.arr(units, self.size(x))})
+
+    def plane(self, x: str) -> str:
+        """Frames with an inner axis, and back."""
+        size = self.size(x)
+        y = self.g.reshape(x, features=(1, size))
+        width = int(self.rng.integers(1, 4))
+        left, right = self.sides(width)
+        y = self.g.conv2d(
+            y, units=2, width=width, left=left, right=right, kernel=(3,), pads=(1, 1),
+            weights={"weight": self.arr(2, 1, width, 3)},
+        )  # fmt: skip
+        y = self.g.layer_norm(y, axes=self.pick(1, 2), epsilon=0.1)
+        return self.g.reshape(self.g.transpose(y, order=(1, 0)), features=(2 * size,))
+
+    def crop(self, x: str) -> str:
+        left, right = int(self.rng.integers(-2, 3)), int(self.rng.integers(-2, 3))
+        return self.g.pad_time(x, left=left, right=right)
+
+    def join(self, x: str) -> str:
+        """With another value of as many frames, however late it is; or with what has no time."""
+        clock = self.g.values[x].clock
+        others = [name for name in self.values if self.g.values[name].clock == clock]
+        if self.static:
+            others.append(self.static)
+        other = self.pick(*others)
+        if self.size(other) == self.size(x) and self.rng.random() < 0.7:
+            return self.g.node(self.pick("add", "mul", "sub", "maximum"), x, other)
+        return self.g.concat(x, other) if other != x else ""
+
+    def finish(self) -> None:
+        """What needs the whole sequence, behind some value."""
+        x = self.pick(*self.values)
+        mask = [self.mask] if self.mask and self.g.values[x].clock == self.g.values["a"].clock else []
+        kind = self.pick("norm", "soft", "back", "pool")
+        if kind == "norm":
+            self.values.append(self.g.group_norm(x, *mask, groups=self.size(x), over_time=True, epsilon=0.1))
+        elif kind == "soft":
+            share = self.g.softmax_time(x, *mask)
+            self.g.pool_whole(self.g.mul(x, share), kind="sum")
+        elif kind == "back":
+            self.values.append(self.g.reverse_time(x))
+        else:
+            self.g.pool_whole(x, *mask, kind=self.pick("max", "mean", "last", "first", "min", "variance"))
+
+    def inputs(self, batch: int, steps: int) -> dict[str, np.ndarray]:
+        made = {}
+        for name, value in self.g.inputs.items():
+            if value.dtype == "float32":
+                shape = (batch, *((steps,) if value.clock else ()), *value.features)
+                made[name] = self.rng.standard_normal(shape).astype(np.float32)
+        return made
+
+
+def outputs(net: GraphModel, *args: Any, **options: Any) -> dict[str, np.ndarray]:
+    made = net(*args, **options)
+    return made if isinstance(made, dict) else {net.graph.outputs[0]: made}
+
+
+def alike(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray], atol: float = 0.0) -> None:
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name], array, rtol=10 * atol, atol=atol, err_msg=name)
+
+
+SEEDS = st.integers(0, 1 << 20)
+
+
+@settings(max_examples=120)
+@given(seed=SEEDS, depth=st.integers(1, 8), steps=st.integers(0, 40), chunks=st.lists(st.integers(0, 40), max_size=4))
+def test_chunks_equal_the_whole(seed: int, depth: int, steps: int, chunks: list[int]) -> None:
+    drawn = Drawn(seed, depth, whole=False)
+    x = drawn.inputs(2, steps)
+    for engine, atol in (("packed", 0.0), ("reference", 1e-6)):
+        net = GraphModel(drawn.g, backend=engine)
+        assert set(net.backends) == {engine}
+        whole = outputs(net, x)
+        stream = net.stream(2)
+        bounds = [0, *sorted(min(cut, steps) for cut in chunks), steps]
+        parts = []
+        for a, b in zip(bounds, bounds[1:], strict=False):
+            part = {name: array[:, a:b] if drawn.g.inputs[name].clock else array for name, array in x.items()}
+            parts.append(stream.feed(part))
+        if not drawn.static:
+            parts.append(stream.flush())
+        parts = [part if isinstance(part, dict) else {net.graph.outputs[0]: part} for part in parts]
+        for name, array in whole.items():
+            if drawn.g.values[name].clock is None:
+                continue
+            joined = np.concatenate([part[name] for part in parts], axis=1)
+            array = array if not drawn.static else array[:, : joined.shape[1]]
+            np.testing.assert_allclose(joined, array, rtol=10 * atol, atol=atol, err_msg=f"{engine} {name}")
+
+
+@settings(max_examples=120)
+@given(
+    seed=SEEDS, depth=st.integers(1, 8), whole=st.booleans(), threads=st.integers(1, 3),
+    lengths=st.lists(st.integers(0, 24), min_size=1, max_size=5),
+)  # fmt: skip
+def test_a_row_is_the_row_alone_and_the_core_is_the_equations(
+    seed: int, depth: int, whole: bool, threads: int, lengths: list[int]
+) -> None:
+    drawn = Drawn(seed, depth, whole)
+    steps = max(lengths)
+    x = drawn.inputs(len(lengths), steps)
+    mask = drawn.rng.random((len(lengths), steps)) < 0.7 if drawn.mask else None
+    masked: Any = {} if mask is None else {"mask": mask}
+    net, equations = GraphModel(drawn.g, backend="packed"), GraphModel(drawn.g, backend="reference")
+    together = outputs(net, x, lengths=lengths, threads=threads, **masked)
+    alike(together, outputs(equations, x, lengths=lengths, **masked), 2e-5)
+    for row, length in enumerate(lengths):
+        own = {
+            name: array[row : row + 1, :length] if drawn.g.inputs[name].clock else array[row : row + 1]
+            for name, array in x.items()
+        }
+        alone = outputs(net, own, **({} if mask is None else {"mask": mask[row : row + 1, :length]}))
+        for name, array in alone.items():
+            if drawn.g.values[name].clock is None:
+                np.testing.assert_array_equal(together[name][row], array[0], err_msg=name)
+                continue
+            frames = array.shape[1]
+            np.testing.assert_array_equal(together[name][row, :frames], array[0], err_msg=name)
+            assert not together[name][row, frames:].any()
