@@ -3,7 +3,8 @@
 The server runs in a process of its own on one core, the clients in this one on the others. Each client sends a frame
 of float32 every 10 ms at a phase of its own, whether or not the last one was answered; latency is from the moment the
 frame was due to the moment its output was read. The clients are as lean as they can be (frames made beforehand), since
-they share the machine.
+they share the machine. Where the machine does other things too, latencies tell of those; the processor time of a frame
+tells of the server.
 
     python bench/serving_load.py                          # 50, 100, 200, 400 streams of the denoiser in int8
     python bench/serving_load.py --precision float32 --streams 100 --seconds 30
@@ -185,16 +186,20 @@ def main() -> None:
                 profile = None
                 if args.profile:
                     stacks = Path(folder) / "stacks.txt"
+                    spy = str(Path(sys.executable).with_name("py-spy"))
                     profile = subprocess.Popen(
-                        ["py-spy", "record", "-p", str(server.pid), "-d", str(int(args.seconds)), "-f", "raw", "-o",
+                        [spy, "record", "-p", str(server.pid), "-d", str(int(args.seconds)), "-f", "raw", "-o",
                          str(stacks), "--native", "-r", "200"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                     )  # fmt: skip
                 before, rounds, at = processor_seconds(server.pid), {} if args.echo else sums(port), time.perf_counter()
                 found = asyncio.run(traffic(port, streams, args.seconds))
-                found["core"] = (processor_seconds(server.pid) - before) / (time.perf_counter() - at)
+                used = processor_seconds(server.pid) - before
+                found["core"] = used / (time.perf_counter() - at)
+                found["frame"] = 1e6 * used / max(1, found["answered"])
                 told = (
                     f"{streams:5} streams: {found['answered']} of {found['sent']} answered, p50 {found['p50']:.2f}  "
-                    f"p99 {found['p99']:.2f}  p99.9 {found['p99.9']:.2f} ms, {100 * found['core']:.0f} % of a core"
+                    f"p99 {found['p99']:.2f}  p99.9 {found['p99.9']:.2f} ms, {100 * found['core']:.0f} % of a core, "
+                    f"{found['frame']:.0f} µs of it a frame"
                 )
                 if not args.echo:
                     after = sums(port)
