@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import KINDS, Kind, build, noise
+from test_graph import GRAPHS
 
 import cgru
 from cgru import CgruError
@@ -58,6 +59,22 @@ def test_two_directions_and_several_arrays() -> None:
     xs = [rng.standard_normal((n, 4), np.float32) for n in (5, 1, 9, 3)]
     for x, y in zip(xs, cgru.map(net, xs), strict=True):
         assert np.array_equal(y, net(x))
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs(name: str) -> None:
+    """One that looks ahead, and one whose outputs have fewer steps than its input."""
+    net = cgru.Model(GRAPHS[name]())
+    xs = [noise((n, net.input_size), n) for n in (9, 0, 4, 17, 8)]
+    for x, y in zip(xs, cgru.map(net, xs), strict=True):
+        assert np.array_equal(y, net(x))
+
+
+def test_a_graph_of_several_inputs_is_refused() -> None:
+    two = cgru.Graph()
+    two.output(two.add(two.input(3, name="a"), two.input(3, name="b")))
+    with pytest.raises(cgru.UnsupportedError, match=r"cgru.map takes networks of one input and one output"):
+        cgru.map(cgru.Model(two), [])
 
 
 def test_memory_is_bounded() -> None:

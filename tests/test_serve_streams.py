@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 from networks import Kind, build, noise
 from served import Served, hello, outputs, said, served
+from test_graph import centred, skip
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import cgru
+from cgru.serve import Address, Server, Settings
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 KIND = Kind(6, 20, layers=2, head=3)
@@ -67,6 +69,25 @@ def test_clients_beside_one_another_get_what_they_would_alone(server: Served) ->
     for x, y in zip(xs, found, strict=True):
         assert y is not None
         assert np.array_equal(y, NET.stream().feed(x))
+
+
+def test_graphs() -> None:
+    """A graph with a skip streams; one that looks ahead has no pool; one of several inputs is refused."""
+    net = cgru.Model(skip())
+    x = noise((12, 6), 0)
+    with served(net) as running, running.stream() as ws:
+        hello(ws)
+        ws.send(x.tobytes())
+        assert np.array_equal(outputs(ws, 12, 3), net(x))
+    with served(cgru.Model(centred())) as running:
+        with pytest.raises(InvalidStatus) as refused, running.stream():
+            pass
+        assert refused.value.response.status_code == 501
+        assert running.ask("POST", "/v1/run", '{"x": [[0, 0, 0, 0, 0]]}')[0] == 200
+    two = cgru.Graph()
+    two.output(two.add(two.input(3, name="a"), two.input(3, name="b")))
+    with pytest.raises(cgru.UnsupportedError, match="one input and one output; this one has the inputs a, b"):
+        Server(cgru.Model(two), Settings(), Address(port=0))
 
 
 def test_int16_is_a_32768th(server: Served) -> None:

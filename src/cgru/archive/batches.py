@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from ..arrays import positive
+from ..engine import one_array
 from ..engine.model import Model
 from ..errors import ArgumentTypeError, CgruError
 from ..threads import resolve
@@ -37,6 +38,7 @@ def map(net: Model, dataset: Iterable[Any], *, jobs: int | str = "auto", window:
     """
     if not isinstance(net, Model):
         raise ArgumentTypeError(f"net: expected a cgru.Model, found {type(net).__name__}")
+    one_array.check(net, "cgru.map")
     workers, bytes_at_once = resolve(jobs), positive(window, "window")
     if type(dataset).__module__.partition(".")[0] == "pyarrow":
         from .columns import sequences
@@ -70,7 +72,7 @@ def run(
 def admit(net: Model, x: Any, where: str) -> np.ndarray:
     """One sequence checked and cast: (T, I), or ids (T,)."""
     try:
-        x3, single = net._input(x)
+        x3, single = one_array.admit(net, x)
     except CgruError as error:
         raise type(error)(f"{where}: {error}") from error
     if not single:
@@ -121,8 +123,8 @@ def _together(net: Model, xs: list[np.ndarray]) -> list[Any]:
     """Sequences of similar length as one call, and each one's own outputs."""
     lengths = np.array([len(x) for x in xs])
     longest = int(lengths.max())
-    if len(xs) == 1:
-        return [net(xs[0], threads=1)]
+    if len(xs) == 1 or not one_array.keeps_time(net):
+        return [net(x, threads=1) for x in xs]
     padded = np.zeros((len(xs), longest, *xs[0].shape[1:]), xs[0].dtype)
     for row, x in zip(padded, xs, strict=True):
         row[: len(x)] = x

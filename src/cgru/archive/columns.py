@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine import one_array
 from ..engine.model import Model
 from ..errors import CgruError, FormatError, UnsupportedError
 from .batches import admit, run
@@ -119,6 +120,7 @@ def run_table(
     it raises instead.
     """
     pa = pyarrow()
+    one_array.check(net, "a run over a column")
     if os.path.realpath(source) == os.path.realpath(target):
         raise CgruError(f"{target}: the output would take the place of the input; give another name")
     schema, rows, batches = _open(pa, source)

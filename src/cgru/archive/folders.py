@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..cli.files import Input, encode_output, read_input
+from ..engine import one_array
 from ..engine.model import Model
 from ..errors import CgruError
 from .batches import admit, run
@@ -62,6 +63,7 @@ def run_files(
     run that was stopped goes on where it stopped. A file that cannot be read or run is told to ``complain`` and left
     out; with ``strict`` it raises instead.
     """
+    one_array.check(net, "a run over many files")
     folder = Path(out)
     targets = _targets(paths, folder, kind)
     _claim(net, folder, kind)

@@ -10,6 +10,7 @@ import numpy as np
 from .. import arrays
 from ..archive.batches import run
 from ..archive.columns import sequences, to_column
+from ..engine import one_array
 from ..engine.model import Model
 from ..errors import CgruError
 from .shipping import received, ship
@@ -55,6 +56,7 @@ class Predictor:
 
     def __init__(self, net: Any, *, column: str = "x", output: str = "y", lengths: str | None = None) -> None:
         self.net = received(net)
+        one_array.check(self.net, "cgru.ray.Predictor")
         self.column, self.output, self.lengths = column, output, lengths
 
     def __call__(self, batch: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
+from ..engine import one_array
 from ..engine.model import Model
 from ..errors import CgruError, ShapeError, UnsupportedError
 from ..serve.driver import Driver
@@ -43,6 +44,7 @@ def streams(
     seconds after their last call. ``options`` are those of a Serve deployment. :class:`~cgru.ray.Session` is the client
     in Python; over HTTP, ``POST /?session=ID&at=N`` with the header ``x-session-id: ID`` and float32 steps in the body.
     """
+    one_array.check(net, "cgru.ray.streams")
     if not net.input_size:
         raise UnsupportedError("a server must know how many features a step has, and this network takes any number")
     net.pool(1)  # refuses a network that cannot stream
@@ -136,7 +138,7 @@ class Replica:
             raise CgruError(f"session: expected a name, found {session!r:.80}")
         if isinstance(at, bool) or not isinstance(at, int | np.integer) or at < 0:
             raise CgruError(f"at: expected how many steps came before, found {at!r:.80}")
-        steps, single = self._net._input(x)
+        steps, single = one_array.admit(self._net, x)
         if not single or not steps.shape[1]:
             raise ShapeError(f"x: expected steps of one session, (T, I) or ids (T,), at least one, found {np.shape(x)}")
         return steps[0]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from .. import arrays
+from ..engine import one_array
 from ..engine.model import Model
 from ..errors import CgruError, UnsupportedError
 from .driver import Driver
@@ -37,6 +38,7 @@ class Service:
     """What the faces of a server share. ``async with Service(net, settings) as service: …``."""
 
     def __init__(self, net: Model, settings: Settings) -> None:
+        one_array.check(net, "a server")
         if not net.input_size:
             raise UnsupportedError("a server must know how many features a step has, and this network takes any number")
         self.net, self.settings = net, settings
