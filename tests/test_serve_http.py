@@ -214,6 +214,14 @@ def test_a_request_that_does_not_arrive() -> None:
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
 
 
+def test_a_client_that_leaves_in_the_middle_is_no_error(server: Served, caplog: pytest.LogCaptureFixture) -> None:
+    with server.socket() as leaving:
+        leaving.sendall(b"POST /v1/run HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    left = server.service.metrics.requests.labels("/v1/run", "499")
+    server.until(lambda: left._value.get() == 1)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_more_requests_than_may_wait() -> None:
     """One job at a time: while it runs the next is told to come again, and streams go on as if nothing were."""
     go, entered = threading.Event(), threading.Event()

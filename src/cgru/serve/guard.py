@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from .metrics import Metrics
 from .settings import Settings
 
@@ -141,6 +143,8 @@ class Guard:
                 await self._drained(receive)
                 said = f"a request holds at most {most} bytes"
                 await _answer(scope, receive, noted, 413, said, [(b"connection", b"close")])
+        except ClientDisconnect:
+            answered = 499  # as others log a client that left before its answer
         except TimeoutError:
             if not answered:
                 said = f"the request did not arrive within {self._settings.idle:g} seconds"
