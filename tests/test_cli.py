@@ -119,7 +119,8 @@ def test_layers_and_prefix_reach_the_loader(tmp_path: Path, x: np.ndarray, capfd
     assert text == b""
     expected = np.maximum(x @ tensors["encoder.fc.weight"].T, 0)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=0, atol=1e-6)
-    assert "decoder.fc.weight" in complain(capfd, "info", tmp_path / "two.npz")
+    assert "decoder.fc.weight" in complain(capfd, "run", tmp_path / "two.npz", tmp_path / "x.npy")
+    assert "decoder.fc.weight  2×3" in succeed("info", tmp_path / "two.npz").decode()
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "csv"])

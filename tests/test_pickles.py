@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
 import struct
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from crafted import MEGABYTE, checkpoint, integer, mapping, numbers, refused, storage, stream, tensor, text, write
 
 import cgru
+from cgru.cli import commands as cli
 from cgru.errors import FormatError, UnsupportedError
 from cgru.formats import read_file
 from cgru.formats.containers import pickle_file, torch_stream
@@ -260,3 +263,18 @@ def test_one_dict_of_arrays_doubled_thirty_times(tmp_path: Path) -> None:
 
 def test_integers_of_every_width() -> None:
     assert pickle_file.read(plain(mapping(("a", array()), ("n", integer(5))))).tensors.keys() == {"a"}
+
+
+def test_info_lists_what_is_read_but_not_run(capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(FOLDER / "squashed.pt")
+    assert cli.main(["info", path]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^gru\.weight_hh_l0 +12×4 +float32 +GRU of 4$", text, re.MULTILINE)
+    assert re.search(r"^head\.weight +2×4 +float32 +Linear without bias, or Embedding$", text, re.MULTILINE)
+    assert "not run as it is: holds a whole __main__.Squashed" in text
+    assert cli.main(["info", path, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found["tensors"]] == list(cgru.read(path))
+    assert found["tensors"][0]["shape"] == [7, 3]
+    assert cli.main(["info", str(FOLDER / "arrays4.pkl")]) == 0
+    assert "network.layers.0.weights" in capsys.readouterr().out

@@ -58,7 +58,13 @@ def info(options: argparse.Namespace) -> None:
     from ..formats import sniff
     from ..reports.costs import costs, table
 
-    net = _load(options)
+    try:
+        net = _load(options)
+    except UnsupportedError as error:
+        if options.layers is not None or options.prefix is not None:
+            raise
+        _tensors(options, error)
+        return
     kind, file_bytes = sniff(options.file).title, os.path.getsize(options.file)
     bad = {
         f"{layer.name}.{name}": int(np.size(array) - np.count_nonzero(np.isfinite(array)))
@@ -104,6 +110,22 @@ def info(options: argparse.Namespace) -> None:
         print(table(found))
     for name, count in bad.items():
         print(f"warning: {name} has {count:,} weights that are NaN or infinite")
+
+
+def _tensors(options: argparse.Namespace, why: UnsupportedError) -> None:
+    """What a file holds that is read but is no network as it is; ``why`` says what is missing."""
+    from ..formats import read_file, sniff
+    from ..reports import contents
+
+    found = contents.rows(read_file(options.file).tensors)
+    kind = sniff(options.file).title
+    reason = str(why).removeprefix(f"{options.file}: ")
+    if options.json:
+        _print_json({"file": options.file, "kind": kind, "tensors": found, "not_run": reason})
+        return
+    print(f"{options.file}: {kind}, {len(found):,} tensors")
+    print(contents.table(found))
+    print(f"not run as it is: {reason}")
 
 
 def run(options: argparse.Namespace) -> int:
