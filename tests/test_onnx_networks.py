@@ -293,6 +293,69 @@ def test_a_graph_of_one_step_becomes_a_network_over_time(runtime: Any, names: tu
     close(np.concatenate(parts, axis=1), net(x))
 
 
+def two_layers(swapped: bool) -> bytes:
+    """Two GRUs a step whose states stand in one array; ``swapped``: each begins with what the other ended in."""
+    zero, one, two = np.array([0]), np.array([1]), np.array([2])
+    nodes = [node("Unsqueeze", ["x", "zero"], ["x3"])]
+    for i, source in enumerate(("x3", "y0")):
+        bounds = [("zero", "one"), ("one", "two")][i]
+        nodes += [
+            node("Slice", ["h", *bounds, "zero"], [f"h{i}"]),
+            node("GRU", [source, f"w{i}", f"r{i}", "", "", f"h{i}"], [f"y{i}4", f"n{i}"], HIDDEN),
+            node("Squeeze", [f"y{i}4", "one"], [f"y{i}"]),
+        ]
+    joined = ["n1", "n0"] if swapped else ["n0", "n1"]
+    nodes += [node("Concat", joined, ["hn"], attribute("axis", 0)), node("Squeeze", ["y1", "zero"], ["y"])]
+    constants = weights(zero=zero, one=one, two=two, w0=GRU_W, r0=GRU_R, w1=GRU_R * 0.5, r1=GRU_R)
+    inputs = [value("x", ("batch", 4)), value("h", (2, "batch", 5))]
+    return model(graph(nodes, [value("y", ("batch", 5)), value("hn", (2, "batch", 5))], inputs, initializer=constants))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_states_go_to_the_recurrences_they_belong_to(runtime: Any, swapped: bool) -> None:
+    content, x, h = two_layers(swapped), arr(2, 6, 4), np.zeros((2, 2, 5), np.float32)
+    wanted = []
+    for t in range(6):
+        y, h = ran(runtime, content, {"x": x[:, t], "h": h})
+        wanted.append(y)
+    net = cgru.load(content)
+    np.testing.assert_allclose(net(x), np.stack(wanted, axis=1), rtol=0, atol=2e-6)
+    operations = [item.op for item in net.graph.nodes]  # type: ignore[attr-defined]
+    assert ("carry" in operations) == swapped
+    assert operations.count("scan") == (0 if swapped else 2)
+
+
+@pytest.mark.parametrize("kept", [4, 3])
+def test_a_cache_of_frames_becomes_a_window(runtime: Any, kept: int) -> None:
+    """One step of a causal convolution over five frames; a cache that does not move on as such stays carried."""
+    constants = weights(w=arr(3, 2, 5), a=np.array([1]), z=np.array([0]), e=np.array([9]), axis=np.array([2]),
+                        one=np.array([5 - kept]), head=np.array([2]))  # fmt: skip
+    nodes = [
+        node("Unsqueeze", ["x", "axis"], ["x3"]), node("Concat", ["cache", "x3"], ["window"], attribute("axis", 2)),
+        node("Conv", ["window", "w"], ["y3"]), node("Squeeze", ["y3", "axis"], ["y"]),
+        node("Slice", ["window", "a", "e", "axis"], ["cache_out" if kept == 4 else "later"]),
+    ]  # fmt: skip
+    if kept == 3:  # the oldest frame is never let go
+        nodes += [
+            node("Slice", ["window", "z", "a", "axis"], ["first"]),
+            node("Slice", ["window", "head", "e", "axis"], ["last"]),
+            node("Concat", ["first", "last"], ["cache_out"], attribute("axis", 2)),
+        ]
+    inputs = [value("x", ("batch", 2)), value("cache", ("batch", 2, 4))]
+    outputs = [value("y", ("batch", 3)), value("cache_out", ("batch", 2, 4))]
+    content = model(graph(nodes, outputs, inputs, initializer=constants))
+    x, cache, wanted = arr(2, 8, 2), np.zeros((2, 2, 4), np.float32), []
+    for t in range(8):
+        y, cache = ran(runtime, content, {"x": x[:, t], "cache": cache})
+        wanted.append(y)
+    net = cgru.load(content)
+    np.testing.assert_allclose(net(x), np.stack(wanted, axis=1), rtol=0, atol=2e-6)
+    operations = [item.op for item in net.graph.nodes]  # type: ignore[attr-defined]
+    assert ("stack_frames" in operations, "carry" in operations) == ((True, False) if kept == 4 else (False, True))
+    stream = net.stream(2)
+    close(np.concatenate([stream.feed(part) for part in np.split(x, [1, 6], axis=1)], axis=1), net(x))
+
+
 def test_a_state_that_is_no_output_stays_an_input() -> None:
     net = cgru.load(one_step(("begin", "end")), time_axis="frame")
     assert list(net({"x": arr(2, 1, 4), "begin": arr(2, 1, 5)})) == ["y", "end"]
@@ -321,6 +384,9 @@ def test_gtcrn_with_its_caches_carried() -> None:
     np.testing.assert_allclose(y, wanted[:60], rtol=0, atol=1e-4 * float(np.abs(wanted).max()))
     stream = net.stream()
     close(np.stack([stream.step(frame) for frame in x[:15]]), y[:15])
+    operations = {item.op for item in net.graph.nodes}  # type: ignore[attr-defined]
+    assert {"scan", "scan_rows", "stack_frames"} <= operations
+    assert "carry" not in operations
 
 
 SILERO = ("silero_vad", "silero_vad_half", "silero_vad_16k_op15", "silero_vad_op18_ifless", "silero_vad_openvino_16k")
@@ -344,6 +410,17 @@ def speech(rate: int) -> np.ndarray:
     window, context = (512, 64) if rate == 16000 else (256, 32)
     pcm = np.concatenate([np.zeros(context, np.float32), pcm if rate == 16000 else pcm[::2]])
     return np.stack([pcm[at : at + window + context] for at in range(0, 40 * window, window)])
+
+
+def test_silero_over_a_sequence_of_windows(runtime: Any) -> None:
+    """Its axis of windows is time, h and c are what the LSTM carries."""
+    path, frames = silero_folder() / "silero_vad_16k_sequence.onnx", speech(16000)
+    zero = np.zeros((1, 1, 128), np.float32)
+    wanted = ran(runtime, path, {"input": frames, "h": zero, "c": zero})[0]
+    net = cgru.load(path)
+    np.testing.assert_allclose(net(frames)[:, 0], wanted, rtol=0, atol=2e-6)
+    first, state = net.run(frames[:20])
+    close(np.concatenate([first, net.run(frames[20:], state)[0]]), net(frames))
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,8 @@ def _with_bias(low: Lowering, node: Node, a: Value, b: Value) -> Tensor | None:
         units = made.options["units"]
         last = low.draft.segments(x, x.rank - 1)
         fits = bias.array.size == units and bias.array.ndim <= x.rank and bias.array.shape[-1] == units
-        if "bias" in arrays or not fits or last != [(len(low.draft.features(x)) - 1,)]:
+        where = [] if units == 1 else [(len(low.draft.features(x)) - 1,)]
+        if "bias" in arrays or not fits or last != where:
             continue
         low.draft.changed(made, {}, {**arrays, "bias": bias.array.reshape(-1)})
         return x

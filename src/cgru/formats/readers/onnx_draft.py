@@ -145,11 +145,12 @@ class Draft:
 
 
 def plain_axes(draft: Draft, value: Tensor, where: str) -> list[Group]:
-    """The feature axes of every ONNX axis, of a value whose axes are each rows, frames or features, not mixed."""
-    made = []
+    """The feature axes of every ONNX axis, of a value whose axes each are features, or rows and frames, not mixed."""
+    made: list[Group] = []
     for axis in range(value.rank):
         found = draft.segments(value, axis)
-        if len(found) > 1:
-            raise UnsupportedError(f"{where}: an axis mixes rows, frames and features, which it takes apart")
-        made.append(found[0] if found and isinstance(found[0], tuple) else ())
+        runs = [part for part in found if isinstance(part, tuple)]
+        if runs and len(found) > 1:
+            raise UnsupportedError(f"{where}: an axis mixes features with rows or frames, which it takes apart")
+        made.append(runs[0] if runs else ())
     return made

@@ -16,7 +16,7 @@ from ..containers.onnx_records import Node
 from .onnx_values import Count, Unfolded, compared, normalised
 
 #: Numbers in one folded array: a file cannot make the reader compute more than it could hold itself.
-MAX_FOLDED = 1 << 26
+MAX_FOLDED = 1 << 22
 
 Array = np.ndarray
 _DTYPES = {
@@ -32,14 +32,29 @@ def folded(node: Node, arrays: Sequence[Array | None]) -> list[Array] | None:
         return None
     with np.errstate(all="ignore"):
         try:
+            _check_result(node, arrays)
             made = fold(node, arrays)
         except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
             raise FoldError(f"{node}: its constants do not fit it ({error})") from error
     made = [np.asarray(array) for array in (made if isinstance(made, list) else [made])]
+    most = max(MAX_FOLDED, *(array.size for array in arrays if array is not None), 0)
     for array in made:
-        if array.size > MAX_FOLDED:
-            raise FoldError(f"{node}: a constant of {array.size} numbers; at most {MAX_FOLDED} are made")
+        if array.size > most:
+            raise FoldError(f"{node}: a constant of {array.size} numbers; at most {most} are made")
     return [normalised(array) for array in made]
+
+
+def _check_result(node: Node, arrays: Sequence[Array | None]) -> None:
+    """Refuse what would be larger than is made, before it is."""
+    given = [array for array in arrays if array is not None]
+    if node.op in _BROADCASTING:
+        check_size(np.broadcast_shapes(*(array.shape for array in given)))
+    elif node.op == "MatMul":
+        a, b = given
+        check_size([*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), *a.shape[-2:-1], *b.shape[-1:]])
+    elif node.op == "Gather":
+        data, indices = given
+        check_size([indices.size, data.size // max(1, data.shape[int(attribute(node, "axis", 0))])])
 
 
 class FoldError(Exception):
@@ -165,11 +180,12 @@ def _reshape(node: Node, arrays: Sequence[Array | None]) -> Any:
 def _expand(node: Node, arrays: Sequence[Array]) -> Any:
     shape = [int(size) for size in arrays[1].reshape(-1)]
     wanted = np.broadcast_shapes(arrays[0].shape, tuple(shape))
-    _bounded(wanted)
+    check_size(wanted)
     return np.broadcast_to(arrays[0], wanted)
 
 
-def _bounded(shape: Sequence[int]) -> None:
+def check_size(shape: Sequence[int]) -> None:
+    """Refuse a constant of more numbers than are made."""
     total = 1
     for size in shape:
         total *= int(size)
@@ -179,7 +195,7 @@ def _bounded(shape: Sequence[int]) -> None:
 
 def _constant_of_shape(node: Node, arrays: Sequence[Array]) -> Any:
     shape = tuple(int(size) for size in arrays[0].reshape(-1))
-    _bounded(shape)
+    check_size(shape)
     value = attribute(node, "value", np.zeros(1, np.float32))
     return np.full(shape, value.reshape(-1)[0], value.dtype)
 
@@ -233,6 +249,7 @@ def split_sizes(node: Node, arrays: Sequence[Any], size: int) -> list[int]:
 def _pad(node: Node, arrays: Sequence[Any]) -> Any:
     data = arrays[0]
     before, behind, mode, value = pads_of(node, arrays, data.ndim)
+    check_size([n + a + b for n, a, b in zip(data.shape, before, behind, strict=True)])
     if mode == "constant":
         return np.pad(data, list(zip(before, behind, strict=True)), constant_values=value)
     return np.pad(data, list(zip(before, behind, strict=True)), mode=mode)  # type: ignore[call-overload]
@@ -259,7 +276,7 @@ def pads_of(node: Node, arrays: Sequence[Any], rank: int) -> tuple[list[int], li
 def _range(node: Node, arrays: Sequence[Array]) -> Any:
     start, limit, delta = (array.reshape(-1)[0] for array in arrays)
     count = max(int(np.ceil((limit - start) / delta)), 0)
-    _bounded([count])
+    check_size([count])
     return (start + np.arange(count) * delta).astype(arrays[0].dtype)
 
 
@@ -320,8 +337,10 @@ def _flatten(node: Node, arrays: Sequence[Array]) -> Any:
     return arrays[0].reshape(int(np.prod(shape[:axis], dtype=np.int64)), -1)
 
 
-def _one_hot_free(node: Node, arrays: Sequence[Array]) -> Any:
-    return np.tile(arrays[0], [int(count) for count in arrays[1].reshape(-1)])
+def _tiled(node: Node, arrays: Sequence[Array]) -> Any:
+    counts = [int(count) for count in arrays[1].reshape(-1)]
+    check_size([arrays[0].size, *counts])
+    return np.tile(arrays[0], counts)
 
 
 def _scatter_nd(node: Node, arrays: Sequence[Array]) -> Any:
@@ -332,7 +351,7 @@ def _scatter_nd(node: Node, arrays: Sequence[Array]) -> Any:
     return data
 
 
-def _gelu_free(function: Callable[[Array], Any]) -> Callable[..., Any]:
+def _keeping_dtype(function: Callable[[Array], Any]) -> Callable[..., Any]:
     return lambda node, arrays: np.asarray(function(arrays[0])).astype(arrays[0].dtype)
 
 
@@ -341,7 +360,7 @@ _FOLDS: Mapping[str, Callable[..., Any]] = {
     "Ceil": _ufunc(np.ceil), "Concat": _concat, "ConstantOfShape": _constant_of_shape, "CumSum": lambda n, a: np.cumsum(
         a[0], int(a[1])),
     "DequantizeLinear": _dequantize, "Div": _ufunc(_divided), "Dropout": lambda node, arrays: arrays[0],
-    "Equal": _compare("equal"), "Erf": _gelu_free(np.vectorize(erf, otypes=[float])), "Exp": _ufunc(np.exp),
+    "Equal": _compare("equal"), "Erf": _keeping_dtype(np.vectorize(erf, otypes=[float])), "Exp": _ufunc(np.exp),
     "Expand": _expand, "Flatten": _flatten, "Floor": _ufunc(np.floor), "Gather": _gather,
     "Greater": _compare("less", swap=True), "GreaterOrEqual": _compare("less_equal", swap=True),
     "Identity": lambda node, arrays: arrays[0], "Less": _compare("less"), "LessOrEqual": _compare("less_equal"),
@@ -352,17 +371,21 @@ _FOLDS: Mapping[str, Callable[..., Any]] = {
     "ReduceMax": _reduction(np.max), "ReduceMean": _reduction(np.mean), "ReduceMin": _reduction(np.min),
     "ReduceProd": _reduction(np.prod), "ReduceSum": _reduction(np.sum), "Relu": _ufunc(lambda x: np.maximum(x, 0)),
     "Reshape": _reshape, "Round": _ufunc(np.round), "ScatterND": _scatter_nd,
-    "Sigmoid": _gelu_free(lambda x: 1 / (1 + np.exp(-x))), "Sign": _ufunc(np.sign), "Slice": _slice, "Split": _split,
+    "Sigmoid": _keeping_dtype(lambda x: 1 / (1 + np.exp(-x))), "Sign": _ufunc(np.sign), "Slice": _slice, "Split": _split,
     "Sqrt": _ufunc(np.sqrt), "Squeeze": _squeezed, "Sub": _ufunc(np.subtract), "Sum": _variadic(np.add),
-    "Tanh": _ufunc(np.tanh), "Tile": _one_hot_free, "Transpose": _transpose, "Unsqueeze": _unsqueezed, "Where": _where,
+    "Tanh": _ufunc(np.tanh), "Tile": _tiled, "Transpose": _transpose, "Unsqueeze": _unsqueezed, "Where": _where,
     "Xor": _ufunc(np.logical_xor),
 }  # fmt: skip
 
-#: Those of which each output number comes of one number of each input: they fold along open axes as well.
 # fmt: off
+_BROADCASTING = frozenset((
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Or",
+    "Pow", "Sub", "Sum", "Where", "Xor",
+))
+#: Those of which each output number comes of one number of each input: they fold along open axes too.
 ELEMENTWISE = frozenset((
     "Abs", "Add", "And", "Cast", "Ceil", "Div", "Dropout", "Exp", "Floor", "Identity", "Log", "Max", "Min", "Mul",
-    "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sqrt", "Sub", "Sum", "Tanh",
-    "Where", "Xor",
+    "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sqrt", "Sub", "Sum", "Tanh", "Where",
+    "Xor",
 ))
 # fmt: on

@@ -22,11 +22,15 @@ _STEPS = re.compile(
 
 
 class Reading(NamedTuple):
-    """Axes of the inputs by name: which is rows, which is time (None: there is none)."""
+    """Axes of the inputs by name: which is rows, which is time (None: there is none).
+
+    ``own`` are the inputs that have a time axis of their own, given once a sequence.
+    """
 
     rows: Mapping[str, int | None]
     steps: Mapping[str, int | None]
     score: int
+    own: tuple[str, ...] = ()
 
     def describe(self) -> str:
         return ", ".join(f"{shortened(name)}: rows {self.rows[name]}, time {self.steps[name]}" for name in self.rows)
@@ -94,22 +98,41 @@ def readings(shapes: Mapping[str, tuple[Dimension, ...]], time_axis: Any, *, fra
     ``time_axis`` is the caller's: an axis, one for each input by name, or "frame" for none; None leaves it open.
     ``frames``: the graph says its own state, so that without a time axis it describes one step.
     """
-    main = max(shapes, key=lambda name: len(shapes[name]), default=None)
-    if main is None:
+    if not shapes:
         yield Reading({}, {}, 0)
         return
-    found = []
+    most = max(map(len, shapes.values()))
+    mains = [name for name, shape in shapes.items() if len(shape) == most]
+    found = [reading for main in mains for reading in _of_main(shapes, main, time_axis, frames)]
+    unlike = {(*reading.rows.items(), *reading.steps.items(), *reading.own): reading for reading in reversed(found)}
+    yield from sorted(unlike.values(), key=lambda reading: -reading.score)
+
+
+def _of_main(shapes: Mapping[str, tuple[Dimension, ...]], main: str, time_axis: Any, frames: bool) -> Iterator[Reading]:
+    """Readings in which the input ``main`` advances with the network's steps."""
     for rows, steps in _pairs(shapes[main], time_axis, main):
-        row_names, step_names = _labels(shapes[main], rows), _labels(shapes[main], steps)
-        reading = Reading(
-            {name: _axis_in(shape, shapes[main], rows, row_names, name == main) for name, shape in shapes.items()},
-            {name: _given_axis(time_axis, name, _axis_in(shape, shapes[main], steps, step_names, name == main))
-             for name, shape in shapes.items()},
-            _score(shapes[main], rows, steps) + (7 if steps is None and frames else 0),
-        )  # fmt: skip
-        if all(_covers(shape, reading.rows[name], reading.steps[name]) for name, shape in shapes.items()):
-            found.append(reading)
-    yield from sorted(found, key=lambda reading: -reading.score)
+        row_label, step_label = _labels(shapes[main], rows), _labels(shapes[main], steps)
+        of_rows: dict[str, int | None] = {}
+        of_steps: dict[str, int | None] = {}
+        own: list[str] = []
+        for name, shape in shapes.items():
+            of_rows[name] = _axis_in(shape, shapes[main], rows, row_label, name == main)
+            step = _given_axis(time_axis, name, _axis_in(shape, shapes[main], steps, step_label, name == main))
+            if step is None and steps is not None:
+                step = _left_open(shape, of_rows[name])
+            if step is not None and steps is not None and shape[step] != shapes[main][steps]:
+                # As many frames as it likes: an axis of its own.
+                own.append(name)
+            of_steps[name] = step
+        score = _score(shapes[main], rows, steps) + (7 if steps is None and frames else 0)
+        if all(_covers(shape, of_rows[name], of_steps[name]) for name, shape in shapes.items()):
+            yield Reading(of_rows, of_steps, score, tuple(own))
+
+
+def _left_open(shape: tuple[Dimension, ...], rows: int | None) -> int | None:
+    """The one axis that is neither rows nor of a known size."""
+    left = [axis for axis, size in enumerate(shape) if not isinstance(size, int) and axis != rows]
+    return left[0] if len(left) == 1 else None
 
 
 def _pairs(shape: tuple[Dimension, ...], time_axis: Any, name: str) -> Iterator[tuple[int | None, int | None]]:

@@ -53,6 +53,8 @@ class Lowering:
         self.axes: dict[str, tuple[tuple[Any, ...], ...]] = {}
         #: Recurrences that run over the network's own steps: a reading is the better for having any.
         self.scans = 0
+        #: Outputs that do not advance with the network's steps, but with an input that has a time axis of its own.
+        self.own_clocks = 0
 
     # ---- the walk -----------------------------------------------------------------------------------------------
 
@@ -115,10 +117,15 @@ class Lowering:
             value = node.attributes.get("value", np.zeros(1, np.float32)).reshape(-1)[0]
             sizes = tuple(inputs[0].array.tolist())
             return [open_known(np.full([1 if isinstance(n, Count) else n for n in sizes], value), sizes)]
-        if any(value is not None and value.open for value in inputs):
+        if any(value is not None and value.open for value in inputs) or self._opens(node, inputs):
             return self._folded_open(node, inputs)
         arrays = fold.folded(node, [None if value is None else value.array for value in inputs])
         return None if arrays is None else [Known(array) for array in arrays]
+
+    @staticmethod
+    def _opens(node: Node, inputs: Sequence[Any]) -> bool:
+        """Whether a constant is spread to a shape that depends on rows or frames."""
+        return node.op in ("Expand", "Reshape") and len(inputs) > 1 and inputs[1].is_shape and not inputs[0].is_shape
 
     def _folded_open(self, node: Node, inputs: Sequence[Known | None]) -> list[Value] | None:
         """Constants that repeat along rows or frames: numbers by themselves, and axes moved about."""
@@ -165,14 +172,18 @@ class Lowering:
                     middle = array.shape[axis : axis + 1 + array.ndim - rank]
                     made.append(open_known(array, (*first.shape[:axis], *middle, *first.shape[axis + 1 :])))
                 return made
-        if node.op in ("Reshape", "Expand"):
+        if node.op == "Expand":
+            wanted = inputs[1]
+            assert wanted is not None
+            shape = joined_sizes([first.shape, tuple(wanted.array.tolist())])
+            spread = [1 if isinstance(size, Count) else size for size in shape]
+            fold.check_size(spread)
+            return [open_known(np.broadcast_to(first.array, spread), shape)]
+        if node.op == "Reshape":
             wanted = inputs[1]
             assert wanted is not None
             if first.array.size == 1:
-                if node.op == "Reshape":
-                    sizes = list(reshaped_sizes(first.shape, wanted.array.tolist(), node))
-                else:
-                    sizes = list(joined_sizes([first.shape, tuple(wanted.array.tolist())]))
+                sizes = list(reshaped_sizes(first.shape, wanted.array.tolist(), node))
                 return [
                     open_known(
                         np.full([1 if isinstance(n, Count) else n for n in sizes], first.array.item()), tuple(sizes)

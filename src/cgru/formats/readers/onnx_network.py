@@ -9,7 +9,7 @@ import numpy as np
 
 from ...builder import Graph as Builder
 from ...errors import FormatError, ShapeError, UnsupportedError
-from ...spec.values import EVERY_STEP
+from ...spec.values import EVERY_STEP, Clock
 from ...spec.values import Value as ValueType
 from ..containers.file_bytes import Source
 from ..containers.onnx_file import read_model
@@ -19,6 +19,7 @@ from .naming import errors_name
 from .onnx_draft import Draft
 from .onnx_inputs import Reading, declared_shape, fixed_inputs, paired_states, readings
 from .onnx_lowering import HANDLERS, Lowering
+from .onnx_states import take_over
 from .onnx_values import BATCH, TIME, Atom, Known, Tensor, Value
 
 #: The modules whose handlers make :data:`~.onnx_lowering.HANDLERS`.
@@ -80,7 +81,7 @@ def network(
         except (UnsupportedError, FormatError, ShapeError) as error:
             problems.append((reading.score, error, reading))
             continue
-        tried.append((reading.score + 6 * min(low.scans, 1), reading, low))
+        tried.append((reading.score + 6 * min(low.scans, 1) - 3 * low.own_clocks, reading, low))
     if not tried:
         if not problems:
             raise UnsupportedError(_open_message(free, open_shapes))
@@ -132,7 +133,8 @@ def _lowered(
 ) -> Lowering:
     shapes = {info.name: declared_shape(info, given) for info in graph.inputs if info.name in reading.rows}
     batch = _static(shapes, reading.rows)
-    low = Lowering(Draft(batch, _static(shapes, reading.steps)), "")
+    together = {name: axis for name, axis in reading.steps.items() if name not in reading.own}
+    low = Lowering(Draft(batch, _static(shapes, together)), "")
     low.values.update({name: Known(array) for name, array in fixed.items()})
     timed = any(axis is not None for axis in reading.steps.values())
     frame = not timed and (bool(states) or step)
@@ -187,9 +189,11 @@ def _input(low: Lowering, info: ValueInfo, shape: tuple[Any, ...], reading: Read
     if ids and features:
         raise UnsupportedError(f"the input {shortened(info.name)} holds ids with feature axes {tuple(features)}")
     clock = EVERY_STEP if steps is not None or frame else None
+    if info.name in reading.own:
+        clock = Clock(_plain(info.name))
     value = ValueType(() if ids else tuple(features) or (1,), clock, "int64" if ids else "float32")
     made = Tensor(low.draft.g.declare(_plain(info.name), value), tuple(axes), "int64" if ids else "float32")
-    if clock is not None and low.clocked is None:
+    if clock == EVERY_STEP and low.clocked is None:
         low.clocked = made
     return made
 
@@ -248,6 +252,8 @@ def _finish(low: Lowering, graph: Graph, states: Mapping[str, str], frame: bool)
             raise UnsupportedError(f"the output {shortened(info.name)} is constant")
         made.append((info.name, value))
     for name, value in made:
+        clock = draft.type(value.name).clock
+        low.own_clocks += clock is not None and bool(clock.root)
         low.axes[name] = _numbered(low, value)
         draft.g.output(_output(low, name, value))
     # Renamed when nothing is looked up any more.
@@ -256,7 +262,18 @@ def _finish(low: Lowering, graph: Graph, states: Mapping[str, str], frame: bool)
             draft.rename(given, _plain(name))
     if not draft.g.outputs:
         raise UnsupportedError("all its outputs are states")
-    _prune(draft.g, keep)
+    g = draft.g
+    sources = {name: low.values[name].name for name in states}  # type: ignore[union-attr]
+    if frame:
+        targets = dict(zip((info.name for info in graph.outputs if info.name in carried), keep, strict=True))
+    else:
+        targets = {name: _plain(name) for name in carried if _plain(name) in g.outputs}
+    pairs = {sources[name]: targets[output] for output, name in carried.items() if output in targets}
+    take_over(g, pairs)
+    if not g.outputs:
+        raise UnsupportedError("all its outputs are states")
+    low.axes = {name: axes for name, axes in low.axes.items() if _plain(name) in g.outputs}
+    _prune(g, {source: target for source, target in pairs.items() if target in keep}, states)
 
 
 def _output(low: Lowering, name: str, value: Tensor) -> str:
@@ -305,21 +322,28 @@ def _carry(low: Lowering, name: str, value: Value, source: Tensor) -> str:
     return low.draft.emit("carry", low.draft.arranged(value, groups), source.name, name=_plain(name))
 
 
-def _prune(g: Builder, keep: Sequence[str]) -> None:
-    """Leave out the nodes that neither an output nor a state needs, and inputs that nothing reads."""
-    needed = {*g.outputs, *keep}
-    nodes = []
-    for node in reversed(g.nodes):
-        if node.name in needed:
-            nodes.append(node)
-            needed.update(name for name in node.inputs if name)
+def _prune(g: Builder, carried: Mapping[str, str], states: Mapping[str, str]) -> None:
+    """Leave out the nodes that no output needs, states that nothing reads, and their inputs."""
+    keep: set[str] = set()
+    while True:
+        needed = {*g.outputs, *keep}
+        nodes = []
+        for node in reversed(g.nodes):
+            if node.name in needed:
+                nodes.append(node)
+                needed.update(name for name in node.inputs if name)
+        more = {target for source, target in carried.items() if source in needed}
+        if more <= keep:
+            break
+        keep |= more
     dropped = {node.name for node in g.nodes} - {node.name for node in nodes}
     g.nodes[:] = nodes[::-1]
     used = {node.weights for node in nodes}
     for key in [key for key in g.store if key not in used]:
         del g.store[key]
-    for name in dropped:
-        del g.values[name]
+    for name in (*dropped, *(_plain(state) for state in states if _plain(state) not in needed)):
+        g.values.pop(name, None)
+        g.inputs.pop(name, None)
 
 
 def describe(source: Source) -> dict[str, Any]:

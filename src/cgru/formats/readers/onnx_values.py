@@ -200,7 +200,7 @@ def whole_numbers(value: Value | None, where: str) -> list[Any]:
 
 def frames_of(clock: Clock, steps: int | None) -> Size:
     """Frames of a value: a number where the file fixes the steps of the input, else a count."""
-    return Count(1, (clock,)) if steps is None else clock.count(steps)
+    return Count(1, (clock,)) if steps is None or clock.root else clock.count(steps)
 
 
 def feature_product(features: Sequence[int], atoms: Iterable[Atom]) -> int:
