@@ -1,7 +1,8 @@
 """Ragged sequences over a local cluster of four nodes, one of them killed in the middle; and what Ray costs.
 
 Every row must come back once, with the bits of ``net(x)`` in this process. The second table times one worker, two
-workers and ``cgru.map`` with one job on the same rows in memory, in turns; the cluster's daemons share the machine.
+workers and ``cgru.map`` with one job on the same rows in memory, in turns; Ray reads them from Parquet files, and the
+cluster's daemons share the machine.
 
     python bench/ray_dataset.py                    # 100,000 sequences of 20 to 400 steps, two GRUs of 64
     python bench/ray_dataset.py --rows 10000 --rounds 1
@@ -12,13 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 
@@ -26,6 +30,7 @@ import cgru
 import cgru.ray
 
 FEATURES, HIDDEN = 16, 64
+FILE = 1000  # rows of one Parquet file
 
 
 def network() -> cgru.Model:
@@ -72,11 +77,9 @@ def kill(cluster: Cluster, nodes: list[Any]) -> None:
     cluster.remove_node(victim, allow_graceful=False)
 
 
-def run(given: pa.Table, net: cgru.Model, workers: Any, kill_at: int = 0, after: Any = None) -> tuple[float, Any]:
+def run(folder: str, net: cgru.Model, workers: Any, kill_at: int = 0, after: Any = None) -> tuple[float, Any]:
     """Seconds from the first batch to the last, so that starting workers does not count, and the rows."""
-    dataset = ray.data.from_arrow(given.to_batches(max_chunksize=1024) and [
-        pa.Table.from_batches([batch]) for batch in given.to_batches(max_chunksize=1024)
-    ])  # fmt: skip
+    dataset = ray.data.read_parquet(folder)
     begun, rows, found = 0.0, 0, []
     first = 0
     for batch in cgru.ray.predict(dataset, net, workers=workers).iter_batches(batch_format="pyarrow", batch_size=None):
@@ -103,9 +106,12 @@ def main() -> None:
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     told: dict[str, Any] = {}
+    folder = tempfile.mkdtemp()
+    for number, at in enumerate(range(0, args.rows, FILE)):
+        pq.write_table(given.slice(at, FILE), f"{folder}/{number:05}.parquet")
     try:
         begun = time.perf_counter()
-        _, found = run(given, net, (1, 4), args.rows // 4, lambda: kill(cluster, nodes))
+        _, found = run(folder, net, (1, 4), args.rows // 4, lambda: kill(cluster, nodes))
         seconds = time.perf_counter() - begun
         ids = found["id"].to_numpy()
         assert len(ids) == args.rows, f"{len(ids)} rows of {args.rows}"
@@ -117,7 +123,7 @@ def main() -> None:
         times: dict[str, list[float]] = {"one worker": [], "two workers": [], "cgru.map": []}
         for _ in range(args.rounds):
             for name, workers in (("one worker", 1), ("two workers", 2)):
-                times[name].append(run(given, net, workers)[0])
+                times[name].append(run(folder, net, workers)[0])
             begun = time.perf_counter()
             for _ in cgru.map(net, given["x"], jobs=1):
                 pass
@@ -129,6 +135,7 @@ def main() -> None:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        shutil.rmtree(folder)
     if args.json:
         args.json.write_text(json.dumps(told, indent=1))
 
