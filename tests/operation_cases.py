@@ -495,3 +495,27 @@ case(
     "conv_transpose", [(4, 5)], lambda x: conv_transpose2d(x) if len(x) else np.zeros((0, 3, 9)), weights=_up_plane,
     units=3, width=3, stride=2, kernel=(2,), strides=(2,), pads=(1, 0),
 )  # fmt: skip
+
+
+def lstm(x: Array, weights: Mapping[str, Array]) -> tuple[Array, Array]:
+    """LSTM with peepholes over one row: outputs and memories. Gates i, f, g, o; peepholes i, f, o."""
+    w, r, b, d = (weights[key].astype(float) for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    pi, pf, po = weights["weight_ph"].astype(float).reshape(3, -1)
+    h, c, out, memory = np.zeros(r.shape[1]), np.zeros(r.shape[1]), [], []
+    for frame in x:
+        i, f, g, o = (w @ frame + b + r @ h + d).reshape(4, -1)
+        c = c / (1 + np.exp(-f - pf * c)) + np.tanh(g) / (1 + np.exp(-i - pi * c))
+        h = np.tanh(c) / (1 + np.exp(-o - po * c))
+        out.append(h)
+        memory.append(c)
+    return stacked(out, len(h)), stacked(memory, len(h))
+
+
+_lstm = {
+    "weight_ih": arr(20, 4), "weight_hh": arr(20, 5), "bias_ih": arr(20), "bias_hh": arr(20), "weight_ph": arr(15),
+}  # fmt: skip
+for _emit in ("h", "c"):
+    case(
+        "scan_inner", [(2, 7, 4)], each(lambda x, e=_emit: np.array([lstm(row, _lstm)[e == "c"] for row in x])),
+        cell="lstm", units=5, activations=("sigmoid", "tanh", "tanh"), weights=_lstm, emit=_emit,
+    )  # fmt: skip

@@ -34,11 +34,11 @@ class Drawn:
             self.finish()
         if not self.g.nodes:
             self.values.append(self.dense(self.values[0]))
-        # Everything that nobody reads goes out, and one value from the middle.
+        # Everything that nobody reads goes out, and one value from the middle; or that alone.
         read = {name for node in self.g.nodes for name in node.inputs}
         ends = [node.name for node in self.g.nodes if node.name not in read]
         middle = self.g.nodes[int(self.rng.integers(len(self.g.nodes)))].name
-        self.g.output(*dict.fromkeys([*ends, middle]))
+        self.g.output(*dict.fromkeys([*ends, middle] if self.rng.random() < 0.7 else [middle]))
 
     def arr(self, *shape: int) -> np.ndarray:
         return (self.rng.standard_normal(shape) * 0.6 / np.sqrt(shape[-1])).astype(np.float32)

@@ -169,6 +169,8 @@ static int measure(cgru_graph *g)
     for (int i = 0; i < g->count; i++) {
         const cgru_gnode *node = &g->nodes[i];
         if (g->values[node->out].clock == CGRU_STEPS) g->steady &= steady(&node->window);
+        g->carries |= strcmp(node->op->name, "carry") == 0;
+        if (node->gather > g->gathered) g->gathered = node->gather;
         if (node->scan.directions) scans[found++] = node->scan;
         for (int k = 0; k < node->groups; k++) {
             const cgru_matrix *m = node->matrix[k];

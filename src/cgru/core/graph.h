@@ -60,6 +60,7 @@ struct cgru_gnode {
     const float *vector[4];
     int activation, kind, flag, offset;
     int number[6];
+    int gather; /* numbers of scratch for each of a batch of products */
     float real[4];
     int size[CGRU_AXES], stride[3][CGRU_AXES]; /* of the result, and of its inputs' numbers */
 };
@@ -122,6 +123,7 @@ struct cgru_graph {
     const cgru_kernels *kernels;
     cgru_net *scans;    /* the largest sizes of all scans, as the scan runner asks for them */
     int value_count, inputs, count, output_count, passes, slots;
+    int carries;  /* what a step ends with, the next begins with: a step at a time */
     int steady;   /* every step gives a frame of every value at once */
     int windows;  /* the most inputs that any node extends */
     int gathered; /* numbers of the widest window that a product has to gather */

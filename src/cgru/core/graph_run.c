@@ -72,6 +72,7 @@ static void count_frames(const cgru_graph *g, const cgru_graph_call *call, int64
 
 static int chunk_steps(const cgru_graph *g, int rows, int64_t steps)
 {
+    if (g->carries) return 1;
     int64_t floats = g->scans->projection + 1;
     for (int i = 0; i < g->count; i++) floats += g->values[g->nodes[i].out].size;
     int64_t chunk = CHUNK_FLOATS / (floats * rows);
@@ -286,6 +287,8 @@ static void run_node(graph_block *b, int i, int64_t from, int64_t to, const int6
     const cgru_graph *g = b->graph;
     const cgru_gnode *node = &g->nodes[i];
     const int v = node->out, moves = g->values[v].clock == CGRU_STEPS;
+    /* Nobody reads it; what a row carries has to move on all the same. */
+    if (g->homes[v].storage == CGRU_NOWHERE && !node->scan.directions && strcmp(node->op->name, "carry") != 0) return;
     cgru_job job = {.graph = g, .node = node, .call = b->call, .first = b->first, .rows = b->rows, .frames = to - from,
                     .at = from - (moves ? b->start[v] : 0), .scans = &b->scans, .pointer_in = b->pointer_in,
                     .pointer_out = b->pointer_out, .room = {b->prepared, (ptrdiff_t)g->prepared}, .batch = BATCH,

@@ -144,6 +144,68 @@ static int check_conv_inner(const cgru_graph *g, const cgru_gnode *node)
 const cgru_op cgru_op_conv2d = {"conv2d", 0, 1, check_conv2d, run_conv};
 const cgru_op cgru_op_conv_inner = {"conv_inner", 0, 0, check_conv_inner, run_conv};
 
+/* One channel of a frame, each of whose numbers adds the kernel at its own place. The plane's sizes in are those of x. */
+static void scatter_plane(const plane *p, float *y, const float *x, const float *w)
+{
+    int top, bottom, left, right;
+    for (int i = 0; i < p->kernel[0]; i++) {
+        places(i, p->high_out, p->high, p->stride[0], p->dilation[0], p->pad[0], &top, &bottom);
+        for (int k = 0; k < p->kernel[1]; k++) {
+            places(k, p->wide_out, p->wide, p->stride[1], p->dilation[1], p->pad[1], &left, &right);
+            const float weight = w[i * p->kernel[1] + k];
+            for (int row = top; row < bottom && right > left; row++) {
+                const int at = row * p->stride[0] + i * p->dilation[0] - p->pad[0];
+                float *restrict to = y + (ptrdiff_t)at * p->wide_out + k * p->dilation[1] - p->pad[1];
+                const float *restrict from = x + (ptrdiff_t)row * p->wide;
+                for (int j = left; j < right; j++) to[(ptrdiff_t)j * p->stride[1]] += weight * from[j];
+            }
+        }
+    }
+}
+
+/* As conv; vector[0] is (C, O / groups, width, kernel). Of every input frame come window.up frames, in which the kernels of
+ * the frames before end. */
+static void run_conv_transpose(const cgru_job *job)
+{
+    const cgru_gnode *node = job->node;
+    const plane p = plane_of(node);
+    const int channels = node->number[0], units = node->number[1], groups = node->number[2], width = node->number[3];
+    const int own = channels / groups, made = units / groups, taps = p.kernel[0] * p.kernel[1], up = node->window.up;
+    const ptrdiff_t in = (ptrdiff_t)p.high * p.wide, out = (ptrdiff_t)p.high_out * p.wide_out;
+    for (int r = 0; r < job->rows; r++) {
+        for (int64_t f = 0; f < job->frames; f++) {
+            float *frame = cgru_frame(&job->out, r, f);
+            for (int o = 0; o < units; o++) {
+                float *y = frame + o * out;
+                for (ptrdiff_t i = 0; i < out; i++) y[i] = node->vector[1] ? node->vector[1][o] : 0.0f;
+                for (int c = 0; c < own; c++) {
+                    const int channel = o / made * own + c;
+                    const float *w = node->vector[0] + ((ptrdiff_t)channel * made + o % made) * width * taps;
+                    for (int k = 0; k < width; k++) {
+                        const int late = k * node->number[4] - (int)(f % up); /* input frames back, times up */
+                        if (late < 0 || late % up != 0) continue;
+                        const int64_t at = f / up + node->window.left - late / up;
+                        scatter_plane(&p, y, cgru_frame(&job->in[0], r, at) + channel * in, w + (ptrdiff_t)k * taps);
+                    }
+                }
+            }
+            if (node->activation != CGRU_LINEAR)
+                job->graph->kernels->of[CGRU_INT8]->activate(node->activation, frame, (ptrdiff_t)units * out);
+        }
+    }
+}
+
+static int check_conv_transpose(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_value *x = cgru_input_of(g, node, 0);
+    const cgru_window *w = &node->window;
+    return check_conv(g, node) && x->clock != CGRU_ONCE && node->number[4] >= 1 && w->stride == 1 && w->left == w->span - 1 &&
+           w->span * w->up > (node->number[3] - 1) * node->number[4] && (x->clock != CGRU_STEPS || node->hold[0] >= w->span - 1);
+}
+
+const cgru_op cgru_op_conv_transpose = {"conv_transpose", 0, 1, check_conv_transpose, run_conv_transpose};
+const cgru_op cgru_op_conv_transpose_inner = {"conv_transpose_inner", 0, 0, check_conv_inner, run_conv_transpose};
+
 /* number[0]: channels; kind: 0 largest, 1 average; flag: padding counts as zeros for the average. */
 static void run_pool_inner(const cgru_job *job)
 {

@@ -15,6 +15,8 @@ extern const cgru_op cgru_op_unary, cgru_op_parametric, cgru_op_clip, cgru_op_pr
 extern const cgru_op cgru_op_reduce, cgru_op_softmax, cgru_op_norm, cgru_op_norm_time, cgru_op_matmul, cgru_op_gather;
 extern const cgru_op cgru_op_softmax_time, cgru_op_reverse_time;
 extern const cgru_op cgru_op_stack_frames, cgru_op_conv2d, cgru_op_conv_inner, cgru_op_pool_inner;
+extern const cgru_op cgru_op_conv_transpose, cgru_op_conv_transpose_inner;
+extern const cgru_op cgru_op_scan_inner, cgru_op_carried, cgru_op_carry;
 
 /* Whether a walk over the axes stays within a frame of so many numbers, and how many numbers it visits. */
 int cgru_strides_fit(const int *size, const int *stride, int offset, int numbers);

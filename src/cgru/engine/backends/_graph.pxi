@@ -33,6 +33,7 @@ cdef extern from "graph.h" nogil:
         const float *vector[4]
         int activation, kind, flag, offset
         int number[6]
+        int gather
         float real[4]
         int size[4]
         int stride[3][4]
@@ -222,6 +223,7 @@ cdef void fill_node(cgru_gnode *node, dict given, int out, const cgru_matrix **m
                 raise ShapeError(f"{given['name']}: a vector is not float32 in C order")
             node.vector[k] = floats(<cnp.ndarray>vector)
     node.activation, node.kind = given.get("activation", 0), given.get("kind", 0)
+    node.gather = given.get("gather", 0)
     node.flag, node.offset = given.get("flag", 0), given.get("offset", 0)
     for k, number in enumerate(given.get("numbers", ())):
         node.number[k] = number

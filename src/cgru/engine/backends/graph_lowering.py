@@ -47,8 +47,8 @@ def lowers(*names: str, where: Limit | None = None) -> Callable[[Lowering], Lowe
 
 
 def few_axes(node: Node, result: Value, inputs: list[Value | None]) -> bool:
-    """Whether every frame has no more axes than a walk."""
-    return all(len(value.features) <= AXES for value in (result, *inputs) if value is not None)
+    """Whether every frame has no more axes than a walk, those of size 1 left out."""
+    return all(sum(size > 1 for size in value.features) <= AXES for value in (result, *inputs) if value is not None)
 
 
 #: What a node of an operation must be like for the core to run it, where not every one is: its type and its inputs'.
@@ -58,7 +58,10 @@ LIMITS: dict[str, Limit] = {}
 
 def unsupported(graph: Graph) -> str | None:
     """The first operation of the graph that the core lacks, or None."""
+    carries = any(node.op == "carry" for node in graph.nodes)
     for node in graph.nodes:
+        if carries and graph.operations[node.name].is_whole(node.options):
+            return "carry"
         limit = LIMITS.get(node.op)
         fits = limit is None or limit(node, graph.values[node.name], graph.input_values(node))
         if node.op not in LOWERINGS or not fits:
