@@ -179,7 +179,7 @@ class Own(nn.Module):
         (nn.Sequential(nn.GRU(3, 4), nn.Softplus(beta=2)), "beta=2"),
         (nn.Embedding(4, 3, max_norm=1.0), "max_norm"),
         (nn.Dropout(), "no layer"),
-        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "remove_parametrizations"),
+        (nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)), "remove_parametrizations"),
         (nn.GRU(3, 4, device="meta"), "weight_ih_l0"),
         (nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 3)]), "layers="),
     ],

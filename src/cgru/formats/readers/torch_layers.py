@@ -24,6 +24,7 @@ from ...spec.activations import ACTIVATIONS
 from ..containers.messages import some
 from ..containers.tensorfile import TensorFile
 from .naming import errors_name
+from .reparametrization import folded
 
 #: Rows of ``weight_hh`` for each hidden unit → the cell.
 _CELLS = {1: "rnn", 3: "gru", 4: "lstm"}
@@ -145,7 +146,8 @@ class _Reading:
         self.kinds = kinds
         self.nonlinearities = nonlinearities
         self.in_order = file.kind == "torch"
-        self.tensors = {name[len(head) :]: array for name, array in file.tensors.items() if name.startswith(head)}
+        given = {name[len(head) :]: array for name, array in file.tensors.items() if name.startswith(head)}
+        self.tensors = folded(given)
         #: Name below the prefix → the tensor whose memory it shows.
         self.roots = {name: file.aliases.get(head + name, head + name) for name in self.tensors}
         if not self.tensors:
