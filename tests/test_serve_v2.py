@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from networks import Kind, build, noise
 from served import Served, served
 
+from cgru.serve import v2
 from cgru.serve.v2.grpc_server import messages
 
 pytest.importorskip("tritonclient.http", reason="tritonclient is not installed (cgru[test-serve])")
@@ -198,6 +200,18 @@ def test_the_token_over_grpc() -> None:
         with pytest.raises(InferenceServerException, match="Bearer"):
             made.get_server_metadata()
         assert made.get_server_metadata(headers={"authorization": "Bearer s3cret"}).name == "cgru"
+
+
+def test_the_compiled_form_is_that_of_the_source(tmp_path: Path) -> None:
+    """What tools/compile_protos.py would make now is what lies there."""
+    protoc = pytest.importorskip("grpc_tools.protoc", reason="grpcio-tools is not installed (cgru[test-serve])")
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    folder = Path(v2.__file__).parent
+    made = tmp_path / "made.binpb"
+    assert protoc.main(["", f"-I{folder}", f"--descriptor_set_out={made}", str(folder / "open_inference.proto")]) == 0
+    there = FileDescriptorSet.FromString((folder / "open_inference.binpb").read_bytes())
+    assert FileDescriptorSet.FromString(made.read_bytes()) == there
 
 
 def test_the_messages_are_those_of_the_protocol() -> None:
