@@ -126,7 +126,7 @@ def _examples(ready: Runnable) -> Iterator[_Given]:
             continue
         if kind == "Conv1d":
             shapes = [(BATCH, part.in_channels, steps), (BATCH, steps, part.in_channels)]
-        elif kind == "Linear":
+        elif isinstance(getattr(part, "in_features", None), int):
             shapes = [(BATCH, steps, part.in_features)]
         elif hasattr(part, "input_size") and isinstance(part.input_size, int):
             shapes = [(BATCH, steps, part.input_size)]
