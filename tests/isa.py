@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,12 @@ def available() -> list[str]:
     except ImportError:
         return []
     return list(isa_available())
+
+
+def float32_kernels() -> dict[str, str]:
+    """Of each instruction set in the core's table, the one whose float32 kernels it runs: several share them."""
+    table = Path(__file__).parents[1].joinpath("src/cgru/core/dispatch.c").read_text()
+    return dict(re.findall(r"^ +KERNELS\((\w+), \d+, (\w+),", table, re.MULTILINE))
 
 
 def process(code: str, isa: str | None, **environment: str) -> subprocess.CompletedProcess[str]:

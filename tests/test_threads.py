@@ -191,7 +191,7 @@ found = {"same": same, "signals": len(seen)}
 """
 
 
-def test_signals_do_not_reach_workers() -> None:
+def test_signals_leave_results_alone() -> None:
     """A process that is sent signals all the while computes the same and handles them in Python."""
     import signal
 
@@ -200,6 +200,41 @@ def test_signals_do_not_reach_workers() -> None:
     found = isa.arrays(INTERRUPTED, None)
     assert found["same"]
     assert found["signals"] > 0
+
+
+BLOCKED = """
+import os
+import numpy as np
+from strategies import Case
+
+def tasks():
+    return set(os.listdir("/proc/self/task"))
+
+def blocked(task):
+    with open(f"/proc/self/task/{task}/status") as file:
+        return next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk"))
+
+before = tasks()
+case = Case(64, 192, 1, 1, True, 1, 60, seed=1)
+case.gru()(case.x, backend="packed", threads=3)
+found = {"workers": np.array([blocked(task) for task in sorted(tasks() - before)], np.uint64),
+         "caller": blocked(os.getpid())}
+"""
+
+
+def test_signals_do_not_reach_workers() -> None:
+    """The workers block every signal that may be blocked, so that each goes to a thread of the program's own."""
+    import signal
+
+    proc()
+    # numpy's BLAS may start its threads late, and they block nothing.
+    found = isa.arrays(BLOCKED, None, OPENBLAS_NUM_THREADS="1")
+    assert len(found["workers"]) == 2
+    never = {signal.SIGKILL, signal.SIGSTOP}
+    for mask in found["workers"]:
+        open_to = [number.name for number in signal.Signals if number not in never and not int(mask) >> number - 1 & 1]
+        assert not open_to, open_to
+    assert found["caller"] == 0
 
 
 EXIT = """
