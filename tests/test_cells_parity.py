@@ -38,7 +38,7 @@ def test_cells_and_live_modules(backend: str, name: str) -> None:
     cell = kind(3, 5, **options)
     cell.load_state_dict({key.removesuffix("_l0"): torch.from_numpy(a) for key, a in case.arrays.items()})
     layer = cgru.from_torch(cell).layers[0]
-    assert np.abs(layer(case.x, case.given(), backend=backend)[0] - want).max() <= CLOSE  # type: ignore[operator]
+    assert np.abs(layer(case.x, case.given(), backend=backend)[0] - want).max() <= CLOSE
 
 
 def test_an_rnn_inside_a_class_of_ones_own() -> None:

@@ -203,3 +203,20 @@ def test_several_outputs_a_step() -> None:
         for name, y in whole.items():
             np.testing.assert_array_equal(one[name], y[t])
             np.testing.assert_array_equal(pooled[name][0], y[t])
+
+
+@pytest.mark.parametrize("backend", ["packed", "reference"])
+def test_what_nobody_reads_changes_nothing(backend: str) -> None:
+    layer, weight = gru(6, 8), arr(4, 6, 3)
+    x = arr(2, 9, 6)
+    results = []
+    for beside in (False, True):
+        g = cgru.Graph()
+        name = g.input(6)
+        if beside:
+            g.constant(weights={"value": np.ones(3, np.float32)}, features=(3,))
+            g.conv1d(name, units=4, width=3, left=2, weights={"weight": weight})
+            g.pool_whole(g.layer(gru(6, 3), name), kind="max")
+        g.output(g.layer(layer, name))
+        results.append(cgru.Model(g, backend=backend)(x))
+    assert np.array_equal(*results)

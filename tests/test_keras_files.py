@@ -112,9 +112,9 @@ def test_hard_sigmoid_follows_the_version() -> None:
 
 
 def test_the_sniffer() -> None:
-    assert keras_files.looks_like_h5((FOLDER / "gru_after.h5").read_bytes()[:16])
-    assert not keras_files.looks_like_h5((FOLDER / "gru_after.keras").read_bytes()[:16])
-    assert not keras_files.looks_like_h5(b"")
+    assert hdf5.looks_like((FOLDER / "gru_after.h5").read_bytes()[:16])
+    assert not hdf5.looks_like((FOLDER / "gru_after.keras").read_bytes()[:16])
+    assert not hdf5.looks_like(b"")
 
 
 def test_class_names_in_paths() -> None:

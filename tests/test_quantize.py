@@ -22,6 +22,7 @@ from cgru.engine import backends
 from cgru.errors import CgruError, CgruWarning, FormatError
 from cgru.reports import comparison
 from cgru.spec.precision import PRECISIONS, Stored, reduce, widen
+from cgru.weights import Weights
 
 REDUCED = PRECISIONS[1:]
 
@@ -326,3 +327,15 @@ def test_a_reduced_network_that_is_slower_is_warned_of(monkeypatch: pytest.Monke
     assert caught[0].filename == __file__
     assert q.report is not None
     assert q.report.speedup == pytest.approx(0.5)
+
+
+def test_a_vector_called_weight_stays_float32() -> None:
+    """Only what has rows has a scale for each."""
+    held = Weights(
+        {"weight": np.ones(5, np.float32), "weight_ih": np.ones((2, 3), np.float32)}, {"weight", "weight_ih"}
+    )
+    for precision in PRECISIONS[1:]:
+        reduced = held.reduced(precision, "norm").stored()
+        assert isinstance(reduced["weight"], np.ndarray)
+        assert reduced["weight"].dtype == np.float32
+        assert isinstance(reduced["weight_ih"], Stored)

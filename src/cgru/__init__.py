@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .builder import Graph
+from .engine import alone as _alone
 from .engine.model import Model
 from .engine.state import State
 from .errors import (
@@ -19,6 +20,7 @@ from .errors import (
     UnsupportedError,
 )
 from .layers import GRU, LSTM, RNN, TITLED, Activation, Dense, Embedding, LastStep, Masking, MinGRU, ThreeGate
+from .layers import base as _base
 
 if TYPE_CHECKING:
     from .archive import map
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from .live.torch import from_torch
     from .reports.comparison import Comparison, compare
     from .reports.config import show_config
+
+# Layers are called by themselves, and know nothing of what runs them.
+_base.RUNNERS.update(layer=_alone.run_layer, recurrent=_alone.run_recurrent)
 
 __version__ = "0.1.0"
 

@@ -124,6 +124,9 @@ class Graph:
     def layer(self, layer: Layer, *inputs: str, mask: str = "") -> Any:
         """A layer on values named; its result's name (a pair where two directions are not merged).
 
+        A recurrent layer takes its initial states behind x, values without a time axis: h0, or h0 and c0, of each
+        layer and direction in torch's order. ``g.constant(weights={"value": h0}, features=(H,))`` makes one that the
+        network holds; a state that a caller gives wins over it.
         The mask of its input follows the data as Keras has it, or is the one named.
         """
         from .layers.lowering import lower

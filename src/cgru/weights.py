@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -35,7 +35,8 @@ class Weights:
     ) -> None:
         self._held: dict[str, Float32 | Stored] | None = dict(arrays)
         self._packed: Packed | None = None
-        self.matrices = frozenset(matrices) & arrays.keys()
+        # A vector stays float32 whatever its name is: a scale for each row needs rows.
+        self.matrices = frozenset(key for key in frozenset(matrices) & arrays.keys() if len(shape_of(arrays[key])) > 1)
         self.precision = precision
         self.shapes = {key: shape_of(array) for key, array in arrays.items()}
         self.parameters = sum(int(np.prod(shape)) for shape in self.shapes.values())
@@ -112,9 +113,3 @@ def weights_from(arrays: Mapping[str, Any], infos: Mapping[str, Any], where: str
     }
     check_shapes(infos, {key: array.shape for key, array in made.items()}, where)
     return Weights(made, {key for key, info in infos.items() if info.matrix})
-
-
-def by_layer(keys: Mapping[str, list[str]], store: Store) -> Iterator[tuple[str, list[Weights]]]:
-    """The weights of each layer, none twice."""
-    for layer, names in keys.items():
-        yield layer, [store[name] for name in dict.fromkeys(names)]

@@ -124,7 +124,7 @@ int cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_directi
     for (int r = 0; r < n; r++) {
         float *state = state_row(b, r);
         l->current[r] = state + dir->state;
-        l->emitted[r] = state[dir->emitted] != 0;
+        l->emitted[r] = state[dir->emitted] == CGRU_EMITTED;
         l->range[r] = range_of(scan, dir, state);
         l->pointer_scratch[r] = l->between + (ptrdiff_t)r * 2 * net->hidden;
     }
@@ -172,7 +172,7 @@ int cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_directi
         for (int r = 0; r < n; r++) {
             float *state = state_row(b, r);
             copy(state + dir->state, l->current[r], emits);
-            state[dir->emitted] = l->emitted[r];
+            if (l->emitted[r]) state[dir->emitted] = CGRU_EMITTED;
             state[dir->emitted + 1] = l->range[r];
         }
     }
@@ -193,7 +193,7 @@ void cgru_step_row(block *b, lane *l, const cgru_node *node, const float *x, flo
     for (int phase = 0; phase < scan->cell->phases; phase++)
         scan->cell->step(scan, &rows, phase, 0, phase == 0 ? scan->panels : scan->second.panels);
     copy(state + dir->state, to, scan->out);
-    state[dir->emitted] = 1;
+    state[dir->emitted] = CGRU_EMITTED;
     state[dir->emitted + 1] = range;
 }
 
@@ -209,7 +209,7 @@ static void last_output(const block *b, const cgru_node *node, sequence out)
         for (int d = 0; d < node->directions; d++) {
             const cgru_direction *dir = &node->direction[d];
             int shown = node->repeat || length == 0 || counts(b, r, dir->reverse ? 0 : length - 1);
-            shown = shown && state[dir->emitted] != 0;
+            shown = shown && state[dir->emitted] == CGRU_EMITTED;
             for (int i = 0; i < emits; i++) {
                 float h = shown ? state[dir->state + i] : 0.0f;
                 if (d == 0 || node->merge == CGRU_CONCAT) y[d * emits + i] = h;

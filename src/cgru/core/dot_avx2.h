@@ -15,7 +15,6 @@ typedef __m256i ivec, bvec;
 
 static inline ivec i_set(int32_t a) { return _mm256_set1_epi32(a); }
 static inline ivec i_load(const int32_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
-static inline void i_store(int32_t *p, ivec a) { _mm256_storeu_si256((__m256i *)p, a); }
 static inline ivec i_add(ivec a, ivec b) { return _mm256_add_epi32(a, b); }
 static inline ivec i_negative(ivec a) { return _mm256_sub_epi32(_mm256_setzero_si256(), a); }
 static inline ivec i_shift_right_8(ivec a) { return _mm256_srai_epi32(a, 8); }

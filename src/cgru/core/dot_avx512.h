@@ -15,7 +15,6 @@ typedef __m512i ivec, bvec;
 
 static inline ivec i_set(int32_t a) { return _mm512_set1_epi32(a); }
 static inline ivec i_load(const int32_t *p) { return _mm512_loadu_si512(p); }
-static inline void i_store(int32_t *p, ivec a) { _mm512_storeu_si512(p, a); }
 static inline ivec i_add(ivec a, ivec b) { return _mm512_add_epi32(a, b); }
 static inline ivec i_negative(ivec a) { return _mm512_sub_epi32(_mm512_setzero_si512(), a); }
 static inline ivec i_shift_right_8(ivec a) { return _mm512_srai_epi32(a, 8); }

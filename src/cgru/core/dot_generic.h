@@ -16,7 +16,6 @@ static inline ivec i_load(const int32_t *p)
     memcpy(&out, p, sizeof out);
     return out;
 }
-static inline void i_store(int32_t *p, ivec a) { memcpy(p, &a, sizeof a); }
 static inline ivec i_add(ivec a, ivec b) { return a + b; }
 static inline ivec i_negative(ivec a) { return -a; }
 static inline ivec i_shift_right_8(ivec a) { return a >> 8; }

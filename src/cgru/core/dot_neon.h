@@ -10,7 +10,6 @@ typedef int8x16_t bvec;
 
 static inline ivec i_set(int32_t a) { return vdupq_n_s32(a); }
 static inline ivec i_load(const int32_t *p) { return vld1q_s32(p); }
-static inline void i_store(int32_t *p, ivec a) { vst1q_s32(p, a); }
 static inline ivec i_add(ivec a, ivec b) { return vaddq_s32(a, b); }
 static inline ivec i_negative(ivec a) { return vnegq_s32(a); }
 static inline ivec i_shift_right_8(ivec a) { return vshrq_n_s32(a, 8); }

@@ -7,12 +7,16 @@
 enum cgru_node_kind { CGRU_EMBEDDING, CGRU_DENSE, CGRU_ACTIVATION, CGRU_MASKING, CGRU_RECURRENT };
 enum cgru_merge { CGRU_CONCAT, CGRU_SUM, CGRU_MUL, CGRU_AVE };
 
+/* What a row's state has begun with, kept behind its arrays: nothing yet, a step that counted, or a state that the caller
+ * gave and no such step since. Two numbers stand there, the other a scale. */
+enum { CGRU_FRESH = 0, CGRU_EMITTED = 1, CGRU_GIVEN = 2, CGRU_BOOKKEEPING = 2 };
+
 /* One direction of a recurrent node: its weights and where its state lies in a row. */
 typedef struct {
     const cgru_scan *scan;
     int reverse; /* walks time from its end */
     int state;   /* offset of the cell's arrays in a state row */
-    int emitted; /* offset of the number that says whether the row has had a step that counted; after it stands the
+    int emitted; /* offset of the number that says what the row has begun with; after it stands the
                   * largest |h| that int8 allows for, or zero while the row has none */
 } cgru_direction;
 

@@ -50,7 +50,7 @@ class Part(Layer):
     kind = "part"
 
     def __init__(self, name: str, nodes: Sequence[Node], graph: Graph, store: Store) -> None:
-        self.name, self.nodes, self._graph = name, tuple(nodes), graph
+        self.name, self.nodes = name, tuple(nodes)
         self.weights = {node.weights: store[node.weights] for node in nodes if node.weights}
         main = next((node for node in nodes if node.weights), nodes[-1])
         self._text = graph.operations[main.name].describe(

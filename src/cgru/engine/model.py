@@ -352,16 +352,7 @@ class Model:
     # ---- files ------------------------------------------------------------------------------------------
 
     def save(self, path: Any) -> None:
-        """Write the native form: a safetensors file with the specification in its metadata (docs/format.md).
-
-        A name that ends in ``.onnx`` gets an ONNX file instead, for other libraries: float32, sequences from a zero
-        state. :class:`UnsupportedError` names the layer that cannot be said in ONNX.
-        """
-        if str(path).endswith(".onnx"):
-            from ..formats.writers import onnx
-
-            onnx.save(self, path)
-            return
+        """Write the native form: a safetensors file with the specification in its metadata (docs/format.md)."""
         from ..formats.readers import native
 
         native.save(self, path)

@@ -1,9 +1,9 @@
 """What a network carries from one call to the next: one row of float32 a stream.
 
 A row holds one block for every layer and direction that recurs. A block is the cell's arrays of H numbers,
-the emitted one first, then two numbers of bookkeeping: whether the row has emitted anything yet (a masked
-step repeats the last output, and there is none before the first), and a scale that reduced precision carries
-with the row. Blocks begin on multiples of 16 floats.
+the emitted one first, then two numbers of bookkeeping: what the row has begun with (a masked step repeats the last
+output, and there is none before the first; an initial state that the network holds is for rows that nothing has begun),
+and a scale that reduced precision carries with the row. Blocks begin on multiples of 16 floats.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import numpy as np
 
 from ..arrays import Float32, brief, float32, mapping, sequence, text, whole
 from ..errors import ArgumentTypeError, CgruError, ShapeError, TooLargeError
+from ..spec.operations.recurrent import BOOKKEEPING, FRESH, GIVEN
 from ..spec.timing import Timing
 
 if TYPE_CHECKING:
     from ..spec.graph import Graph
 
-#: Numbers of bookkeeping after a block's arrays: emitted, scale.
-AUX = 2
 _ALIGN = 16
 
 
@@ -81,7 +80,7 @@ class StateLayout:
             if layer:
                 self._keys.setdefault(f"{layer}.{name}", []).append((start, size))
             start += size
-        self.width = -(-(block.aux + AUX) // _ALIGN) * _ALIGN
+        self.width = -(-(block.aux + BOOKKEEPING) // _ALIGN) * _ALIGN
         return block
 
     def of_layer(self, name: str) -> list[Block]:
@@ -227,6 +226,10 @@ class State:
             raise ShapeError(f"{where}: expected shape {shape} (layers·directions, B, H), found {array.shape}")
         for row, (start, size) in zip(array, parts, strict=True):
             self._data[:, start : start + size] = row
+        # What the caller gives wins over an initial state that the network holds.
+        for block in self._layout.of_layer(key.rpartition(".")[0]):
+            begun = self._data[:, block.aux]
+            begun[begun == FRESH] = GIVEN
 
     def __repr__(self) -> str:
         keys = self._layout.keys()

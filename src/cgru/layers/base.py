@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,6 +11,10 @@ from ..arrays import Float32, optional_text
 from ..errors import CgruError, FormatError, UnsupportedError
 from ..spec.precision import Stored, check, is_matrix, widen
 from ..weights import Weights
+
+#: What runs a layer by itself, for any layer and for recurrent ones. What runs networks stands above the layers, so
+#: the package puts it here.
+RUNNERS: dict[str, Callable[..., Any]] = {}
 
 
 def called(name: Any, kind: str) -> str:
@@ -28,6 +32,9 @@ class Layer:
     kind: ClassVar[str]
     #: Whether the layer takes integer ids rather than features.
     takes_ids: ClassVar[bool] = False
+
+    #: The network of this layer alone, once it has run by itself.
+    alone: Any = None
 
     name: str
     input_size: int | None
@@ -77,9 +84,7 @@ class Layer:
         if not self.reducible:
             raise CgruError(f"{self.name}: a layer of kind {self.kind} has no weights to hold as {precision}")
         twin = self.renamed(self.name)
-        twin.weights = {
-            suffix: part.reduced(precision, self.name, suffix) for suffix, part in self.weights.items()
-        }
+        twin.weights = {suffix: part.reduced(precision, self.name, suffix) for suffix, part in self.weights.items()}
         return twin
 
     @property
@@ -92,6 +97,20 @@ class Layer:
         twin = self.renamed(self.name)
         twin.weights = twin._parts(stored, precision)
         return twin
+
+    def __call__(
+        self,
+        x: Any,
+        lengths: Any = None,
+        mask: Any = None,
+        *,
+        threads: int | str | None = None,
+        backend: str | None = None,
+    ) -> Any:
+        """Run the layer by itself, as a network of nothing else: (B, T, I) → (B, T, O), or (T, I) → (T, O); ids (B, T)
+        where it takes ids. The arguments are those of :meth:`cgru.Model.run`.
+        """
+        return RUNNERS["layer"](self, x, lengths, mask, threads, backend)
 
     def options(self) -> dict[str, Any]:
         """The specification beside the arrays: JSON values only."""
@@ -119,7 +138,7 @@ class Layer:
     def renamed(self, name: str) -> Self:
         """The same layer, sharing its weights, under another name."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, _alone=None)
+        twin.__dict__.update(self.__dict__, alone=None)
         twin.name = name
         return twin
 

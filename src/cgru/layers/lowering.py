@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnsupportedError
+from ..errors import CgruError, UnsupportedError
 from .base import Layer
 from .pointwise import Activation, Dense, Embedding, LastStep, Masking
-from .recurrent import Recurrent
+from .recurrent import MERGES, Recurrent
 
 if TYPE_CHECKING:
     from ..builder import Graph
-
-#: How the outputs of two directions are joined, by Keras' words.
-JOINS = {"concat": "concat", "sum": "add", "mul": "mul", "ave": "average"}
 
 
 def lower(g: Graph, layer: Layer, inputs: Sequence[str], mask: str) -> Any:
@@ -50,15 +47,21 @@ def _both(g: Graph, seen: str, mask: str) -> str:
 def _recurrent(g: Graph, layer: Recurrent, x: str, mask: str, given: Sequence[str]) -> Any:
     ends: list[str] = []
     scans = list(layer.scans())
+    carried = layer.cell.state
+    if given and len(given) != len(scans) * len(carried):
+        raise CgruError(
+            f"{layer.name}: expected {len(scans) * len(carried)} initial states, {' and '.join(carried)} of each layer "
+            f"and direction in torch's order, found {len(given)}"
+        )
     for k in range(layer.num_layers):
         top = k == layer.num_layers - 1
         ends, lasts = [], []
-        for scan in scans:
+        for i, scan in enumerate(scans):
             if scan.layer != k:
                 continue
             only = top and layer.num_layers == layer.directions == 1 and layer.return_sequences
             name = layer.name if only else f"{layer.name}.{scan.label}"
-            begin = [f"{value}" for value in given] if given else []
+            begin = given[i * len(carried) : (i + 1) * len(carried)]
             y = g.node(
                 "scan",
                 x,
@@ -100,7 +103,7 @@ def _recurrent(g: Graph, layer: Recurrent, x: str, mask: str, given: Sequence[st
     elif layer.merge_mode is None:
         result = tuple(ends)
     else:
-        result = g.node(JOINS[layer.merge_mode], *ends, name=layer.name)
+        result = g.node(MERGES[layer.merge_mode], *ends, name=layer.name)
     if mask and layer.return_sequences and isinstance(result, str):
         g.masks[result] = mask
     return result

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from ..arrays import Float32, brief, flag, float32, mapping, own, positive, text
-from ..engine.state import State
 from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
 from ..spec import activations
 from ..spec.cells import Cell
 from ..spec.precision import Stored, is_matrix
 from ..weights import Weights
-from .base import Layer, called, only, take
+from .base import RUNNERS, Layer, called, only, take
 from .build import plain, reorder, split_concat, stacked
 from .pointwise import pick
 
-if TYPE_CHECKING:
-    from ..engine.model import Model
-
-MERGE_MODES = ("concat", "sum", "mul", "ave", None)
+#: The operation that joins the outputs of two directions, by Keras' word for it; the order is the C core's.
+MERGES = {"concat": "concat", "sum": "add", "mul": "mul", "ave": "average"}
+MERGE_MODES = (*MERGES, None)
 
 # Not compiled here: that takes a millisecond of every import, and only reading torch's names needs it.
 _TORCH_NAME = r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(?:_l(\d{1,3})(_reverse)?)?\Z"
@@ -102,7 +100,6 @@ class Recurrent(Layer):
             raise UnsupportedError(f"{where}: go_backwards is for a single layer of one direction")
         checked = self._check(mapping(arrays, where), where)
         super().__init__(name, checked)
-        self._alone: Model | None = None
 
     @classmethod
     def from_torch(
@@ -297,7 +294,7 @@ class Recurrent(Layer):
             parts[scan.suffix] = Weights(held, {stem for stem in held if is_matrix(stem)}, precision)
         return parts
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         x: Any,
         h0: Any = None,
@@ -312,31 +309,7 @@ class Recurrent(Layer):
         ``x`` (B, T, I) or (T, I); ``h0`` (L·D, B, H), or (L·D, H) beside a (T, I) input, zero where None; for a
         cell with two state arrays a pair, as torch.nn.LSTM takes it. Gives out (B, T, D·H) and h_n shaped as h0.
         """
-        model = self._alone
-        if model is None:
-            from ..engine.model import Model
-
-            model = self._alone = Model([self])
-        x3, single = model._input(plain(x))
-        state = self._initial(model, h0, len(x3))
-        out = model._advance(x3, single, state, lengths, mask, None, threads, backend)
-        final = state.arrays(self.cell.carried)
-        last = tuple(final.values())
-        if single:
-            last = tuple(array[:, 0] for array in last)
-        return out, last[0] if len(last) == 1 else last
-
-    def _initial(self, model: Model, h0: Any, batch: int) -> State:
-        """The state that a caller gives as ``h0``, or as a tuple of h0 and c0; zero where None."""
-        state = State(model._layout, model._layout.zeros(batch))
-        if h0 is not None:
-            carried = self.cell.carried
-            parts = (h0,) if len(carried) == 1 else h0
-            if not isinstance(parts, tuple) or len(parts) != len(carried):
-                raise CgruError(f"h0: expected a tuple of {len(carried)} arrays ({', '.join(carried)})")
-            for name, part in zip(carried, parts, strict=True):
-                state.place(f"{self.name}.{name}", plain(part), f"{name}0")
-        return state
+        return RUNNERS["recurrent"](self, x, h0, lengths, mask, threads, backend)
 
     def describe(self) -> str:
         words = [f"{self.input_size} → {self.hidden_size}"]

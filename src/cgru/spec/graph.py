@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
+from ..errors import FormatError, ShapeError, UnsupportedError
 from .operation import ArrayInfo, Operation, checked_options, operation
 from .values import DTYPES, Value, value_from_json
 
@@ -236,8 +236,3 @@ def depends_on_time(graph: Graph, node: Node) -> bool:
     """Whether anything of what the node reads advances with the network's steps."""
     values = [value for value in graph.input_values(node) if value is not None]
     return any(value.clock is not None and not value.clock.root for value in values)
-
-
-def error_unless_graph(value: object, where: str) -> None:
-    if not isinstance(value, Graph):
-        raise CgruError(f"{where}: expected a cgru graph, found {type(value).__name__}")

@@ -22,7 +22,7 @@ static void begin(const cgru_job *job)
     const cgru_direction *dir = &node->scan.direction[0];
     for (int r = 0; r < job->rows; r++) {
         float *state = cgru_state_row(job, r);
-        if (state[dir->emitted] != 0.0f) continue;
+        if (state[dir->emitted] != CGRU_FRESH) continue;
         for (int k = 2, offset = dir->state; k < node->inputs; k++) {
             int size = k == 2 ? dir->scan->out : dir->scan->hidden;
             if (node->in[k] >= 0) memcpy(state + offset, cgru_frame(&job->in[k], r, 0), (size_t)size * sizeof(float));
@@ -87,7 +87,7 @@ static void run_last_state(const cgru_job *job)
     for (int r = 0; r < job->rows; r++) {
         const float *state = cgru_state_row(job, r);
         float *y = cgru_frame(&job->out, r, 0);
-        int shown = !node->flag || state[node->number[0]] == 1.0f;
+        int shown = !node->flag || state[node->number[0]] == CGRU_EMITTED;
         int64_t frames = job->in_lengths ? job->in_lengths[r] : job->in_frames[0];
         if (node->flag && node->number[1] && job->in[1].data && frames > 0)
             shown = shown && *cgru_frame(&job->in[1], r, node->number[2] ? 0 : frames - 1) != 0.0f;

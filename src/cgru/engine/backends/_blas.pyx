@@ -256,7 +256,7 @@ cdef class ScanKernel:
                         self.cell.stages > 1):
             return False
         for b in range(B):
-            s.emitted[b] = emitted[b] != 0
+            s.emitted[b] = emitted[b] == 1
             for k in range(P):
                 s.h[b * P + k] = h[b, k]
             if own is not None:
@@ -284,7 +284,8 @@ cdef class ScanKernel:
                 done += count
             first = last
         for b in range(B):
-            emitted[b] = s.emitted[b]
+            if s.emitted[b]:
+                emitted[b] = 1
             for k in range(P):
                 h[b, k] = s.h[b * P + k]
             if own is not None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...arrays import Float32
 from ...layers import Activation, Dense, Embedding, LastStep, Layer, Masking, Recurrent, Scan
+from ...spec.operations.recurrent import EMITTED
 from ..state import Block, StateLayout
 from .flow import Flow
 
@@ -103,7 +104,7 @@ class LayerStage:
                 reverse = scan.reverse or layer.go_backwards
                 y = kernel(x, views, emitted, valid, reverse, repeat, threads)
                 if k == layer.num_layers - 1 and not layer.return_sequences:
-                    shown = emitted != 0 if repeat else (emitted != 0) & _ends_counted(flow, valid, reverse)
+                    shown = emitted == EMITTED if repeat else (emitted == EMITTED) & _ends_counted(flow, valid, reverse)
                     y = np.where(shown[:, None], views[0], 0).astype(y.dtype)
                 elif within is not None:
                     y = np.where(within[..., None], y, y.dtype.type(0))

@@ -7,19 +7,21 @@ replace its arrays: there is no second copy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ...arrays import Float32
 from ...forks import Lock
 from ...layers import Activation, Dense, Embedding, LastStep, Layer, Masking, Recurrent
+from ...layers.recurrent import MERGES
 from ...spec.activations import CODES
 from ...weights import Weights
 from ..state import StateLayout
 from .flow import Flow
 
-_MERGES = {"concat": 0, None: 0, "sum": 1, "mul": 2, "ave": 3}
+#: The core's number for each way to merge two directions; a pair is cut from what concatenates them.
+_MERGES = {mode: code for code, mode in enumerate(MERGES)} | {None: 0}
 packing = Lock()
 
 
@@ -46,7 +48,7 @@ def packed(layer: Layer) -> list[Any]:
 
     def dense(part: Weights) -> Any:
         held = part.stored()
-        return _packed.Matrix(part.precision, held["weight"], held.get("bias"))
+        return _packed.Matrix(part.precision, held["weight"], cast("Float32 | None", held.get("bias")))
 
     def scan(part: Weights) -> Any:
         assert isinstance(layer, Recurrent)

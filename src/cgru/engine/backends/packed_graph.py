@@ -182,7 +182,7 @@ def _dense(c: Context) -> dict[str, Any]:
 
     def pack(part: Weights) -> Any:
         held = part.stored()
-        return _packed.Matrix(part.precision, held["weight"], held.get("bias"))
+        return _packed.Matrix(part.precision, held["weight"], cast("Float32 | None", held.get("bias")))
 
     assert c.weights is not None
     with packing:
@@ -226,7 +226,8 @@ class PackedConv:
         values = np.concatenate([w.values if isinstance(w, Stored) else w for w in weights])
         values = np.ascontiguousarray(values.reshape(-1, width, channels).transpose(0, 2, 1))
         if isinstance(weights[0], Stored):
-            scale = None if weights[0].scale is None else np.concatenate([w.scale for w in weights])
+            scales = [w.scale for w in weights if isinstance(w, Stored) and w.scale is not None]
+            scale = np.concatenate(scales) if scales else None
             made: dict[str, Any] = {"weight": Stored(values, scale)}
         else:
             made = {"weight": values}

@@ -11,6 +11,7 @@ from ... import reference
 from ...arrays import Float32
 from ...layers import Activation, Dense, Layer, Recurrent, Scan
 from ...spec.activations import ACTIVATIONS
+from ...spec.operations.recurrent import EMITTED
 from ..state import StateLayout
 from .layerwise import LayerStage, ScanKernel, compile_layers
 
@@ -69,8 +70,8 @@ class Float64:
                             if name not in recorded:
                                 recorded[name] = np.zeros((batch, steps, value.shape[-1]), np.float32)
                             recorded[name][:, t] = np.where(ok[:, None], value, held.get(name, 0.0))
-                    emitted[ok] = 1
-                    shown = emitted != 0 if repeat else ok
+                    emitted[ok] = EMITTED
+                    shown = emitted == EMITTED if repeat else ok
                     y[:, t] = np.where(shown[:, None], h[0], 0)
                 for array, value in zip(state, h, strict=True):
                     array[...] = value

@@ -26,8 +26,6 @@ from .keras_layers import from_config
 from .keras_weights import GroupedWeights, PathWeights, Weights
 from .naming import errors_name
 
-looks_like_h5 = hdf5.looks_like
-
 #: A configuration's bytes, and what its values may take once parsed: an object in JSON's three letters has 64 bytes.
 MAX_CONFIG = 8 << 20
 MAX_CONFIG_VALUES = 64 << 20

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from math import prod
 from operator import mul
 from typing import Any, TypeAlias
 
@@ -201,7 +200,3 @@ def whole_numbers(value: Value | None, where: str) -> list[Any]:
 def frames_of(clock: Clock, steps: int | None) -> Size:
     """Frames of a value: a number where the file fixes the steps of the input, else a count."""
     return Count(1, (clock,)) if steps is None or clock.root else clock.count(steps)
-
-
-def feature_product(features: Sequence[int], atoms: Iterable[Atom]) -> int:
-    return prod(features[atom] for atom in atoms if isinstance(atom, int))

@@ -1,1 +1,0 @@
-"""PyTorch's ATen operators → cgru's graph: one lowering for live modules and for the archives of torch.export."""

@@ -1,1 +1,0 @@
-"""Writers: a network in forms that other libraries read."""
