@@ -439,7 +439,7 @@ def _sound(precision: str) -> bytes:
 SOUND = {precision: _sound(precision) for precision in PRECISIONS}
 
 
-@pytest.mark.parametrize("name", ["x.pt", "q.keras", "net", "net.onnx", "net.npz", "net.SAFETENSORS"])
+@pytest.mark.parametrize("name", ["x.pt", "q.keras", "net", "net.npz", "net.SAFETENSORS"])
 def test_the_name_says_what_is_written(name, tmp_path):
     net = cgru.Model([cgru.Dense(np.ones((2, 3)))])
     with pytest.raises(UnsupportedError, match=r"written as safetensors.*name the file .*\.safetensors"):

@@ -245,9 +245,21 @@ def test_nothing_is_lost_without_a_word() -> None:
         node("Transpose", ["x"], ["t"], attribute("perm", [0, 2, 1])),
         node("MatMul", ["x", "t"], ["y"]),
     )
-    refused("softmax over rows or frames", node("Softmax", ["x"], ["y"], attribute("axis", 1)))
+    refused("softmax over rows", node("Softmax", ["x"], ["y"], attribute("axis", 0)))
     refused("how many rows or frames", node("Reshape", ["x", "s"], ["y"]), s=np.array([4, -1, 3]))
     refused(r"a matrix of \(5, 3\) for 4 features", node("MatMul", ["x", "k"], ["y"]), k=arr(5, 3))
+
+
+def test_attention_over_time(runtime: Any) -> None:
+    """Scores of each frame, softmax over all of them, the weighted sum: as exporters write a pooling by attention."""
+    constants = weights(m=arr(4, 1), axes=np.array([1]))
+    nodes = [
+        node("MatMul", ["x", "m"], ["scores"]), node("Softmax", ["scores"], ["a"], attribute("axis", 1)),
+        node("Mul", ["a", "x"], ["weighted"]), node("ReduceSum", ["weighted", "axes"], ["y"], attribute("keepdims", 0)),
+    ]  # fmt: skip
+    content = model(graph(nodes, [value("y", ("b", 4))], [value("x", ("b", "t", 4))], initializer=constants))
+    x = arr(3, 7, 4)
+    np.testing.assert_allclose(cgru.load(content)(x), ran(runtime, content, {"x": x})[0], rtol=0, atol=1e-6)
 
 
 # States -----------------------------------------------------------------------------------------------------------

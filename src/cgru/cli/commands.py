@@ -185,8 +185,8 @@ def bench(options: argparse.Namespace) -> None:
 
 def convert(options: argparse.Namespace) -> None:
     """Write a network in the native form, in reduced precision if wanted."""
-    if not options.output.endswith(".safetensors"):
-        raise UnsupportedError(f"{options.output}: networks are written as .safetensors; give such a name")
+    if not options.output.endswith((".safetensors", ".onnx")):
+        raise UnsupportedError(f"{options.output}: networks are written as .safetensors or .onnx; give such a name")
     if os.path.exists(options.output) and os.path.samefile(options.file, options.output):
         raise CgruError(f"{options.output}: is the file to convert, which would be lost; give another name")
     net = _load(options)
@@ -437,7 +437,7 @@ def _parser() -> _Parser:
 
     def add_file(sub: argparse.ArgumentParser, count: str | None = None) -> None:
         help_layers = "the layers in order, where names and shapes do not tell: rnn,last,fc or a JSON list"
-        help_file = "a trained network: .pt .pth .safetensors .keras .h5 .npz"
+        help_file = "a trained network: .pt .pth .safetensors .keras .h5 .npz .onnx"
         sub.add_argument("file", metavar="FILE", nargs=count, help=help_file)
         sub.add_argument("--layers", type=_layers, help=help_layers)
         sub.add_argument("--prefix", help="use only the tensors whose names begin with this part")
@@ -459,7 +459,7 @@ def _parser() -> _Parser:
 
     sub = add("convert", convert)
     add_file(sub)
-    sub.add_argument("output", metavar="OUT", help="a .safetensors file in cgru's native form")
+    sub.add_argument("output", metavar="OUT", help="a .safetensors file in cgru's native form, or an .onnx file")
 
     of_all = "of the weights of every layer: int8, int8x16, bf16, fp16"
     sub.add_argument("--precision", choices=PRECISIONS, help=of_all, metavar="PRECISION")

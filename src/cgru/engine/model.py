@@ -352,7 +352,16 @@ class Model:
     # ---- files ------------------------------------------------------------------------------------------
 
     def save(self, path: Any) -> None:
-        """Write the native form: a safetensors file with the specification in its metadata (docs/format.md)."""
+        """Write the native form: a safetensors file with the specification in its metadata (docs/format.md).
+
+        A name that ends in ``.onnx`` gets an ONNX file instead, for other libraries: float32, sequences from a zero
+        state. :class:`UnsupportedError` names the layer that cannot be said in ONNX.
+        """
+        if str(path).endswith(".onnx"):
+            from ..formats.writers import onnx
+
+            onnx.save(self, path)
+            return
         from ..formats.readers import native
 
         native.save(self, path)

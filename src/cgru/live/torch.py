@@ -15,7 +15,9 @@ from ..formats.readers.naming import errors_name
 from ..formats.readers.torch_layers import assumption, layers_from
 from ..layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer
 from ..layers.build import plain
+from .torch_export import Untraceable
 from .torch_run import RECURRENT, evaluating, kind_of
+from .torch_trace import followed
 from .verification import random_inputs, verify_against
 
 #: torch modules that do nothing once training is over.
@@ -54,6 +56,7 @@ _STANDARD: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 _CONTAINERS = frozenset(("ModuleDict", "ModuleList", "Sequential"))
+_FORWARDLESS = frozenset(("ModuleDict", "ModuleList"))
 
 
 def from_torch(
@@ -69,18 +72,21 @@ def from_torch(
 
     An nn.GRU, LSTM, RNN, one of their cells, a Linear, Embedding, activation, or an nn.Sequential of these
     (Dropout and Identity go) says itself what it is. In a Sequential a recurrent module passes on its outputs, not
-    its state. A module class of one's own does not say in which order its parts run: its layers are inferred from its
-    tensors, or said by ``layers`` and ``prefix``, all as for :func:`cgru.load`. The weights are copied.
+    its state. Of any other module forward() is followed, by ``torch.export`` on ``example``: what the module takes, a
+    tensor, a tuple, or a dict of arguments by name; without it, on an input made of what its parts take. Branches,
+    several inputs and outputs, loops over cells and changes of axes come over; final states among the outputs are
+    those that ``net.run`` gives. Where torch.export cannot follow forward(), or by ``layers`` and ``prefix``, the
+    layers are taken from the tensors as :func:`cgru.load` takes them. The weights are copied.
 
-    Module and network then run side by side, the module in evaluation mode and left as it was, on ``example`` (what
-    the module takes) or on three random inputs of 3 rows and 7 steps. ``verify=False`` leaves that out, and
-    ``print(net)`` says so. A ``state_dict()`` cannot run; its network is inferred, and unverified.
+    Module and network then run side by side, the module in evaluation mode and left as it was, on ``example`` or on
+    three random inputs, and on one with more rows and steps. ``verify=False`` leaves that out, and ``print(net)``
+    says so. A ``state_dict()`` cannot run; its network is inferred, and unverified.
 
-    cgru's arrays are batch first, (B, T, I), and a module that takes (T, B, I) is refused, but for a recurrent module
-    by itself and a Sequential, whose ``batch_first`` plays no part.
+    cgru's arrays are batch first, (B, T, I), also where the module takes (T, B, I) or (B, I, T); ``print(net)`` then
+    says so.
 
-    Raises :class:`UnsupportedError` naming the module that cgru does not run, and with the difference where module and
-    network disagree.
+    Raises :class:`UnsupportedError` naming the module, or the operator and the line of forward(), that cgru does not
+    run, and with the difference where module and network disagree.
     """
     if isinstance(module, Mapping):
         if example is not None:
@@ -96,12 +102,43 @@ def from_torch(
     with errors_name(shown):
         if optional_text(prefix, "prefix") and prefix:
             module, prefix = _submodule(module, prefix), None
-        net = Model(_layers(module, shown, layers, prefix), backend=backend)
+        untraced = ""
+        if layers is None and kind_of(module) not in _FORWARDLESS:
+            whole, untraced = _followed(module, example, verify, backend)
+            if whole is not None:
+                return whole
+        try:
+            net = Model(_layers(module, shown, layers, prefix), backend=backend)
+        except UnsupportedError as error:
+            if not untraced:
+                raise
+            raise UnsupportedError(f"{untraced}; and without it: {error}") from error
         if not verify:
             note = "not verified: from_torch was told verify=False"
             inferred = layers is None and not _says_itself(module)
             return net.noting(*([assumption(net.layers)] if inferred else []), note)
         return net.noting(_verified(net, module, example))
+
+
+def _followed(module: Any, example: Any, verify: bool, backend: str | None) -> tuple[Model | None, str]:
+    """The network of a module whose forward() is followed, or None and why it could not be."""
+    if _says_itself(module):
+        try:
+            list(_walk(module, ""))
+            return None, ""
+        except UnsupportedError:
+            if any(kind_of(part) in RECURRENT for part in module.modules()):
+                return None, ""  # torch itself cannot run such a Sequential
+            try:
+                return followed(module, example, verify=verify, backend=backend), ""
+            except CgruError:
+                if example is None:
+                    return None, ""  # what the walk found says more than an example made here
+                raise
+    try:
+        return followed(module, example, verify=verify, backend=backend), ""
+    except Untraceable as error:
+        return None, str(error)
 
 
 def _layers(module: Any, shown: str, layers: str | Sequence[Any] | None, prefix: str | None) -> list[Layer]:

@@ -37,15 +37,16 @@ class Runnable:
 
     def whole(self, x: np.ndarray) -> Any:
         """What the module's own forward() gives: an array, of several results the first."""
-        return _first_array(self.module(self._tensor(x)))
+        return _first_array(self.module(self.tensor(x)))
 
     def by_parts(self, x: np.ndarray) -> Any:
         """The parts of a Sequential in turn, recurrent ones passing on their outputs, batch first."""
         if not any(kind_of(part) in RECURRENT | _CELLS for part in self.module.modules()):
             return self.whole(x)
-        return plain(self._part(self.module, self._tensor(x)))
+        return plain(self._part(self.module, self.tensor(x)))
 
-    def _tensor(self, x: np.ndarray) -> Any:
+    def tensor(self, x: np.ndarray) -> Any:
+        """An array as the module takes it."""
         tensor = self._torch.from_numpy(np.array(x))
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 

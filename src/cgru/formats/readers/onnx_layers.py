@@ -390,8 +390,10 @@ def _softmax(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     axis = axis + x.rank if axis < 0 else axis
     over = range(axis, x.rank) if node.version < 13 else [axis]
     atoms = [atom for i in over for atom in x.axes[i]]
+    if TIME in atoms and node.op == "Softmax" and low.draft.segments(x, axis) == [TIME] and len(over) == 1:
+        return Tensor(low.draft.emit("softmax_time", x.name, name=output_name(node)), x.axes)
     if any(isinstance(atom, str) for atom in atoms):
-        raise low.unsupported(node, "softmax over rows or frames")
+        raise low.unsupported(node, "softmax over rows, or over frames and features")
     log, last = node.op == "LogSoftmax", len(low.draft.features(x)) - 1
     if atoms == [last] and not log:
         return Tensor(low.draft.emit("activation", x.name, activation="softmax", name=output_name(node)), x.axes)

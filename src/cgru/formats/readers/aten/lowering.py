@@ -1,0 +1,308 @@
+"""Walks a traced program once, under one reading of which input axes are rows and frames, and builds cgru's graph.
+
+A call on known arrays alone is folded. Any other goes to the handler of its operator; what has none, or is used in a
+way that its handler does not cover, is an :class:`UnsupportedError` that names the operator and the user's source line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ....builder import Graph
+from ....errors import CgruError, ShapeError, UnsupportedError
+from ....layers import Layer
+from .fold import FOLDS
+from .program import Call, Program, Ref, needed
+from .values import Axis, B, Known, Lengths, Misread, States, Tensor
+
+#: An operator's handler: from the call to its result, or a list of results.
+Handler = Callable[["Lowering", Call], Any]
+
+
+class _Entry:
+    def __init__(self, handler: Handler, frames: bool) -> None:
+        self.handler, self.frames = handler, frames
+
+
+#: Operator, with or without its overload → handler; filled by the modules of the families of operators.
+HANDLERS: dict[str, _Entry] = {}
+
+
+def handles(*operators: str, frames: bool = False) -> Callable[[Handler], Handler]:
+    """Put a handler into the table. ``frames``: what it does to a sequence it does to each frame by itself."""
+
+    def register(handler: Handler) -> Handler:
+        HANDLERS.update({name: _Entry(handler, frames) for name in operators})
+        return handler
+
+    return register
+
+
+class Lowering:
+    """One reading of a program: ``axes`` says for each input what each of its axes is (:mod:`.values`)."""
+
+    def __init__(self, program: Program, axes: Sequence[Sequence[str]]) -> None:
+        self.program, self.g = program, Graph()
+        self.values: dict[str, Any] = {}
+        #: Which layer made a value of the graph, and of what: a plain chain of layers is a network without a graph.
+        self.made_by: dict[str, tuple[Layer, str]] = {}
+        #: Cells that run in a loop, by what they run on and with.
+        self.loops: dict[str, Any] = {}
+        #: The scans that a stack became, by the name of its outputs.
+        self.scans: dict[str, list[str]] = {}
+        #: Names of the graph's inputs that count frames rather than being read.
+        self.lengths: list[str] = []
+        #: Frames at each step by which the traced T is known.
+        self.steps = 0
+        #: Whether an operator said which axis is time: a recurrence, a convolution, a pooling.
+        self.evident = False
+        self._memo: dict[Any, Any] = {}
+        self._frames = False
+        for argument, reading in zip(program.inputs, axes, strict=True):
+            self._declare(argument, reading)
+        for name, array in program.constants.items():
+            self.values[name] = Known(array)
+
+    def _declare(self, argument: Any, reading: Sequence[str]) -> None:
+        if reading == ("L",):
+            self.lengths.append(argument.name)
+            self.values[argument.name] = Lengths()
+            return
+        sizes: list[int] = []
+        axes: list[Axis] = []
+        for axis, size in zip(reading, argument.shape, strict=True):
+            if axis == "F":
+                axes.append(len(sizes))
+                sizes.append(size)
+            elif axis == "1":
+                axes.append(None)
+            else:
+                axes.append(axis)
+        timed = "T" in reading
+        if timed:
+            steps = argument.shape[list(reading).index("T")]
+            if self.steps not in (0, steps):
+                raise Misread(f"the input {argument.name!r} has {steps} frames where another has {self.steps}")
+            self.steps = steps
+        if argument.integer and sizes:
+            raise Misread(f"the input {argument.name!r} holds whole numbers, and has axes of features")
+        if not argument.integer and not sizes:
+            sizes = [1]
+        dtype = "int64" if argument.integer else "float32"
+        name = self.g.input(tuple(sizes), name=argument.name, dtype=dtype, time=timed)
+        self.values[argument.name] = Tensor(name, tuple(axes), argument.shape)
+
+    # ---- the walk -----------------------------------------------------------------------------------------------
+
+    def walk(self) -> None:
+        for call in needed(self.program):
+            self.values[call.name] = self._shaped(self._call(call), call.shape)
+
+    def _shaped(self, value: Any, shape: tuple[int, ...] | None) -> Any:
+        if isinstance(value, (Tensor, States)) and shape is not None:
+            if isinstance(value, Tensor) and len(value.axes) != len(shape):
+                raise UnsupportedError(f"{value.name}: {len(value.axes)} axes are followed where torch has {shape}")
+            return replace(value, shape=shape)
+        return value
+
+    def _call(self, call: Call) -> Any:
+        entry = HANDLERS.get(call.op) or HANDLERS.get(call.base)
+        try:
+            given = [self._resolved(arg) for arg in (*call.args, *call.kwargs.values())]
+            if not any(_runs(value) for value in given) and call.base in FOLDS:
+                return self._folded(call)
+            if call.base in _FILLED and call.shape is not None:
+                return self._filled(call)
+            if entry is None:
+                raise UnsupportedError("cgru does not run this operator")
+            self._frames = entry.frames
+            return entry.handler(self, call)
+        except Misread as error:
+            raise Misread(f"{call}: {error}") from None
+        except CgruError as error:
+            raise UnsupportedError(f"{call}: {error}") from None
+        except (IndexError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise UnsupportedError(f"{call}: its arguments are not those that cgru follows ({error!r:.160})") from None
+
+    def _folded(self, call: Call) -> Known:
+        def array(value: Any) -> Any:
+            value = self._resolved(value)
+            if isinstance(value, Known):
+                return value.array
+            return [array(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+        args, kwargs = [array(value) for value in call.args], {k: array(v) for k, v in call.kwargs.items()}
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "device", "layout", "pin_memory")}
+        kwargs = {{"input": "self", "end": "end"}.get(k, k): v for k, v in kwargs.items()}
+        return Known(np.asarray(FOLDS[call.base](*args, **kwargs)))
+
+    def _filled(self, call: Call) -> Known:
+        """A tensor of one number, shaped like something that is computed."""
+        value = _FILLED[call.base]
+        if value is None:
+            value = self.arg(call, 2 if call.base == "new_full" else 1, "fill_value")
+        assert call.shape is not None
+        return Known(np.full(call.shape, value, np.float32))
+
+    def _resolved(self, value: Any) -> Any:
+        if isinstance(value, Ref):
+            if value.name not in self.values:
+                raise UnsupportedError(f"{value.name} is a result that cgru does not compute")
+            return self.values[value.name]
+        if isinstance(value, (list, tuple)):
+            return [self._resolved(part) for part in value]
+        return value
+
+    # ---- arguments ------------------------------------------------------------------------------------------------
+
+    def arg(self, call: Call, position: int, name: str, default: Any = ...) -> Any:
+        """An argument of a call by place or name, its references followed."""
+        if position < len(call.args):
+            return self._ready(self._resolved(call.args[position]))
+        if name in call.kwargs:
+            return self._ready(self._resolved(call.kwargs[name]))
+        if default is ...:
+            raise UnsupportedError(f"its argument {name} is missing")
+        return default
+
+    def _ready(self, value: Any) -> Any:
+        """For operators that are not of each frame by itself, a lone frame becomes a value of its own."""
+        if isinstance(value, (list, tuple)):
+            return [self._ready(part) for part in value]
+        if isinstance(value, Tensor) and value.at is not None and not self._frames:
+            return self.alone(value)
+        return value
+
+    def tensor(self, call: Call, position: int = 0, name: str = "self") -> Tensor:
+        """An argument that must be a value of the graph."""
+        value = self.arg(call, position, name)
+        if isinstance(value, States):
+            return self.stacked(value)
+        if not isinstance(value, Tensor):
+            raise UnsupportedError(f"its argument {name} does not depend on the input as cgru follows it")
+        return value
+
+    def known(self, call: Call, position: int, name: str, default: Any = ...) -> Any:
+        """An argument that must not depend on the input: an array, or None."""
+        value = self.arg(call, position, name, default)
+        if value is None:
+            return None
+        if not isinstance(value, Known):
+            raise UnsupportedError(f"its {name} is computed from the input; cgru runs it with constant ones")
+        return value.array
+
+    # ---- the graph --------------------------------------------------------------------------------------------------
+
+    def features(self, value: Tensor | str) -> tuple[int, ...]:
+        return self.g.values[value if isinstance(value, str) else value.name].features
+
+    def clock(self, value: Tensor | str) -> Any:
+        return self.g.values[value if isinstance(value, str) else value.name].clock
+
+    def frames_of(self, name: str) -> int:
+        """How many frames the value had when the program was traced."""
+        clock = self.clock(name)
+        return clock.count(self.steps) if clock is not None else 1
+
+    def emit(
+        self, op: str, *inputs: str, name: str = "", weights: Mapping[str, np.ndarray] | None = None, **options: Any
+    ) -> str:
+        """A node, or the one that is there already."""
+        key: tuple[Any, ...] = (op, inputs, tuple(sorted((k, _frozen(v)) for k, v in options.items())))
+        key = (*key, tuple((k, self._hash(array)) for k, array in sorted((weights or {}).items())))
+        if key not in self._memo:
+            more = {"name": name} if name else {}
+            self._memo[key] = self.g.node(op, *inputs, weights=weights, **more, **options)
+        return self._memo[key]
+
+    def layer(self, layer: Layer, x: str, *given: str) -> Any:
+        """A layer's nodes, or those that are there already."""
+        shown = {key: self._hash(array) for key, array in layer.arrays().items()}
+        key = (layer.kind, x, given, repr(layer.options()), tuple(shown.items()))
+        if key not in self._memo:
+            self._memo[key] = self.g.layer(layer, x, *given)
+            if isinstance(self._memo[key], str) and not given:
+                self.made_by[self._memo[key]] = (layer, x)
+        return self._memo[key]
+
+    def _hash(self, array: np.ndarray) -> Any:
+        array = np.asarray(array)
+        return array.shape, hash(np.ascontiguousarray(array).tobytes())
+
+    def alone(self, value: Tensor) -> Tensor:
+        """A lone frame as a value without time: the first or the last of a sequence."""
+        assert value.at is not None
+        last = self.frames_of(value.name) - 1
+        if value.memory:
+            scan = self.g.nodes[[node.name for node in self.g.nodes].index(value.name)]
+            if value.at != (0 if scan.options["reverse"] else last):
+                raise UnsupportedError(f"the memory {value.memory} after step {value.at} of a loop, by itself")
+            made = self.emit("last_state", value.name, array=value.memory, size=scan.options["units"])
+        elif value.at in (last, -1):
+            made = self.last(value.name)
+        elif value.at == 0:
+            made = self.emit("pool_whole", value.name, kind="first")
+        else:
+            raise UnsupportedError(
+                f"frame {value.at} of a sequence by itself, and the first and the last alone are cgru's"
+            )
+        return replace(value, name=made, at=None, memory="")
+
+    def last(self, name: str) -> str:
+        from ....layers import LastStep
+
+        if len(self.features(name)) != 1:
+            return self.emit("pool_whole", name, kind="last")
+        found: str = self.layer(LastStep(), name)
+        return found
+
+    def stacked(self, value: States) -> Tensor:
+        """Final states as one value of (L · D, H)."""
+        parts = [self.emit("reshape", part, features=(1, *self.features(part))) for part in value.parts]
+        name = parts[0] if len(parts) == 1 else self.emit("concat", *parts)
+        return Tensor(name, (0, B, 1), value.shape)
+
+    def arranged(self, value: Tensor, positions: Sequence[int]) -> str:
+        """The value with just the torch axes at ``positions`` as its feature axes, in that order."""
+        features = self.features(value)
+        order = [axis for p in positions if isinstance(axis := value.axes[p], int)]
+        order += [i for i in range(len(features)) if i not in order]
+        wanted = tuple(features[axis] if isinstance(axis := value.axes[p], int) else 1 for p in positions)
+        name = value.name
+        if [i for i in order if features[i] > 1] != sorted(i for i in order if features[i] > 1):
+            name = self.emit("transpose", name, order=tuple(order))
+            features = tuple(features[i] for i in order)
+        if int(np.prod(wanted)) != int(np.prod(features)):
+            raise ShapeError(f"features {features} where {wanted} are wanted")
+        return name if features == wanted else self.emit("reshape", name, features=wanted)
+
+    def natural(self, value: Tensor) -> Tensor:
+        """The value with its feature axes in torch's order, and no others."""
+        positions = value.feature_positions
+        name = self.arranged(value, positions)
+        numbers = iter(range(len(positions)))
+        axes = tuple(next(numbers) if isinstance(axis, int) else axis for axis in value.axes)
+        return replace(value, name=name, axes=axes)
+
+    def constant(self, array: np.ndarray) -> str:
+        array = np.asarray(array, np.float32)
+        array = array.reshape(1) if array.ndim == 0 else array
+        return self.emit("constant", weights={"value": array}, features=array.shape)
+
+
+#: Operators that fill a new tensor, and with what; None: with a number they are given.
+_FILLED = {"zeros_like": 0, "new_zeros": 0, "ones_like": 1, "new_ones": 1, "full_like": None, "new_full": None}
+
+
+def _runs(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_runs, value))
+    return isinstance(value, (Tensor, States, Lengths))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Writers: a network in forms that other libraries read."""
