@@ -32,6 +32,8 @@ class GraphStream(Claim, Stream):
             self._data[...] = net._state(state, batch)._data
         self.delay = net._layout.timing.delay
         self._ended = False
+        #: What was given once beside the last chunk, which the frames kept back need as well.
+        self._static: dict[str, np.ndarray] = {}
 
     def feed(self, chunk: Any, *, threads: int | str | None = None) -> Any:
         """Any number of steps; the frames that can be had of them, shaped as :meth:`Model.run` shapes them."""
@@ -42,9 +44,11 @@ class GraphStream(Claim, Stream):
 
     def flush(self) -> Any:
         """The frames that lookahead kept back, as at the end of the sequence; then the stream must be reset."""
-        inputs = {}
+        inputs = dict(self._static)
         for name, value in self.net.graph.inputs.items():
-            if name not in self.net.graph.optional and value.clock is not None:
+            if name not in self.net.graph.optional and name not in inputs:
+                if value.clock is None or value.clock.root:
+                    raise UnsupportedError(f"flush: nothing was fed, and the input {name!r} comes with a chunk")
                 shape = (self.batch, 0, *value.features)
                 inputs[name] = np.zeros(shape, np.int64 if value.dtype == "int64" else np.float32)
         made = self.net._given_back(self._moved(inputs, True), False)
@@ -94,6 +98,7 @@ class GraphStream(Claim, Stream):
             state = self._data.copy()
             made = self.net._runner(None).run(inputs, state, ended=ended)
             self._data[...] = state
+            self._static = {name: np.array(inputs[name]) for name in self.net.graph.static_inputs}
         finally:
             self._leave()
         return made
