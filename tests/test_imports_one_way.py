@@ -37,7 +37,8 @@ TOGETHER = {frozenset({"spec", "reference"})}
 
 #: Imports upward inside functions: a method of a network or a layer that is a convenience for what stands above it.
 UPWARD = {
-    ("engine/model.py", "formats.readers"),  # net.save
+    ("engine/model.py", "formats.readers"),  # net.save, and of an ONNX file
+    ("engine/model.py", "formats.writers"),
     ("engine/model.py", "reports.comparison"),  # net.quantize(sample=)
     ("engine/graph_model.py", "reports.comparison"),
 }
