@@ -519,3 +519,45 @@ for _emit in ("h", "c"):
         "scan_inner", [(2, 7, 4)], each(lambda x, e=_emit: np.array([lstm(row, _lstm)[e == "c"] for row in x])),
         cell="lstm", units=5, activations=("sigmoid", "tanh", "tanh"), weights=_lstm, emit=_emit,
     )  # fmt: skip
+
+# Attention, and what depends on the length of a sequence
+def _attended(q: Array, k: Array, v: Array, mask: Array | None = None, causal: bool = False) -> Array:
+    rows = []
+    for t, one in enumerate(q):
+        shown = [s for s in range(len(k)) if (mask is None or mask[s]) and (not causal or s <= t)]
+        weights = [np.exp(0.7 * (one * k[s]).sum()) for s in shown]
+        rows.append(sum((w * v[s] for w, s in zip(weights, shown, strict=True)), np.zeros(v.shape[1])))
+        rows[-1] /= sum(weights) or 1.0
+    return stacked(rows, v.shape[1])
+
+
+case("attend", [(4,), (4,), (3,)], _attended, factor=0.7, whole=True)
+case("attend", [(4,), (4,), (3,)], lambda q, k, v: _attended(q, k, v, causal=True), factor=0.7, causal=True, whole=True)
+case("attend", [(4,), (4,), (3,)], _attended, factor=0.7, mask=True, whole=True)
+_INNER, _OUTER = arr(4), arr(4)
+case(
+    "attend", [(4,), (4,), (3,)],
+    lambda q, k, v: stacked([
+        soft(np.array([(_OUTER * np.tanh(_INNER * (one + other))).sum() for other in k]), 0) @ v for one in q
+    ], 3),
+    kind="additive", weights={"inner": _INNER, "outer": _OUTER}, whole=True,
+)  # fmt: skip
+built(
+    "fold_time", [(4,)], lambda x: x[:1].reshape(1, 4) if len(x) else np.zeros((1, 4)),
+    lambda g, x: g.fold_time(g.pool(x, kind="max", width=1, stride=99), frames=1), whole=True,
+)  # fmt: skip
+
+
+def _same(x: Array, span: int, stride: int, value: float) -> Array:
+    """TensorFlow's padding, window by window: the last one begins at the last multiple of the stride."""
+    if not len(x):
+        return x
+    last = (len(x) - 1) // stride * stride
+    missing = max(last + span - len(x), 0)
+    padded = [np.full(x.shape[1:], value)] * (missing // 2) + list(x) + [np.full(x.shape[1:], value)] * missing
+    return np.array(padded[: last + span])
+
+
+for _span, _stride in ((3, 2), (5, 3), (2, 3), (1, 2)):
+    case("pad_same", [(4,)], lambda x, s=_span, t=_stride: _same(x, s, t, -0.5), span=_span, stride=_stride,
+         value=-0.5, whole=True)  # fmt: skip

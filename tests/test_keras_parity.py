@@ -257,16 +257,10 @@ def test_softmax_layer_behind_a_mask_is_refused() -> None:
         from_model(model)
 
 
-def test_branching_graphs_are_refused() -> None:
-    inputs = L.Input((None, 3))
-    joined = L.Add()([L.GRU(3, return_sequences=True)(inputs), inputs])
-    with pytest.raises(UnsupportedError, match=r"gru|add|straight"):
-        from_model(keras.Model(inputs, joined))
-
-
-def test_a_mask_from_elsewhere_is_refused() -> None:
+def test_a_mask_from_elsewhere_is_used() -> None:
     inputs = L.Input((None, 3))
     mask = keras.ops.any(keras.ops.not_equal(inputs, 7.0), axis=-1)
     masked = L.Masking(0.0)(inputs)
-    with pytest.raises(UnsupportedError, match="mask"):
-        from_model(keras.Model(inputs, L.GRU(3)(masked, mask=mask)))
+    x = np.random.default_rng(0).normal(size=(4, 9, 3)).astype(np.float32)
+    x[0, 2:4], x[1, 6:], x[2, :2], x[3] = 7.0, 7.0, 0.0, 7.0
+    check(keras.Model(inputs, L.GRU(3)(masked, mask=mask)), x)

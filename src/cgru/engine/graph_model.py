@@ -93,7 +93,7 @@ class GraphModel(Model):
         self.backends = [self._resolved(self._backend)] * len(self.layers)
         self._given = [name for name in graph.inputs if name not in graph.optional]
         first = graph.inputs[self._given[0]] if self._given else None
-        self.input_size = (self._vocabulary(self._given[0]) or first.size) if first is not None else 0
+        self.input_size = (self.vocabulary_of(self._given[0]) or first.size) if first is not None else 0
         self.output_size = sum(graph.values[name].size for name in graph.outputs)
 
     def __deepcopy__(self, memo: Any) -> GraphModel:
@@ -125,7 +125,7 @@ class GraphModel(Model):
     def takes_ids(self) -> bool:
         return bool(self._given) and self.graph.inputs[self._given[0]].dtype == "int64"
 
-    def _vocabulary(self, name: str) -> int:
+    def vocabulary_of(self, name: str) -> int:
         """How many ids an input has: the smallest table that it is looked up in; 0 for features."""
         sizes = [n.options["vocabulary"] for n in self.graph.nodes if n.op == "embedding" and n.inputs[0] == name]
         return min(sizes, default=0)
@@ -281,7 +281,7 @@ class GraphModel(Model):
         axes = len(value.features) + (value.clock is not None)
         shape = value.describe()
         if value.dtype == "int64":
-            tokens = arrays.ids(given, where, self._vocabulary(name) or 1 << 31)
+            tokens = arrays.ids(given, where, self.vocabulary_of(name) or 1 << 31)
             return (tokens[None], True) if tokens.ndim == axes else (tokens, False)
         array = arrays.float32(given, where, (axes, axes + 1))
         if array.shape[array.ndim - len(value.features) :] != value.features:

@@ -41,6 +41,7 @@ def load(
     inputs: Mapping[str, Any] | None = None,
     state: Mapping[str, str] | None = None,
     time_axis: int | str | Mapping[str, int | None] | None = None,
+    config: Any = None,
 ) -> Model:
     """The network in a file: PyTorch ``.pt``/``.pth``, ``.safetensors``, ``.npz``, Keras ``.keras``/``.h5``, ``.onnx``.
 
@@ -72,6 +73,9 @@ def load(
     For example ``layers=["embed", "rnn", "last", "fc1", "relu", "fc2"]``. ``prefix="encoder"`` takes the
     tensors whose names begin with ``encoder.`` alone, without it. ``backend`` is as for :class:`Model`.
 
+    A Keras file of weights alone (``.weights.h5``) needs the model's ``config``: what ``model.to_json()`` gave, as text,
+    as an object, or as the path of a file that holds it.
+
     An ONNX file says its graph, but not which axes are rows and time: they are found by following them through it,
     and where that leaves a choice an error says so. The network takes and gives (B, T, …), feature axes in ONNX'
     order, those of size 1 left out. ``time_axis=1`` says which axis of the input is time. ``inputs`` fixes an input to
@@ -88,7 +92,7 @@ def load(
     """
     with _reading(path):
         file, entry = _opened(path, mmap)
-        more = {"inputs": inputs, "state": state, "time_axis": time_axis}
+        more = {"inputs": inputs, "state": state, "time_axis": time_axis, "config": config}
         net = Model(entry.layers(file, layers, prefix, **more), backend=backend)
         if check is not None:
             return net.noting(_checked(net, check))

@@ -108,11 +108,11 @@ def _is_onnx(probe: Probe) -> bool:
 #: Every format cgru knows, in the order in which a file is tried for them.
 FORMATS = (
     Format("PyTorch", (".pt", ".pth", ".ckpt"), lambda p: p.zip_kind == "torch", ".containers.torch_zip"),
-    Format("Keras", (".keras",), lambda p: p.zip_kind == "keras", _KERAS, _KERAS),
+    Format("Keras", (".keras",), lambda p: p.zip_kind == "keras", _KERAS, _KERAS, options=("config",)),
     Format("npz", (".npz",), lambda p: p.zip_kind == "npz", ".containers.npz"),
     Format("cgru", (".safetensors",), _is_native, SAFETENSORS, ".readers.native"),
     Format("safetensors", (".safetensors",), lambda p: safetensors.looks_like(p.head), SAFETENSORS),
-    Format("HDF5", (".h5", ".hdf5"), lambda p: p.head.startswith(_HDF5), _KERAS, _KERAS),
+    Format("HDF5", (".h5", ".hdf5"), lambda p: p.head.startswith(_HDF5), _KERAS, _KERAS, options=("config",)),
     # The reader of PyTorch files itself says what to do about its other containers.
     Format("TorchScript", (".pt",), lambda p: p.zip_kind in ("torchscript", "pt2"), ".containers.torch_zip"),
     Format("PyTorch before 1.6", (".pt", ".pth"), _is_torch_stream, ".containers.torch_stream"),

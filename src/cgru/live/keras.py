@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from ..engine.graph_model import GraphModel
 from ..engine.model import Model
+from ..errors import CgruError
 from ..formats.readers import keras_layers
 from ..formats.readers.naming import errors_name
 from ..layers.build import plain
-from .verification import BATCH, STEPS, random_inputs, verify_against
+from .verification import BATCH, random_inputs, verify_against
 
 
 def from_keras(model: Any, *, example: Any = None, verify: bool = True, backend: str | None = None) -> Model:
-    """A network from a live Keras 3 model: Sequential, or a functional graph without branches.
+    """A network from a live Keras 3 model, Sequential or Functional: branches and several inputs and outputs too.
 
-    The model runs beside the network, not in training, on ``example`` (B, T, I) or three random inputs; states of
-    stateful layers start at zero there and are put back. ``verify=False`` leaves that out, and ``print(net)`` says so.
+    The model runs beside the network, not in training, on ``example`` (B, T, I), a list or a mapping of several
+    inputs', or on three random ones; states of stateful layers start at zero there and are put back. ``verify=False``
+    leaves that out, and ``print(net)`` says so.
 
     Raises :class:`UnsupportedError` naming the layer or setting that cgru does not run, and where model and network
     differ.
@@ -27,29 +30,52 @@ def from_keras(model: Any, *, example: Any = None, verify: bool = True, backend:
     net = Model(keras_layers.from_model(model), backend=backend)
     if not verify:
         return net.noting("not verified: from_keras was told verify=False")
-    inputs = random_inputs(net, *_fixed_sizes(model)) if example is None else [np.asarray(plain(example))]
+    names = net.input_names if isinstance(net, GraphModel) else ["x"]
+    inputs = random_inputs(net, *_fixed_sizes(model, names)) if example is None else [_example(example, names)]
     with errors_name(type(model).__name__), _states_kept(model):
         found = verify_against(net, lambda x: _run(model, x), inputs)
     what = f"{len(inputs)} random inputs" if example is None else "the example"
     return net.noting(f"verified against the Keras model on {what}: {found}")
 
 
-def _run(model: Any, x: np.ndarray) -> Any:
+def _example(example: Any, names: list[str]) -> Any:
+    if isinstance(example, Mapping):
+        return {name: np.asarray(plain(value)) for name, value in example.items()}
+    if isinstance(example, (list, tuple)) and len(names) > 1:
+        if len(example) != len(names):
+            raise CgruError(f"example: the model takes {len(names)} inputs, {', '.join(names)}; found {len(example)}")
+        return {name: np.asarray(plain(value)) for name, value in zip(names, example, strict=True)}
+    return np.asarray(plain(example))
+
+
+def _run(model: Any, x: Any) -> Any:
     for layer in _stateful(model):
         layer.reset_states()
-    y = model(x, training=False)
-    return tuple(map(_array, y)) if isinstance(y, (list, tuple)) else _array(y)
+    y = model(list(x.values()) if isinstance(x, Mapping) else x, training=False)
+    parts = list(_flat(y))
+    return tuple(map(_array, parts)) if len(parts) > 1 else _array(parts[0])
+
+
+def _flat(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, (list, tuple)):
+        for one in tree:
+            yield from _flat(one)
+    elif isinstance(tree, Mapping):
+        yield from _flat(list(tree.values()))
+    else:
+        yield tree
 
 
 def _array(value: Any) -> np.ndarray:
     return np.asarray(plain(value))
 
 
-def _fixed_sizes(model: Any) -> tuple[int, int]:
-    """Rows and steps of an input: the model's own where its input says them."""
-    shape = getattr(model, "input_shape", None)
-    sizes = shape[:2] if isinstance(shape, tuple) and len(shape) > 1 else (None, None)
-    return sizes[0] or BATCH, sizes[1] or STEPS
+def _fixed_sizes(model: Any, names: list[str]) -> tuple[int, dict[str, int]]:
+    """Rows, and the steps of each input: the model's own where its inputs say them."""
+    shapes = [tuple(x.shape) for x in getattr(model, "inputs", None) or ()]
+    batch = next((shape[0] for shape in shapes if shape and shape[0]), BATCH)
+    steps = {name: int(shape[1]) for name, shape in zip(names, shapes, strict=False) if len(shape) > 1 and shape[1]}
+    return int(batch), steps
 
 
 def _stateful(layer: Any) -> list[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..engine.graph_model import GraphModel
 from ..engine.model import Model
 from ..engine.verification import TOLERANCE, Difference, beyond, difference
 from ..errors import CgruError, UnsupportedError
@@ -18,11 +19,16 @@ BATCH, STEPS = 3, 7
 SCALES = (0.5, 2.0, 8.0)
 
 
-def random_inputs(net: Model, batch: int = BATCH, steps: int = STEPS) -> list[np.ndarray]:
+def random_inputs(net: Model, batch: int = BATCH, steps: int | Mapping[str, int] = STEPS) -> list[Any]:
     """Inputs (B, T, I), or ids (B, T), that reach both sides of a relu, both ends of a gate, and any mask.
 
-    The same numbers every time; no framework's random state is touched.
+    The same numbers every time; no framework's random state is touched. A graph of several inputs gets mappings by
+    name, and ``steps`` may say how many each of them has.
     """
+    if isinstance(net, GraphModel):
+        return [_graph_inputs(net, batch, steps, scale) for scale in SCALES]
+    if isinstance(steps, Mapping):
+        steps = next(iter(steps.values()), STEPS)
     rng = np.random.default_rng(20_260)
     first = net.layers[0]
     if isinstance(first, Embedding):
@@ -36,10 +42,27 @@ def random_inputs(net: Model, batch: int = BATCH, steps: int = STEPS) -> list[np
     return found
 
 
+def _graph_inputs(net: GraphModel, batch: int, steps: int | Mapping[str, int], scale: float) -> Any:
+    """An array for each input of a graph by name, or the only one's."""
+    rng = np.random.default_rng(20_260 + int(scale * 2))
+    made: dict[str, np.ndarray] = {}
+    for i, name in enumerate(net.input_names):
+        value = net.graph.inputs[name]
+        count = steps.get(name, STEPS) if isinstance(steps, Mapping) else steps
+        if value.clock is not None and value.clock.root and not isinstance(steps, Mapping):
+            count += i  # a time axis of its own
+        shape = (batch, *([count] if value.clock is not None else []), *value.features)
+        if value.dtype == "int64":
+            made[name] = rng.integers(0, net.vocabulary_of(name) or 2, shape)
+        else:
+            made[name] = (scale * rng.standard_normal(shape)).astype(np.float32)
+    return made if len(made) > 1 else made[net.input_names[0]]
+
+
 def verify_against(
     net: Model,
-    run_foreign: Callable[[np.ndarray], Any],
-    inputs: Sequence[np.ndarray],
+    run_foreign: Callable[[Any], Any],
+    inputs: Sequence[Any],
     *,
     tolerance: float = TOLERANCE,
     hint: str = "",
@@ -65,7 +88,7 @@ def verify_against(
     return worst
 
 
-def _compared(net: Model, run_foreign: Callable[[np.ndarray], Any], x: np.ndarray, hint: str) -> Difference:
+def _compared(net: Model, run_foreign: Callable[[Any], Any], x: Any, hint: str) -> Difference:
     ours = _tuple(net(x))
     try:
         theirs = _tuple(run_foreign(x))
@@ -74,7 +97,7 @@ def _compared(net: Model, run_foreign: Callable[[np.ndarray], Any], x: np.ndarra
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise CgruError(
-            f"the original cannot be run on an input of shape {x.shape} to compare with: {type(error).__name__}: "
+            f"the original cannot be run on an input of shape {_shape(x)} to compare with: {type(error).__name__}: "
             f"{text}; give one by example=, or leave the comparison out by verify=False{hint}"
         ) from error
     shapes = [part.shape for part in ours], [part.shape for part in theirs]
@@ -83,7 +106,7 @@ def _compared(net: Model, run_foreign: Callable[[np.ndarray], Any], x: np.ndarra
         return difference(*flat)
     mine, found = (", ".join(map(str, side)) for side in shapes)
     raise UnsupportedError(
-        f"the original gives shape {found} for an input of shape {x.shape}, the layers "
+        f"the original gives shape {found} for an input of shape {_shape(x)}, the layers "
         f"{' → '.join(layer.name for layer in net.layers)} give {mine}{hint}"
     )
 
@@ -92,5 +115,11 @@ def _same(ours: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
     return theirs in (ours, ours[:-1] if ours[-1] == 1 else ours)
 
 
+def _shape(x: Any) -> str:
+    return ", ".join(f"{k} {v.shape}" for k, v in x.items()) if isinstance(x, Mapping) else str(x.shape)
+
+
 def _tuple(outputs: Any) -> tuple[np.ndarray, ...]:
+    if isinstance(outputs, Mapping):
+        outputs = tuple(outputs.values())
     return tuple(np.asarray(part) for part in (outputs if isinstance(outputs, tuple) else (outputs,)))

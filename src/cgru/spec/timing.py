@@ -47,8 +47,13 @@ class Timing:
             else:
                 found[name] = value.clock.count(steps)
         for node in self.graph.nodes:
-            if self.graph.values[node.name].clock is None:
+            clock = self.graph.values[node.name].clock
+            if clock is None:
                 found[node.name] = 1
+                continue
+            if self.graph.operations[node.name].is_whole(node.options):
+                # It sees its inputs to their ends, which may have other numbers of frames.
+                found[node.name] = clock.count((frames or {}).get(clock.root, 1) if clock.root else steps)
                 continue
             ready = min(
                 (found[name] for name in node.inputs if name and self.graph.values[name].clock is not None), default=1

@@ -9,13 +9,15 @@ that a file names is executed.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 
-from ...errors import CgruError, FormatError, UnsupportedError
+from ...builder import Graph
+from ...errors import ArgumentTypeError, CgruError, FormatError, UnsupportedError
 from ...layers import Layer
 from ..containers import hdf5, npz
 from ..containers.file_bytes import Source, open_bytes
@@ -62,28 +64,66 @@ def read(source: Source) -> TensorFile:
     return TensorFile(file.shown, file.kind, file.contents.tensors, file.contents.aliases, notes)
 
 
-def load(source: Source) -> list[Layer]:
-    """The layers of the model in a ``.keras`` or legacy ``.h5`` file, in the order data passes them.
+def load(source: Source, *, config: Any = None) -> list[Layer] | Graph:
+    """The model in a ``.keras`` or legacy ``.h5`` file: its layers where it is a chain of them, else a graph.
 
     Raises :class:`FormatError` where the file is damaged, or its weights do not fit its configuration or are
     not all used, and :class:`UnsupportedError` for a layer or option that cgru does not run, by its name.
     """
     file = _open(source)
-    if file.config is None:
+    if file.config is None and config is None:
         raise UnsupportedError(
-            f"{file.shown}: holds weights without a configuration, so the layers are not known; save the model "
-            "as .keras, or build the layers from cgru.read(...) with GRU.from_keras and its kin"
+            f"{file.shown}: holds weights without a configuration, so the layers are not known; pass what "
+            "model.to_json() gives as config=, save the model as .keras, or build the layers from cgru.read(...) with "
+            "GRU.from_keras and its kin"
         )
-    config = _json(file.config, f"{file.shown}: the model's configuration")
+    if file.config is not None and config is not None:
+        raise CgruError(f"config: {file.shown} has a configuration of its own; leave config= away")
+    if file.config is not None:
+        said, version = _json(file.config, f"{file.shown}: the model's configuration"), file.version
+    else:
+        said, version = _given(config)
     weights: Weights
-    if file.kind == "keras":
+    names = hdf5.names_of(file.contents, "")
+    if file.kind == "keras" or (file.config is None and file.contents.listed("", "layer_names") is None):
         for error in file.contents.unread.values():
             raise error
-        weights = PathWeights(file.contents.tensors, hdf5.names_of(file.contents, ""), file.contents.aliases)
+        weights = PathWeights(file.contents.tensors, names, file.contents.aliases)
     else:
-        weights = GroupedWeights(_groups(file))
+        weights = GroupedWeights(_groups(file, "model_weights" if file.config is not None else ""))
     with errors_name(file.shown, from_file=True):
-        return from_config(config, weights, file.version)
+        return from_config(said, weights, version)
+
+
+def _given(config: Any) -> tuple[Any, str]:
+    """The configuration a caller passes, parsed, and the version of Keras that wrote it.
+
+    It is an object, its JSON text, or the path of a file that holds the text.
+    """
+    where = "config"
+    if not isinstance(config, Mapping):
+        if isinstance(config, str) and config.lstrip()[:1] == "{":
+            text = config
+        elif isinstance(config, (str, os.PathLike)):
+            where, data = shown_name(config), open_bytes(config)
+            if len(data) > MAX_CONFIG:
+                raise FormatError(f"{where} has {len(data)} bytes, more than the {MAX_CONFIG} that can be right")
+            try:
+                text = bytes(data).decode()
+            except UnicodeDecodeError:
+                raise FormatError(f"{where} is not UTF-8 text, expected the JSON of model.to_json()") from None
+        else:
+            raise ArgumentTypeError(
+                f"config: expected what model.to_json() gives, or the path of a file with it; "
+                f"found {type(config).__name__}"
+            )
+        config = _json(text, where)
+    if not isinstance(config, Mapping):
+        raise FormatError(f"{where}: expected the object of model.to_json(), found {str(config)[:60]}")
+    version = config.get("keras_version", "3.0" if "registered_name" in config else "")
+    if not isinstance(version, str):
+        raise FormatError(f"{where}: keras_version is {str(version)[:60]}")
+    return dict(config), version
 
 
 def _open(source: Source) -> _KerasFile:
@@ -158,19 +198,19 @@ def _json(text: str, where: str) -> Any:
     return value
 
 
-def _groups(file: _KerasFile) -> dict[str, list[tuple[str, np.ndarray]]]:
+def _groups(file: _KerasFile, top: str) -> dict[str, list[tuple[str, np.ndarray]]]:
     """A legacy file's weights by layer, each list in the order of ``weight_names``.
 
     Every array under ``model_weights`` must be named there; what lies beside it is somebody else's.
     """
-    contents, shown, top = file.contents, file.shown, "model_weights"
+    contents, shown, below = file.contents, file.shown, f"{top}/" if top else ""
     layers = contents.listed(top, "layer_names")
     if layers is None:
         raise FormatError(f"{shown}: the group {top!r} with its attribute 'layer_names' is missing")
     groups: dict[str, list[tuple[str, np.ndarray]]] = {}
     used: set[str] = set()
     for layer in [*layers, "top_level_model_weights"]:
-        names = contents.listed(f"{top}/{layer}", "weight_names")
+        names = contents.listed(f"{below}{layer}", "weight_names")
         if names is None:
             if layer == "top_level_model_weights":
                 continue
@@ -179,7 +219,7 @@ def _groups(file: _KerasFile) -> dict[str, list[tuple[str, np.ndarray]]]:
             raise FormatError(f"{shown}: 'layer_names' names {layer!r} twice")
         groups[layer] = []
         for name in names:
-            path = f"{top}/{layer}/{name}"
+            path = f"{below}{layer}/{name}"
             if path in contents.unread:
                 raise contents.unread[path]
             # Two names of one array would let a small file grow with every layer.
@@ -191,6 +231,6 @@ def _groups(file: _KerasFile) -> dict[str, list[tuple[str, np.ndarray]]]:
             used.add(first)
             groups[layer].append((name, contents.tensors[path]))
     for path in [*contents.tensors, *contents.unread]:
-        if path.startswith(f"{top}/") and contents.aliases.get(path, path) not in used:
+        if path.startswith(below) and contents.aliases.get(path, path) not in used:
             raise FormatError(f"{shown}: nothing names the array {path!r}")
     return groups

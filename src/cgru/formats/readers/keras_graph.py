@@ -1,20 +1,22 @@
-"""The order of layers in a Keras configuration: Sequential, and Functional where the graph is one straight chain.
+"""What a Keras configuration says: its layers, and which of them is called with what.
 
-A Functional model with masks holds the arithmetic of the mask as nodes of its own, ``Any(NotEqual(x, value))``
-or ``NotEqual(ids, 0)``, and passes the result to layers as the keyword ``mask``. Those nodes are recognised and
-dropped: what a layer gets must be the mask that Masking or Embedding(mask_zero) before it makes anyway.
+A model is Sequential, a plain list, or Functional: each layer lists its calls, and each call names the results of
+other calls. Functions of ``keras.ops`` that a model used stand among the layers; the arithmetic of masks is made of
+such ones, ``Any(NotEqual(x, value))`` or ``NotEqual(ids, 0)``, passed to layers as the keyword ``mask``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import FormatError, UnsupportedError
 
 _MODULES = ("keras.", "keras_core.", "tf_keras.", "tensorflow.", "tensorflow.python.keras.")
-MASK_NODES = ("NotEqual", "Any")
+_OF_FUNCTIONS = {"name", "axis", "keepdims", "approximate", "newshape", "dtype"}
+#: What old files may write with as few settings as a function has.
+_LAYERS = ("InputLayer", "Flatten", "Sequential", "Model", "Functional")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,15 @@ class Entry:
     @property
     def where(self) -> str:
         return f"layer {self.name[:200]!r} ({self.class_name[:80]})"
+
+    @property
+    def is_operation(self) -> bool:
+        """Whether it is a function of ``keras.ops``, which has no weights and is no layer of the model."""
+        module = self.outer.get("module")
+        if isinstance(module, str):
+            return ".ops." in f"{module}."
+        # Legacy files name no modules; every layer's settings say whether it is trainable, those of functions do not.
+        return self.class_name not in _LAYERS and self.config.keys() <= _OF_FUNCTIONS
 
 
 def entry(value: Any, where: str) -> Entry:
@@ -54,7 +65,7 @@ def entry(value: Any, where: str) -> Entry:
 
 
 def entries(config: Mapping[str, Any], where: str) -> list[Entry]:
-    """The layers of a Sequential or Functional configuration as listed, mask arithmetic included."""
+    """The layers of a Sequential or Functional configuration as listed, functions of ``keras.ops`` included."""
     listed = config.get("layers")
     if not isinstance(listed, list) or not listed:
         raise FormatError(f"{where}: its configuration lists no layers")
@@ -64,148 +75,127 @@ def entries(config: Mapping[str, Any], where: str) -> list[Entry]:
     return found
 
 
-def is_mask_node(item: Entry) -> bool:
-    return item.class_name in MASK_NODES
+@dataclass(frozen=True)
+class Reference:
+    """Result ``tensor`` of call ``node`` of the layer ``of``."""
+
+    of: str
+    node: int
+    tensor: int
 
 
 @dataclass(frozen=True)
-class _Tensor:
-    """The output of the layer ``of``."""
+class Part:
+    """A slice in a call of GetItem: start, stop and step."""
 
-    of: str
-
-
-def chain(config: Mapping[str, Any], listed: Sequence[Entry], where: str) -> list[Entry]:
-    """The layers of a Functional model in the order data passes them; refuses graphs that branch or join."""
-    by_name = {item.name: item for item in listed}
-    first, last = (_end(config.get(key), f"{where}: {key}") for key in ("input_layers", "output_layers"))
-    calls = {item.name: _call(item) for item in listed}
-    following: dict[str, Entry] = {}
-    for item in listed:
-        arguments, _ = calls[item.name]
-        if is_mask_node(item):
-            continue
-        if item.class_name == "InputLayer":
-            if arguments or item.name != first:
-                raise UnsupportedError(f"{where}: has several inputs; cgru runs networks of one")
-            continue
-        if len(arguments) != 1 or not isinstance(arguments[0], _Tensor):
-            raise UnsupportedError(f"{item.where}: is called with {len(arguments)} inputs; cgru runs straight chains")
-        if arguments[0].of in following:
-            raise UnsupportedError(
-                f"{where}: the output of {arguments[0].of!r} goes to several layers; cgru runs straight chains"
-            )
-        following[arguments[0].of] = item
-    if first not in by_name:
-        raise FormatError(f"{where}: the input layer {first!r} is missing")
-    order = [by_name[first]]
-    expected: tuple | None = None
-    while order[-1].name in following:
-        item = following.pop(order[-1].name)
-        mask = calls[item.name][1]
-        if mask is not None and (expected is None or _meaning(mask, by_name, calls) != expected):
-            raise UnsupportedError(f"{item.where}: its mask is not that of a Masking or Embedding layer before it")
-        if item.class_name == "Masking":
-            expected = ("any", ("!=", order[-1].name, item.config.get("mask_value", 0.0)))
-        elif item.class_name == "Embedding" and item.config.get("mask_zero"):
-            expected = ("!=", order[-1].name, 0)
-        order.append(item)
-    if order[-1].name != last:
-        raise UnsupportedError(f"{where}: {order[-1].name!r} ends the chain, but the output is {last!r}")
-    passed = {item.name for item in order}
-    for item in listed:
-        if item.name not in passed and not is_mask_node(item):
-            raise UnsupportedError(f"{item.where}: lies outside the chain from input to output")
-    return order
+    start: Any
+    stop: Any
+    step: Any
 
 
-def _end(value: Any, where: str) -> str:
-    """The one input or output: ``["name", 0, 0]``, alone or in a list."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, list) and len(value) > 1 and isinstance(value[0], list):
-        raise UnsupportedError(f"{where}: has {len(value)} of them; cgru runs networks of one input and one output")
-    return _history(value, where).of
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer: trees of lists with :class:`Reference`, :class:`Part`, numbers, texts or None as leaves."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    def references(self) -> Iterator[Reference]:
+        yield from _leaves([self.args, list(self.kwargs.values())])
 
 
-def _history(value: Any, where: str) -> _Tensor:
-    if not isinstance(value, list) or len(value) < 3 or not isinstance(value[0], str):
-        raise FormatError(f"{where}: expected [layer, node, tensor], found {str(value)[:80]}")
-    if value[1:3] != [0, 0]:
-        raise UnsupportedError(f"{where}: {value[0]!r} is used more than once, or has several outputs")
-    return _Tensor(value[0])
+def _leaves(tree: Any) -> Iterator[Reference]:
+    stack = [tree]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, Reference):
+            yield one
+        elif isinstance(one, list):
+            stack.extend(reversed(one))
+        elif isinstance(one, dict):
+            stack.extend(reversed(list(one.values())))
 
 
-def _call(item: Entry) -> tuple[list[Any], _Tensor | None]:
-    """The positional arguments of the layer's one call, tensors as :class:`_Tensor`, and its mask."""
+def calls(item: Entry) -> list[Call]:
+    """The calls of a layer of a Functional model."""
     nodes = item.outer.get("inbound_nodes", [])
     if not isinstance(nodes, list):
         raise FormatError(f"{item.where}: inbound_nodes is no list")
     if nodes and isinstance(nodes[0], list) and nodes[0] and isinstance(nodes[0][0], str):
         nodes = [nodes]  # as TensorFlow's Keras writes a call of one argument
-    if len(nodes) > 1:
-        raise UnsupportedError(f"{item.where}: is used {len(nodes)} times; cgru runs straight chains")
-    if not nodes:
-        return [], None
-    node = nodes[0]
+    return [_call(node, item) for node in nodes]
+
+
+def _call(node: Any, item: Entry) -> Call:
     if isinstance(node, dict):
         given, keywords = node.get("args", []), node.get("kwargs", {})
-    elif isinstance(node, list) and all(isinstance(part, list) for part in node):
-        given = [_history(part[:3], item.where) for part in node]
-        keywords = {}
-        for part in node:
-            more = part[3] if len(part) > 3 else {}
-            if not isinstance(more, dict) or len(part) > 4:
-                raise FormatError(f"{item.where}: inbound_nodes is malformed: {str(part[3:])[:80]} after the tensor")
-            keywords |= more
-        return given, _keywords(keywords, item)
-    else:
+        if not isinstance(given, list) or not isinstance(keywords, dict):
+            raise FormatError(f"{item.where}: inbound_nodes is malformed")
+        return Call([_tree(value, item.where) for value in given], _keywords(keywords, item))
+    if not isinstance(node, list) or not all(isinstance(part, list) for part in node):
         raise FormatError(f"{item.where}: inbound_nodes is malformed")
-    if not isinstance(given, list) or not isinstance(keywords, dict):
-        raise FormatError(f"{item.where}: inbound_nodes is malformed")
-    return [_argument(value, item.where) for value in given], _keywords(keywords, item)
+    found = [_reference(part[:3], item.where) for part in node]
+    keywords = {}
+    for part in node:
+        more = part[3] if len(part) > 3 else {}
+        if not isinstance(more, dict) or len(part) > 4:
+            raise FormatError(f"{item.where}: inbound_nodes is malformed: {str(part[3:])[:80]} after the tensor")
+        keywords |= more
+    return Call([found] if len(found) > 1 else list(found), _keywords(keywords, item))
 
 
-def _argument(value: Any, where: str) -> Any:
-    """A tensor of the graph as a :class:`_Tensor`; a number as it is."""
-    if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-        inner = value.get("config")
-        return _history(inner.get("keras_history") if isinstance(inner, dict) else None, where)
-    if isinstance(value, (int, float)):
+def _keywords(keywords: Mapping[str, Any], item: Entry) -> dict[str, Any]:
+    """Keyword arguments that say something."""
+    return {
+        key: _tree(value, item.where)
+        for key, value in keywords.items()
+        if value is not None and not (key == "training" and value is False)
+    }
+
+
+def _tree(value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        if value.get("class_name") == "__keras_tensor__":
+            inner = value.get("config")
+            return _reference(inner.get("keras_history") if isinstance(inner, dict) else None, where)
+        if value.get("class_name") == "__slice__" and isinstance(value.get("config"), dict):
+            inner = value["config"]
+            return Part(inner.get("start"), inner.get("stop"), inner.get("step"))
+        if value.get("class_name") == "__ellipsis__":
+            return ...
+        if "class_name" in value:
+            raise UnsupportedError(f"{where}: is called with {str(value)[:80]}, which cgru does not take from files")
+        return {key: _tree(inner, where) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_tree(inner, where) for inner in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise UnsupportedError(f"{where}: is called with {str(value)[:80]}; cgru runs straight chains")
+    raise FormatError(f"{where}: is called with {str(value)[:80]}")
 
 
-def _keywords(keywords: Mapping[str, Any], item: Entry) -> _Tensor | None:
-    mask = None
-    for key, value in keywords.items():
-        if value is None or (key == "training" and value is False):
-            continue
-        if key != "mask":
-            raise UnsupportedError(
-                f"{item.where}: is called with {key}={str(value)[:60]}, which cgru does not take from files"
-            )
-        mask = _argument(value, item.where)
-        if not isinstance(mask, _Tensor):
-            raise FormatError(f"{item.where}: its mask is {str(value)[:60]}")
-    return mask
+def _reference(value: Any, where: str) -> Reference:
+    """``["name", node, tensor]``."""
+    if not isinstance(value, list) or len(value) < 3 or not isinstance(value[0], str):
+        raise FormatError(f"{where}: expected [layer, node, tensor], found {str(value)[:80]}")
+    name, node, tensor = value[:3]
+    if any(
+        not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 16 for number in value[1:3]
+    ):
+        raise FormatError(f"{where}: expected [layer, node, tensor], found {str(value)[:80]}")
+    return Reference(name, node, tensor)
 
 
-def _meaning(mask: _Tensor, by_name: Mapping[str, Entry], calls: Mapping[str, Any]) -> tuple:
-    """What a mask tensor says: ``("!=", layer, value)``, ``("any", …)`` of that, or something unknown."""
-    of, is_any = mask.of, False
-    node = by_name.get(of)
-    if node is not None and node.class_name == "Any":
-        arguments = calls[of][0]
-        over_features = node.config.get("axis") in (-1, [-1]) and not node.config.get("keepdims")
-        if over_features and len(arguments) == 1 and isinstance(arguments[0], _Tensor):
-            of, is_any = arguments[0].of, True
-            node = by_name.get(of)
-    if node is not None and node.class_name == "NotEqual":
-        arguments = calls[of][0]
-        if len(arguments) == 2 and isinstance(arguments[0], _Tensor):
-            said = ("!=", arguments[0].of, arguments[1])
-            return ("any", said) if is_any else said
-    return ("unknown", of)
+def ends(value: Any, where: str) -> list[Reference]:
+    """The inputs or outputs of a model: ``["name", 0, 0]``, a list of such, or an object of such, in their order."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return [_reference(value, where)]
+    if not isinstance(value, list) or not value:
+        raise FormatError(f"{where}: expected [layer, node, tensor], found {str(value)[:80]}")
+    found: list[Reference] = []
+    for one in value:
+        found += ends(one, where)
+        if len(found) > 1000:
+            raise FormatError(f"{where}: lists more than 1000 of them")
+    return found

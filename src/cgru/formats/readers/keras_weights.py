@@ -73,7 +73,8 @@ class PathWeights:
             if first in self.used:
                 raise FormatError(f"{where}: the array {path!r} ({slot}) is that of another layer, {first!r}")
             self.used.add(first)
-            arrays.append(_floats(self.tensors[path], f"{where}: {path!r} ({slot})"))
+            array = self.tensors[path]
+            arrays.append(array if slot == "count" else _floats(array, f"{where}: {path!r} ({slot})"))
         return arrays
 
     def order(self, items: Sequence[Entry]) -> list[int]:
@@ -114,13 +115,18 @@ class GroupedWeights:
 
 
 class _Queue:
-    """One layer's arrays, taken in order; the names they end in must be those expected."""
+    """One layer's arrays, taken in order; the names they end in must be those expected.
 
-    def __init__(self, items: Sequence[tuple[str, np.ndarray]]) -> None:
-        self.items = deque(items)
+    A nested model lists statistics (``moving_mean``) behind the weights of all its layers: they are found by the
+    ``inner`` layer's name in their path.
+    """
+
+    def __init__(self, items: Sequence[tuple[str, np.ndarray]], inner: str = "") -> None:
+        self.items = items if isinstance(items, deque) else deque(items)
+        self.inner = inner
 
     def layer(self, key: str, name: str) -> _Queue:
-        return self
+        return _Queue(self.items, name)
 
     def part(self, path: str, name: str | None = None) -> _Queue:
         return self
@@ -130,11 +136,25 @@ class _Queue:
         for slot in slots:
             if not self.items:
                 raise FormatError(f"{where}: the array {slot!r} is missing")
+            if slot in STATISTICS:
+                self._bring_forward(slot, where)
             name, array = self.items.popleft()
-            if name.rpartition("/")[2].partition(":")[0] != slot:
+            if _last_word(name) not in slot.split("|"):
                 raise FormatError(f"{where}: found the array {name!r} where {slot!r} was expected")
-            arrays.append(_floats(array, f"{where}: {name!r}"))
+            arrays.append(_floats(array, f"{where}: {name!r}") if slot != "count" else array)
         return arrays
+
+    def _bring_forward(self, slot: str, where: str) -> None:
+        """Move the statistic of the layer at hand to the head of the queue."""
+        found = [i for i, (name, _) in enumerate(self.items) if _last_word(name) == slot]
+        own = [i for i in found if self.inner in self.items[i][0].split("/")] or found
+        if len(own) > 1 and self.inner and own == found:
+            raise FormatError(f"{where}: several arrays are named {slot!r}, and none of them by the layer")
+        if own:
+            self.items.rotate(-own[0])
+            item = self.items.popleft()
+            self.items.rotate(own[0])
+            self.items.appendleft(item)
 
     def order(self, items: Sequence[Entry]) -> list[int]:
         """Keras lists a nested model's trainable weights before its frozen ones."""
@@ -142,6 +162,14 @@ class _Queue:
 
     def check_all_used(self) -> None:
         pass
+
+
+#: Weights that are never trained, which a nested model lists behind all that are.
+STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")
+
+
+def _last_word(name: str) -> str:
+    return name.rpartition("/")[2].partition(":")[0]
 
 
 def _floats(array: np.ndarray, where: str) -> np.ndarray:

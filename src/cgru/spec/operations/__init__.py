@@ -1,11 +1,13 @@
 """The table of operations, one module a family. A new operation is in the table by being in one of them."""
 
 from . import (
+    attention,
     axes,
     carried,
     convolution,
     elementwise,
     embedding,
+    folding,
     inner,
     joins,
     linear,
@@ -21,11 +23,13 @@ from . import (
 )
 
 __all__ = [
+    "attention",
     "axes",
     "carried",
     "convolution",
     "elementwise",
     "embedding",
+    "folding",
     "inner",
     "joins",
     "linear",
