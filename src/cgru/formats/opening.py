@@ -73,8 +73,8 @@ def load(
     For example ``layers=["embed", "rnn", "last", "fc1", "relu", "fc2"]``. ``prefix="encoder"`` takes the
     tensors whose names begin with ``encoder.`` alone, without it. ``backend`` is as for :class:`Model`.
 
-    A Keras file of weights alone (``.weights.h5``) needs the model's ``config``: what ``model.to_json()`` gave, as text,
-    as an object, or as the path of a file that holds it.
+    A Keras file of weights alone (``.weights.h5``) needs the model's ``config``: what ``model.to_json()`` gave, as
+    text, as an object, or as the path of a file that holds it.
 
     An ONNX file says its graph, but not which axes are rows and time: they are found by following them through it,
     and where that leaves a choice an error says so. The network takes and gives (B, T, …), feature axes in ONNX'
