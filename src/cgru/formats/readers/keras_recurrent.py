@@ -11,11 +11,13 @@ import numpy as np
 
 from ...errors import FormatError, ShapeError, UnsupportedError
 from ...layers import GRU, LSTM, RNN, Recurrent
-from ...layers.lowering import JOINS
 from .keras_draft import Draft, Step, Tensor
 from .keras_graph import Entry, entry
 from .keras_settings import Build, Settings, check_shape
 from .keras_weights import Weights
+
+#: How the results of two directions are joined: Keras' words and the operations.
+JOINS = {"concat": "concat", "sum": "add", "mul": "mul", "ave": "average"}
 
 #: Keras' recurrent layers and cells → cgru's.
 _CELLS: dict[str, type[GRU] | type[LSTM] | type[RNN]] = {
