@@ -224,8 +224,10 @@ def test_torchscript_is_not_read_yet() -> None:
     refused(CONTAINERS / "torchscript.pt", UnsupportedError, "TorchScript")
 
 
-def test_torch_export_is_not_read() -> None:
-    refused(CONTAINERS / "exported.pt2", UnsupportedError, "torch.export")
+def test_an_export_without_its_program_gives_its_arrays_alone() -> None:
+    assert cgru.read(CONTAINERS / "exported.pt2")["weight"].shape == (1, 2)
+    with pytest.raises(FormatError, match=r"exported\.pt2: .*is no JSON"):
+        cgru.load(CONTAINERS / "exported.pt2")
 
 
 def test_a_pickle_without_arrays_is_refused() -> None:

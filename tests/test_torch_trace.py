@@ -281,3 +281,69 @@ def test_channels_before_time() -> None:
     net = cgru.from_torch(module.eval(), example=x)
     assert "here it is (B, T, 8)" in str(net)
     assert np.abs(net(x.mT.numpy()) - module(x).detach().numpy()).max() <= 2e-6
+
+
+def _saved(module: Any, *args: Any) -> bytes:
+    import io
+
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(module, args, strict=False), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_exported_archive_is_the_same_network(case: str) -> None:
+    module = module_of(case)
+    x = torch.randn(4, 9, 8)
+    found = cgru.load(_saved(module, x))
+    np.testing.assert_array_equal(found(x.numpy()), cgru.from_torch(module, example=x)(x.numpy()))
+
+
+def test_a_factor_of_an_archive_that_may_be_the_number_of_steps_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="a factor of 9"):
+        cgru.load(_saved(Own(lambda m, x: x.sum(1) / x.shape[1]), torch.randn(4, 9, 8)))
+
+
+def _damaged(data: bytes, member: str, change: Any) -> bytes:
+    import io
+    import zipfile
+
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(made, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, change(content) if name.endswith(member) else content)
+    return made.getvalue()
+
+
+DAMAGE: dict[str, tuple[str, Any, str]] = {
+    "short weights": ("weights/weight_0", lambda data: data[:8], "does not fit the 8 bytes"),
+    "far strides": (
+        "weights_config.json",
+        lambda data: data.replace(b'"strides": [{"as_int": 8', b'"strides": [{"as_int": 99999'),
+        "does not fit",
+    ),
+    "pickled": (
+        "weights_config.json",
+        lambda data: data.replace(b'"use_pickle": false', b'"use_pickle": true'),
+        "pickled",
+    ),
+    "no JSON": ("model.json", lambda data: b"[" * 99999, "is no JSON"),
+    "another version": ("model.json", lambda data: data.replace(b'"major": 8', b'"major": 99'), "schema version"),
+    "no graph": ("model.json", lambda data: data.replace(b'"nodes"', b'"knots"'), "is no program"),
+    "an operator by path": (
+        "model.json",
+        lambda data: data.replace(b"torch.ops.aten.linear.default", b"os.system"),
+        "os.system",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_archive_is_refused(case: str) -> None:
+    torch.manual_seed(1)
+    data = _saved(nn.Sequential(nn.Linear(8, 3)), torch.randn(4, 9, 8))
+    assert cgru.load(data).output_size == 3
+    member, change, says = DAMAGE[case]
+    with pytest.raises(CgruError, match=says):
+        cgru.load(_damaged(data, member, change))

@@ -114,7 +114,8 @@ FORMATS = (
     Format("safetensors", (".safetensors",), lambda p: safetensors.looks_like(p.head), SAFETENSORS),
     Format("HDF5", (".h5", ".hdf5"), lambda p: p.head.startswith(_HDF5), _KERAS, _KERAS, options=("config",)),
     # The reader of PyTorch files itself says what to do about its other containers.
-    Format("TorchScript", (".pt",), lambda p: p.zip_kind in ("torchscript", "pt2"), ".containers.torch_zip"),
+    Format("torch.export", (".pt2",), lambda p: p.zip_kind == "pt2", ".containers.pt2", ".readers.pt2"),
+    Format("TorchScript", (".pt",), lambda p: p.zip_kind == "torchscript", ".containers.torch_zip"),
     Format("PyTorch before 1.6", (".pt", ".pth"), _is_torch_stream, ".containers.torch_stream"),
     Format("pickle", (".pkl",), _is_pickle, ".containers.pickle_file"),
     Format("JSON", (".json",), lambda p: p.head.lstrip()[:1] in (b"{", b"["), instead=(

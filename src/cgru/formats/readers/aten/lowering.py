@@ -60,6 +60,8 @@ class Lowering:
         self.steps = 0
         #: Whether an operator said which axis is time: a recurrence, a convolution, a pooling.
         self.evident = False
+        #: Whether the program comes of a file, so that no second size can tell what hangs on sizes.
+        self.exported = False
         self._memo: dict[Any, Any] = {}
         self._frames = False
         for argument, reading in zip(program.inputs, axes, strict=True):

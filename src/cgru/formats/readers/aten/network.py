@@ -79,8 +79,11 @@ class Traced(NamedTuple):
     notes: list[str]
 
 
-def traced(program: Program) -> Traced:
-    """The network that a program computes; :class:`UnsupportedError` naming the operator and line that it cannot."""
+def traced(program: Program, *, exported: bool = False) -> Traced:
+    """The network that a program computes; :class:`UnsupportedError` naming the operator and line that it cannot.
+
+    ``exported``: nothing will run beside it, so a factor that may be the number of steps or rows is refused.
+    """
     changing = overwritten(program)
     if changing is not None:
         raise UnsupportedError(f"{changing}: it changes in place what is read elsewhere; write it without")
@@ -88,6 +91,7 @@ def traced(program: Program) -> Traced:
     for reading in islice(_readings(program.inputs), _MOST):
         try:
             lowering = Lowering(program, reading)
+            lowering.exported = exported
             lowering.walk()
             if not lowering.evident and any(T in axes and list(axes)[:2] != [B, T] for axes in reading):
                 continue  # any axis could be time: what says that it is not the second?

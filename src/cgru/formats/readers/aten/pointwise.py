@@ -166,6 +166,13 @@ def _binary(lo: Lowering, call: Call) -> Any:
         return Lengths()
     if alpha != 1:
         b = binary(lo, "mul", b, alpha) if isinstance(b, (Tensor, States)) else _number(b) * alpha
+    if lo.exported and call.base.startswith(("mul", "div", "true_divide")):
+        counts = {lo.steps, *(size for given in lo.program.inputs for size in given.shape[:2])}
+        for value in (a, b):
+            if isinstance(value, int) and value > 1 and value in counts:
+                raise UnsupportedError(
+                    f"a factor of {value}, which is also a number of rows or steps; export it with others"
+                )
     if call.base == "rsub":
         return binary(lo, "sub", b, a)
     if call.base == "pow" and b == 2:
