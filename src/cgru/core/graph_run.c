@@ -322,8 +322,7 @@ static void run_node(graph_block *b, int i, int64_t from, int64_t to, const int6
         job.lengths = b->lengths + (int64_t)v * b->rows;
         if (node->inputs && node->in[0] >= 0) job.in_lengths = b->lengths + (int64_t)node->in[0] * b->rows;
     }
-    /* What nobody reads has no place to go to, and needs none unless it carries a state. */
-    if (job.out.data || node->scan.directions) node->op->run(&job);
+    node->op->run(&job);
     if (job.lengths && g->values[v].clock != CGRU_ONCE && job.out.data) clear_beyond(&job);
 }
 
