@@ -250,6 +250,35 @@ def test_nothing_is_lost_without_a_word() -> None:
     refused(r"a matrix of \(5, 3\) for 4 features", node("MatMul", ["x", "k"], ["y"]), k=arr(5, 3))
 
 
+def test_shapes_that_would_fill_memory_are_refused() -> None:
+    """A constant of as many numbers as a file cares to say, along a size that Shape gives or not."""
+    for size in (2**40, 2**60):
+        constants = weights(zero=np.array([0]), huge=np.array([size]), one=np.array(1.0))
+        for tail in (
+            [node("ConstantOfShape", ["s"], ["k"])],
+            [node("Expand", ["one", "s"], ["k"])],
+            [node("Tile", ["zero", "huge"], ["k"])],
+            [node("ConstantOfShape", ["huge"], ["k"])],
+        ):
+            nodes = [
+                node("Shape", ["x"], ["shape"]), node("Gather", ["shape", "zero"], ["b"]),
+                node("Concat", ["b", "huge"], ["s"], attribute("axis", 0)), *tail, node("Add", ["x", "k"], ["y"]),
+            ]  # fmt: skip
+            content = model(
+                graph(nodes, [value("y", ("b", "t", 4))], [value("x", ("b", "t", 4))], initializer=constants)
+            )
+            with pytest.raises(FormatError, match=r"at most \d+ are made"):
+                cgru.load(content)
+
+
+def test_a_state_of_other_directions_is_refused() -> None:
+    nodes = [node("GRU", ["x", "w", "r", "", "", "h0"], ["y4"], HIDDEN), node("Squeeze", ["y4", "one"], ["y"])]
+    constants = weights(w=GRU_W, r=GRU_R, one=np.array([1]))
+    inputs = [value("x", ("t", "b", 4)), value("h0", (2, "b", 5))]
+    with pytest.raises(CgruError, match="GRU"):
+        cgru.load(model(graph(nodes, [value("y", ("t", "b", 5))], inputs, initializer=constants)))
+
+
 def test_attention_over_time(runtime: Any) -> None:
     """Scores of each frame, softmax over all of them, the weighted sum: as exporters write a pooling by attention."""
     constants = weights(m=arr(4, 1), axes=np.array([1]))

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ...builder import Graph
-from ...errors import UnsupportedError
+from ...errors import ShapeError, UnsupportedError
 from ...spec.graph import Node
 from ...spec.operation import operation
 from ...spec.values import Value as ValueType
@@ -110,7 +110,8 @@ class Draft:
         features = self.features(value)
         named = [axis for group in groups for axis in group]
         rest = [axis for axis in range(len(features)) if axis not in named]
-        assert all(features[axis] == 1 for axis in rest), (features, groups)
+        if any(features[axis] != 1 for axis in rest):
+            raise ShapeError(f"feature axes {features} of {value.name} do not fit where it is wanted")
         order = named + rest
         name = value.name
         moved = [axis for axis in order if features[axis] > 1]

@@ -115,8 +115,7 @@ class Lowering:
             return [Known(_constant(node))]
         if node.op == "ConstantOfShape" and inputs[0].is_shape:
             value = node.attributes.get("value", np.zeros(1, np.float32)).reshape(-1)[0]
-            sizes = tuple(inputs[0].array.tolist())
-            return [open_known(np.full([1 if isinstance(n, Count) else n for n in sizes], value), sizes)]
+            return [filled(value, tuple(inputs[0].array.tolist()))]
         if any(value is not None and value.open for value in inputs) or self._opens(node, inputs):
             return self._folded_open(node, inputs)
         arrays = fold.folded(node, [None if value is None else value.array for value in inputs])
@@ -183,12 +182,7 @@ class Lowering:
             wanted = inputs[1]
             assert wanted is not None
             if first.array.size == 1:
-                sizes = list(reshaped_sizes(first.shape, wanted.array.tolist(), node))
-                return [
-                    open_known(
-                        np.full([1 if isinstance(n, Count) else n for n in sizes], first.array.item()), tuple(sizes)
-                    )
-                ]
+                return [filled(first.array.reshape(-1)[0], reshaped_sizes(first.shape, wanted.array.tolist(), node))]
         raise Unfolded
 
     def _shape(self, node: Node, value: Value | None) -> Known:
@@ -279,6 +273,13 @@ def _constant(node: Node) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         raise UnsupportedError(f"{node}: it holds no numbers")
     return value
+
+
+def filled(value: Any, sizes: tuple[Size, ...]) -> Known:
+    """One number in a shape, along rows and frames too."""
+    plain = [1 if isinstance(size, Count) else size for size in sizes]
+    fold.check_size(plain)
+    return open_known(np.full(plain, value), sizes)
 
 
 def open_known(array: np.ndarray, sizes: tuple[Size, ...]) -> Known:
