@@ -56,18 +56,11 @@ Limit = Callable[[Node, Value, list[Value | None]], bool]
 LIMITS: dict[str, Limit] = {}
 
 
-def _ends_unread(graph: Graph, node: Node) -> bool:
-    """Whether the node hands a state on that nothing else of this step reads."""
-    read = any(node.name in other.inputs for other in graph.nodes)
-    return node.op == "carry" and not read and node.name not in graph.outputs
-
-
 def unsupported(graph: Graph) -> str | None:
     """The first operation of the graph that the core lacks, or None."""
     carries = any(node.op == "carry" for node in graph.nodes)
     for node in graph.nodes:
-        # The core runs a carried state rightly only where what is carried is an output or read again.
-        if carries and (graph.operations[node.name].is_whole(node.options) or _ends_unread(graph, node)):
+        if carries and graph.operations[node.name].is_whole(node.options):
             return "carry"
         limit = LIMITS.get(node.op)
         fits = limit is None or limit(node, graph.values[node.name], graph.input_values(node))
