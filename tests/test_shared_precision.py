@@ -22,15 +22,21 @@ pytestmark = pytest.mark.skipif(
     not MODELS.is_dir(), reason="the published models are not here (../shared/models beside the checkout)"
 )
 
-NETWORKS = ("nsnet2, first GRU", "nsnet2, second GRU", "nsnet2, both in a row", "g2p_en, encoder, 20 words")
+NETWORKS = ("nsnet2, first GRU", "nsnet2, second GRU", "nsnet2, both in a row", "g2p_en, encoder")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_trained_networks_err_as_little_as_promised(name: str) -> None:
     if not BENCH.is_dir():
         pytest.skip("bench/, which measures the error, is not beside the tests")
-    (work,) = (work for work in accuracy().trained_work(MODELS) if work.name == name)
-    check_limits(work)
+    works = {}
+    for work in accuracy().trained_work(MODELS):
+        works[work.name] = work
+        if work.name.startswith("g2p_en"):
+            break
+    first, second = works["nsnet2, first GRU"], works["nsnet2, second GRU"]
+    works["nsnet2, both in a row"] = type(first)("nsnet2, both in a row", [*first.layers, *second.layers], first.inputs)
+    check_limits(works[name])
 
 
 # ---- NSNet2: the gains it gives to each frequency ------------------------------------------------------------------

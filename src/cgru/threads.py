@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 
 from .arrays import brief, positive
 from .errors import CgruError
@@ -36,35 +35,24 @@ def resolve(threads: int | str | None) -> int:
     count = positive(threads, "threads")
     if count > MOST:
         raise CgruError(f"threads: expected at most {MOST}, found {brief(count)}")
-    return count if count == 1 else min(count, _lately())
-
-
-_seen = (-math.inf, 1, 0)
-
-
-def _lately() -> int:
-    """:func:`available`, asked again after a second: it reads files, which costs more than a step of a stream."""
-    global _seen
-    if "CGRU_CORES" in os.environ:
-        return available()
-    then, cores, process = _seen
-    now = time.monotonic()
-    if now - then > 1 or process != os.getpid():
-        cores = available()
-        _seen = now, cores, os.getpid()
-    return cores
+    return count if count == 1 else min(count, _affinity())
 
 
 def available() -> int:
     """The cores this process may use: its affinity, capped by the cgroup's CPU quota where there is one."""
+    quota = None if os.environ.get("CGRU_CORES", "").strip() else _cgroup_quota()
+    cores = _affinity()
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def _affinity() -> int:
+    """The cores this process may run on, or as many as ``CGRU_CORES`` says; no file is read for it."""
     text = os.environ.get("CGRU_CORES", "").strip()
     if text:
         if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST):
             raise CgruError(f"CGRU_CORES={text!r}: expected a whole number from 1 to {MOST}")
         return int(text[:9])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota()
-    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cgroup_quota() -> float | None:
