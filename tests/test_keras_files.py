@@ -21,6 +21,8 @@ import cgru
 from cgru import CgruError, FormatError, Model, UnsupportedError
 from cgru.formats.containers import hdf5
 from cgru.formats.readers import keras_files
+from cgru.formats.readers.keras_functions import FUNCTIONS
+from cgru.formats.readers.keras_graph import FUNCTION_NAMES
 from cgru.formats.readers.keras_recurrent import snake_case
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed: Keras' weights are HDF5")
@@ -109,6 +111,10 @@ def test_hard_sigmoid_follows_the_version() -> None:
     assert {layer.options()["recurrent_activation"] for layer in Model(old).layers} == {"hard_sigmoid_keras2"}
     assert {layer.options()["recurrent_activation"] for layer in Model(new).layers} == {"hard_sigmoid"}
     assert {layer.options()["reset"] for layer in Model(old).layers} == {"before"}
+
+
+def test_functions_are_told_from_layers_in_files_without_modules() -> None:
+    assert frozenset(FUNCTIONS) == FUNCTION_NAMES
 
 
 def test_the_sniffer() -> None:

@@ -19,6 +19,11 @@ from ...spec.values import Value
 from ...weights import Weights
 from .keras_settings import Activated
 
+#: Calls of layers in a model, those of the models inside it counted each time.
+MAX_CALLS = 20_000
+#: Numbers that a node lists: places along an axis.
+MAX_LISTED = 1 << 18
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -76,6 +81,8 @@ class Draft:
     #: The layer whose nodes are being added, and the models around it.
     layer: str = ""
     where: str = ""
+    calls: int = 0
+    _names: dict[str, int] = field(default_factory=dict)
     _keys: dict[int, str] = field(default_factory=dict)
     _held: list[Any] = field(default_factory=list)
 
@@ -150,7 +157,7 @@ class Draft:
         name = self.g.node(
             op,
             *(x.name if x is not None else "" for x in inputs),
-            name=f"{self.layer}.{part}" if part else self.layer,
+            name=self._name(f"{self.layer}.{part}" if part else self.layer),
             layer=self.layer,
             weights=key,
             **options,
@@ -161,6 +168,23 @@ class Draft:
         if timed is None:
             timed = any(x.timed for x in present) and self.g.values[name].clock is not None
         return Tensor(name, timed)
+
+    def _name(self, wanted: str) -> str:
+        """A name that no value has; those of a layer that is called again are numbered."""
+        count = self._names[wanted] = self._names.get(wanted, 0) + 1
+        return wanted if count == 1 else f"{wanted}_{count}"
+
+    def count_call(self) -> None:
+        """Models inside models may call each other many times over: what a small file can ask for is bounded."""
+        self.calls += 1
+        if self.calls > MAX_CALLS or len(self.g.nodes) > MAX_CALLS:
+            raise self.refuse(f"the model calls its layers more than {MAX_CALLS} times")
+
+    def listed(self, count: int) -> int:
+        """``count`` numbers that a node will list, if so many may be."""
+        if count > MAX_LISTED:
+            raise self.refuse(f"lists {count} places, more than the {MAX_LISTED} that cgru takes")
+        return count
 
     def together(self, *inputs: Tensor) -> None:
         """Raise :class:`SameTime` where values that meet follow two inputs."""

@@ -16,7 +16,7 @@ Function = Callable[[Draft, Entry, list[Any], dict[str, Any]], Any]
 
 
 def _not_equal(d: Draft, item: Entry, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    x, value = args
+    x, value = args if len(args) == 2 else (None, None)
     if not isinstance(x, Tensor) or isinstance(value, bool) or not isinstance(value, (int, float)):
         raise d.refuse("compares something else than a tensor with a number")
     if d.value(x).dtype == "int64":
@@ -27,7 +27,7 @@ def _not_equal(d: Draft, item: Entry, args: list[Any], kwargs: dict[str, Any]) -
 def _any(d: Draft, item: Entry, args: list[Any], kwargs: dict[str, Any]) -> Any:
     if item.config.get("axis") not in (-1, [-1]) or item.config.get("keepdims"):
         raise d.refuse("is over another axis than the last")
-    (given,) = args
+    given = args[0]
     if isinstance(given, Differs):
         return d.seen(given.x, given.value)
     if isinstance(given, (Tensor, Everywhere)):
@@ -77,7 +77,9 @@ def _arithmetic(op: str) -> Function:
 
 
 def _concatenate(d: Draft, item: Entry, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    given = args[0] if args else []
+    given = args[0]
+    if not isinstance(given, list) or not given:
+        raise d.refuse("joins something that is no list")
     if any(not isinstance(x, Tensor) or d.value(x).dtype == "bool" for x in given):
         return _either(d, item, args, kwargs)
     axis = item.config.get("axis", kwargs.get("axis", -1))

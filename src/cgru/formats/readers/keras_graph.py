@@ -15,8 +15,12 @@ from ...errors import FormatError, UnsupportedError
 
 _MODULES = ("keras.", "keras_core.", "tf_keras.", "tensorflow.", "tensorflow.python.keras.")
 _OF_FUNCTIONS = {"name", "axis", "keepdims", "approximate", "newshape", "dtype"}
-#: What old files may write with as few settings as a function has.
-_LAYERS = ("InputLayer", "Flatten", "Sequential", "Model", "Functional")
+#: The functions of keras.ops that are run, by class.
+FUNCTION_NAMES = frozenset((
+    "Absolute", "Add", "Any", "Cast", "Concatenate", "Divide", "Exp", "ExpandDims", "Gelu", "GetItem", "Log",
+    "LogicalOr", "Max", "Maximum", "Mean", "Min", "Minimum", "Multiply", "Negative", "NotEqual", "OnesLike",
+    "Power", "Relu", "Reshape", "Sigmoid", "Silu", "Sqrt", "Subtract", "Sum", "Tanh", "TrueDivide", "ZerosLike",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Entry:
         if isinstance(module, str):
             return ".ops." in f"{module}."
         # Legacy files name no modules; every layer's settings say whether it is trainable, those of functions do not.
-        return self.class_name not in _LAYERS and self.config.keys() <= _OF_FUNCTIONS
+        return self.class_name in FUNCTION_NAMES and self.config.keys() <= _OF_FUNCTIONS
 
 
 def entry(value: Any, where: str) -> Entry:

@@ -204,9 +204,9 @@ def attended(
 ) -> Tensor:  # fmt: skip
     if not (query.timed and key.timed and value.timed):
         raise d.refuse("attends to something that is no sequence")
-    size = d.features(query)[-1]
-    vector = np.ones(size, np.float32)
     if additive:
+        size = d.listed(d.features(query)[-1])
+        vector = np.ones(size, np.float32)
         learned = vector if scale is None else np.broadcast_to(np.asarray(scale, np.float32).ravel(), size)
         held = {"inner": vector, "outer": learned}  # AdditiveAttention: scale · tanh(q + k)
         if total is not None:  # Attention by score_mode="concat": weight · Σ tanh(scale · (q + k))
@@ -220,7 +220,7 @@ def multi_head_attention(item: Entry, weights: Weights, build: Build) -> Step:
     """Vaswani et al. 2017: attention in each of several projections of query, key and value, then one of them all."""
     settings = Settings(item)
     heads, width = settings.one("num_heads"), settings.one("key_dim")
-    value_width = settings.value("value_dim", None) or width
+    value_width = settings.one("value_dim") if settings.value("value_dim", None) is not None else width
     has_bias = settings.flag("use_bias", True)
     for key in ("output_shape", "attention_axes", "use_gate"):
         if settings.value(key, None) not in (None, False, [1]):

@@ -18,6 +18,8 @@ from .keras_recurrent import snake_case
 from .keras_settings import Build
 from .keras_weights import Weights
 
+#: The inputs that a model may have.
+MAX_INPUTS = 64
 Builder = Callable[[Entry, Weights, Build], Step]
 MODELS = ("Functional", "Model", "Sequential")
 
@@ -151,6 +153,7 @@ class Network:
         value: Any = given[0] if len(given) == 1 else list(given)
         for item in self.listed:
             if item.class_name != "InputLayer":
+                d.count_call()
                 d.layer, d.where = prefix + item.name, item.where
                 value = self.steps[item.name].run(d, [value], {})
         return [value]
@@ -206,10 +209,13 @@ class Network:
                 return [resolved(one) for one in tree]
             return {key: resolved(one) for key, one in tree.items()} if isinstance(tree, dict) else tree
 
+        d.count_call()
         args, kwargs = resolved(call.args), resolved(call.kwargs)
         if item.is_operation:
             if item.class_name not in FUNCTIONS:
                 raise UnsupportedError(f"{item.where}: cgru does not run this function of keras.ops")
+            if not args:
+                raise FormatError(f"{item.where}: is called without an input")
             result = FUNCTIONS[item.class_name](d, item, args, kwargs)
         else:
             result = self.steps[item.name].run(d, args, kwargs)
@@ -335,6 +341,8 @@ def _inputs(made: Network) -> list[tuple[str, Sequence[Any], bool, str]]:
             )
         name = first.name if first.class_name == "InputLayer" else "x"
         return [(name, shape[1:], made.takes_ids(0), first.where)]
+    if len(made.inputs) > MAX_INPUTS:
+        raise UnsupportedError(f"{made.item.where}: has {len(made.inputs)} inputs; cgru runs at most {MAX_INPUTS}")
     found: list[tuple[str, Sequence[Any], bool, str]] = []
     for index, reference in enumerate(made.inputs):
         item = by_name.get(reference.of)

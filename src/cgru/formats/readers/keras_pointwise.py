@@ -168,7 +168,10 @@ def prelu(item: Entry, weights: Weights, build: Build) -> Step:
             return d.node("prelu", x, weights=kept(slope, "slope"), axis=0)
         if slope.shape == (1,) * len(features):
             return d.node(
-                "prelu", x, weights=kept(np.full(features[-1], slope.ravel()[0]), "slope"), axis=len(features) - 1
+                "prelu",
+                x,
+                weights=kept(np.full(d.listed(features[-1]), slope.ravel()[0]), "slope"),
+                axis=len(features) - 1,
             )
         raise d.refuse(f"has slopes of shape {alpha.shape}, shared along {shared}, which cgru does not run")
 
@@ -279,7 +282,8 @@ def _spread(scale: np.ndarray, shift: np.ndarray, axis: int) -> Step:
         if scale.size not in (1, size):
             raise d.refuse(f"has statistics of {scale.size} features, its input has {size}")
         weights = made.setdefault(
-            size, {k: np.broadcast_to(v, size).astype(np.float32) for k, v in (("scale", scale), ("shift", shift))}
+            d.listed(size),
+            {k: np.broadcast_to(v, size).astype(np.float32) for k, v in (("scale", scale), ("shift", shift))},
         )
         return d.node("scale_shift", x, weights=weights, axis=at)
 

@@ -155,7 +155,7 @@ def bidirectional(item: Entry, weights: Weights, build: Build) -> Step:
         if inner.class_name not in (*RECURRENT_CLASSES, "RNN"):
             known = ", ".join((*RECURRENT_CLASSES, "RNN"))
             raise UnsupportedError(f"{item.where}: wraps a {inner.class_name}; run are {known}")
-    if not (merge_mode is None or merge_mode in JOINS):
+    if not (merge_mode is None or (isinstance(merge_mode, str) and merge_mode in JOINS)):
         raise UnsupportedError(f"{item.where}: merge_mode={str(merge_mode)[:60]!r} is none of {', '.join(JOINS)}, None")
     names = (None, None) if backward is forward else (forward.name, backward.name)
     parts = [weights.part(path, name) for path, name in zip(("forward_layer", "backward_layer"), names, strict=True)]
@@ -398,5 +398,6 @@ def _over_axis(
     if not layer.return_sequences:
         return states[0], states
     if layer.go_backwards:
+        d.listed(steps)
         y = d.node("take", y, part=f"{label}.turned", indices=tuple(range(steps - 1, -1, -1)))
     return y, states

@@ -157,5 +157,6 @@ def _taken(d: Draft, x: Tensor, axis: int, part: Any) -> Tensor:
         raise d.refuse(f"takes {str(part)[:60]}, which cgru does not run")
     start, stop, step = slice(part.start, part.stop, part.step).indices(size)
     if step < 1 or start >= stop:
+        d.listed(len(range(start, stop, step)))
         return d.node("take", x, part="taken", axis=at, indices=tuple(range(start, stop, step)))
     return d.node("slice", x, part="taken", axis=at, start=start, stop=stop, step=step)

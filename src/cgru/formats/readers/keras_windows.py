@@ -224,6 +224,7 @@ def upsampling(item: Entry, weights: Weights, build: Build) -> Step:
         if x.timed:
             return d.node("upsample", x, factor=factor)
         size = d.features(x)[0]
+        d.listed(size * factor)
         return d.node("take", x, indices=tuple(i for i in range(size) for _ in range(factor)))
 
     return on_one(run, keeps_mask=False)
