@@ -220,3 +220,16 @@ def test_what_nobody_reads_changes_nothing(backend: str) -> None:
         g.output(g.layer(layer, name))
         results.append(cgru.Model(g, backend=backend)(x))
     assert np.array_equal(*results)
+
+
+def test_what_reducing_a_graph_costs(net: cgru.Model) -> None:
+    x = arr(2, 30, net.input_size)
+    small = net.quantize("int8")
+    report = cgru.compare(net, small, x)
+    want = np.abs(net(x) - small(x)).max()
+    assert report.output.max_abs == pytest.approx(want, rel=1e-5)
+    assert 0 < report.size < 1
+    assert "the network" in str(report)
+    assert net.quantize("bf16", sample=x).report is not None
+    with pytest.raises(cgru.CgruError, match="graphs differ"):
+        cgru.compare(net, cgru.Model(GRAPHS["skip" if net.input_size != 6 else "centred"]()), x)

@@ -6,13 +6,14 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..engine import backends
+from ..engine.graph_model import GraphModel
 from ..engine.model import Model
 from ..engine.verification import difference
 from ..errors import CgruError, CgruWarning
@@ -105,11 +106,14 @@ def compare(
     """Run both networks on ``x`` (as for calling them) and say how far ``other`` is from ``net``, and how fast it is.
 
     The two must have the same layers in the same sizes: a network and what :meth:`Model.quantize` made of it, or two
-    files of one network. The times are medians of calls in turns. Raises :class:`CgruError` where layers differ.
+    files of one network. The times are medians of calls in turns. Raises :class:`CgruError` where layers differ. Of a
+    network that is no chain the errors are those of its outputs.
     """
     for what in (net, other):
         if not isinstance(what, Model):
             raise CgruError(f"compare: expected two cgru.Model, found {type(what).__name__}")
+    if isinstance(net, GraphModel) or isinstance(other, GraphModel):
+        return _compare_graphs(net, other, (x, lengths, mask), resolve(threads))
     _check_alike(net.layers, other.layers)
     count = resolve(threads)
     x3, _ = net._input(x)
@@ -130,6 +134,30 @@ def compare(
     )
     output = _error("the network", _Output(ends[0], counted), _Output(ends[1], counted))
     return Comparison(tuple(errors), output, agreement, first, second, x3.shape, count)
+
+
+def _compare_graphs(net: Model, other: Model, call: tuple[Any, Any, Any], threads: int) -> Comparison:
+    if not (isinstance(net, GraphModel) and isinstance(other, GraphModel)):
+        raise CgruError("compare: one network is a chain of layers and the other is not; they must be alike")
+    if net.graph.to_json() != other.graph.to_json():
+        raise CgruError("compare: the networks' graphs differ; they must have the same nodes in the same sizes")
+    ours, theirs = (_by_name(one, one(*call, threads=threads)) for one in (net, other))
+    if not any(array.size for array in ours.values()):
+        raise CgruError("x: there is nothing to compare on")
+    errors = [_error(name, _Output(y, None), _Output(theirs[name], None)) for name, y in ours.items()]
+    flat = [_Output(np.concatenate([y.ravel() for y in found.values()]), None) for found in (ours, theirs)]
+    times = _times((net, other), call, threads)
+    first, second = (
+        Side(one.precision, one.parameters, one.nbytes, seconds * 1e6)
+        for one, seconds in zip((net, other), times, strict=True)
+    )
+    given = call[0] if not isinstance(call[0], Mapping) else next(iter(call[0].values()))
+    return Comparison(tuple(errors), _error("the network", *flat), None, first, second, np.shape(given), threads)
+
+
+def _by_name(net: GraphModel, y: Any) -> dict[str, np.ndarray]:
+    named = y if isinstance(y, dict) else {net.graph.outputs[0]: y}
+    return {name: np.asarray(array, np.float32) for name, array in named.items()}
 
 
 def verify(net: Model, reduced: Model, sample: Any) -> Comparison:
