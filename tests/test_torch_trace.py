@@ -222,6 +222,31 @@ def test_what_cannot_be_followed_is_named(case: str) -> None:
         cgru.from_torch(Own(call, gru=gru(), cell=nn.GRUCell(8, 16)).eval(), example=torch.randn(4, 9, 8))
 
 
+@pytest.mark.parametrize("example", [None, torch.ones(3, 7, 8), (torch.ones(3, 7, 8),), {"x": torch.ones(3, 7, 8)}])
+def test_a_branch_on_values_is_refused_whatever_an_example_takes(example: Any, capfd: Any) -> None:
+    module = Own(lambda m, x: m.fc(m.gru(x)[0]) if x.sum() > 0 else x, gru=gru(), fc=nn.Linear(16, 3)).eval()
+    with pytest.raises(UnsupportedError, match="hangs on the values of its input"):
+        cgru.from_torch(module, example=example)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_packed_sequences_are_refused(kind: Any) -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = gru()
+
+        def forward(self, x: Any, lengths: Any) -> Any:
+            return self.gru(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True))[1][-1]
+
+    given = {"x": torch.randn(2, 5, 8), "lengths": torch.tensor([5, 3])}
+    with pytest.raises(UnsupportedError, match=r"torch\.export cannot follow"):
+        cgru.from_torch(Packed(), example=given if kind is dict else tuple(given.values()))
+    with pytest.raises(UnsupportedError, match="make a chain of one input, found 2"):
+        cgru.from_torch(Packed(), example=tuple(given.values()), layers=["gru"])
+
+
 def test_what_hangs_on_the_number_of_steps_is_found() -> None:
     with pytest.raises(UnsupportedError, match="other numbers of rows and steps"):
         cgru.from_torch(Own(lambda m, x: x.sum(1) / x.shape[1]), example=torch.randn(4, 9, 8))
@@ -299,9 +324,21 @@ def test_an_exported_archive_is_the_same_network(case: str) -> None:
     np.testing.assert_array_equal(found(x.numpy()), cgru.from_torch(module, example=x)(x.numpy()))
 
 
-def test_a_factor_of_an_archive_that_may_be_the_number_of_steps_is_refused() -> None:
+def test_an_archive_says_what_its_export_fixed() -> None:
+    late = nn.Sequential(nn.Linear(8, 3))
+    late.add_module("gru", nn.GRU(3, 4))
+    x = torch.randn(4, 9, 8)
+    net = cgru.load(_saved(late, x))
+    assert "takes input as (T, B, F); here it is (B, T, 8)" in str(net)
+    want = late(x)[0].transpose(0, 1).detach().numpy()
+    assert np.abs(net(x.transpose(0, 1).numpy()) - want).max() <= 2e-6
+    assert "exported with x (4, 9, 8)" in str(cgru.load(_saved(module_of("residual"), x)))
+
+
+@pytest.mark.parametrize("factor", [lambda x: x.shape[1], lambda x: float(x.shape[1])])
+def test_a_factor_of_an_archive_that_may_be_the_number_of_steps_is_refused(factor: Any) -> None:
     with pytest.raises(UnsupportedError, match="a factor of 9"):
-        cgru.load(_saved(Own(lambda m, x: x.sum(1) / x.shape[1]), torch.randn(4, 9, 8)))
+        cgru.load(_saved(Own(lambda m, x: x.sum(1) / factor(x)), torch.randn(4, 9, 8)))
 
 
 def _damaged(data: bytes, member: str, change: Any) -> bytes:

@@ -41,6 +41,8 @@ class Graph:
         self.values: dict[str, Value] = {}
         #: Which mask says what frames of a value count.
         self.masks: dict[str, str] = {}
+        #: What the model made of it shall say of itself: sentences, for ``print``.
+        self.notes: list[str] = []
         self._layers: set[str] = set()
 
     # ---- inputs and outputs -----------------------------------------------------------------------------------

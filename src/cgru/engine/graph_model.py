@@ -88,7 +88,7 @@ class GraphModel(Model):
         self._layout = StateLayout(graph, lambda: graph_fingerprint(graph, self.store))
         self._backend = backends.choose(backend)
         self.report = None
-        self.notes = ()
+        self.notes = tuple(given.notes) if isinstance(given, Builder) else ()
         self._runners: dict[str, Runner] = {}
         self.backends = [self._resolved(self._backend)] * len(self.layers)
         self._given = [name for name in graph.inputs if name not in graph.optional]

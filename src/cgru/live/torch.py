@@ -107,6 +107,8 @@ def from_torch(
             whole, untraced = _followed(module, example, verify, backend)
             if whole is not None:
                 return whole
+        if isinstance(example, (tuple, Mapping)):
+            example = _only(example, untraced)
         try:
             net = Model(_layers(module, shown, layers, prefix), backend=backend)
         except UnsupportedError as error:
@@ -139,6 +141,14 @@ def _followed(module: Any, example: Any, verify: bool, backend: str | None) -> t
         return followed(module, example, verify=verify, backend=backend), ""
     except Untraceable as error:
         return None, str(error)
+
+
+def _only(example: Any, untraced: str) -> Any:
+    """The one input of a network that is a chain of layers."""
+    values = list(example.values() if isinstance(example, Mapping) else example)
+    if len(values) != 1:
+        raise UnsupportedError(untraced or f"example: layers= make a chain of one input, found {len(values)}")
+    return values[0]
 
 
 def _layers(module: Any, shown: str, layers: str | Sequence[Any] | None, prefix: str | None) -> list[Layer]:

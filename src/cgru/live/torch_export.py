@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -25,33 +28,30 @@ def exported(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> P
     torch: Any = sys.modules["torch"]
     from torch.export import export
 
-    with warnings.catch_warnings(), _Quiet(torch):
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             found = export(module, args, dict(kwargs), strict=False)
         except Exception as error:
-            text = " ".join(str(error).split())
-            raise Untraceable(
-                f"torch.export cannot follow its forward(): {type(error).__name__}: {text[:300]}"
-            ) from None
+            reason = " ".join(str(error).split())[:300]
+            text = f"torch.export cannot follow its forward(): {type(error).__name__}: {reason}"
+            if "DataDependent" in type(error).__name__:
+                # No comparison on a few inputs would show the branch that they do not take.
+                raise UnsupportedError(f"{text}; what it does hangs on the values of its input") from None
+            raise Untraceable(text) from None
     return _program(torch, found)
 
 
-class _Quiet:
-    """torch.export prints what it could not trace to its logs; the error says it."""
-
-    def __init__(self, torch: Any) -> None:
-        import logging
-
-        self.logger = logging.getLogger("torch")
-
-    def __enter__(self) -> None:
-        self.disabled = self.logger.disabled
-        self.level = self.logger.level
-        self.logger.setLevel("CRITICAL")
-
-    def __exit__(self, *_: object) -> None:
-        self.logger.setLevel(self.level)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export prints and logs the graph of what it could not trace; the error says enough."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _program(torch: Any, found: Any) -> Program:

@@ -46,7 +46,8 @@ def followed(module: Any, example: Any, *, verify: bool, backend: str | None) ->
             raise UnsupportedError(f"{path}: an Embedding with max_norm changes its weights as it runs; set it to None")
     with evaluating(module) as ready:
         given, program, found = _traced(ready, example)
-        net = Model(found.made, backend=backend).noting(*found.notes)
+        net = Model(found.made, backend=backend)
+        net.noting(*(note for note in found.notes if note not in net.notes))
         if not verify:
             return net.noting("not verified: from_torch was told verify=False")
         return net.noting(_verified(net, ready, given, program, found, example is not None))

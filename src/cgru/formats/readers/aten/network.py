@@ -167,8 +167,12 @@ def _finished(lo: Lowering, reading: Sequence[Sequence[str]]) -> Traced:
                 f"the module takes {argument.name} as ({text}); here it is {lo.g.values[argument.name].describe()}"
             )
     chain = _chain(lo, names)
-    if chain is not None:
+    if chain is not None and not (lo.exported and notes):
         return Traced(chain, layouts, outputs, positions, notes)
+    if lo.exported and chain is None:
+        sizes = " and ".join(f"{argument.name} {argument.shape}" for argument in lo.program.inputs)
+        notes.append(f"exported with {sizes}: a number that forward() computes of sizes is what it was then")
+    lo.g.notes = list(notes)
     _prune(lo.g)
     _rename(lo, outputs)
     return Traced(lo.g, layouts, outputs, positions, notes)

@@ -169,7 +169,7 @@ def _binary(lo: Lowering, call: Call) -> Any:
     if lo.exported and call.base.startswith(("mul", "div", "true_divide")):
         counts = {lo.steps, *(size for given in lo.program.inputs for size in given.shape[:2])}
         for value in (a, b):
-            if isinstance(value, int) and value > 1 and value in counts:
+            if isinstance(value, (int, float)) and value > 1 and value in counts:
                 raise UnsupportedError(
                     f"a factor of {value}, which is also a number of rows or steps; export it with others"
                 )
