@@ -219,13 +219,8 @@ static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work
 /* Everything the runner takes for an index, or for a number of steps. */
 static int check(const cgru_net *net, const cgru_call *call)
 {
-    if (!call->index && call->rows > call->state_rows) return CGRU_BAD_INDEX;
-    for (int64_t r = 0; call->index && r < call->rows; r++) {
-        if (call->index[r] < 0 || call->index[r] >= call->state_rows) return CGRU_BAD_INDEX;
-    }
-    for (int64_t r = 0; call->lengths && r < call->rows; r++) {
-        if (call->lengths[r] < 0 || call->lengths[r] > call->steps) return CGRU_BAD_LENGTH;
-    }
+    const int status = cgru_check_rows(call->rows, call->steps, call->lengths, call->index, call->state_rows);
+    if (status != CGRU_OK) return status;
     if (net->nodes[0].kind != CGRU_EMBEDDING) return CGRU_OK;
     const int64_t *ids = call->x, entries = net->nodes[0].in;
     for (int64_t r = 0; r < call->rows; r++) {

@@ -103,7 +103,6 @@ static void plan_frames(graph_block *b)
         if (g->steady || now == call->steps) break; /* all chunks of a steady graph but the last are alike */
         done = now;
     }
-    if (g->steady && call->ended) return;
 }
 
 static int64_t frames_in_call(const graph_block *b, int v)
@@ -454,13 +453,8 @@ static void run_rows(void *what, cgru_member member)
 
 static int check_call(const cgru_graph *g, const cgru_graph_call *call)
 {
-    if (!call->index && call->rows > call->state_rows) return CGRU_BAD_INDEX;
-    for (int64_t r = 0; call->index && r < call->rows; r++) {
-        if (call->index[r] < 0 || call->index[r] >= call->state_rows) return CGRU_BAD_INDEX;
-    }
-    for (int64_t r = 0; call->lengths && r < call->rows; r++) {
-        if (call->lengths[r] < 0 || call->lengths[r] > call->steps) return CGRU_BAD_LENGTH;
-    }
+    const int status = cgru_check_rows(call->rows, call->steps, call->lengths, call->index, call->state_rows);
+    if (status != CGRU_OK) return status;
     for (int v = 0; v < g->inputs; v++) {
         if (call->inputs[v].data == NULL && g->values[v].content != CGRU_MASK && call->steps > 0) return CGRU_BAD_PORT;
     }

@@ -20,7 +20,7 @@ from ..weights import Store, Weights
 from . import backends
 from .fingerprint import graph_fingerprint
 from .interpreter import Float64, Interpreter
-from .model import Model
+from .model import Model, check_receives
 from .state import State, StateLayout
 
 if TYPE_CHECKING:
@@ -152,11 +152,7 @@ class GraphModel(Model):
         if out is not None:
             if isinstance(result, dict):
                 raise UnsupportedError("out: the network yields several arrays; leave out= away")
-            if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != result.shape:
-                found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-                raise ShapeError(f"out: expected a float32 array of shape {result.shape}, found {found}")
-            if not out.flags.writeable:
-                raise ShapeError("out: expected an array that can be written to, found a read-only one")
+            check_receives(out, result.shape)
             out[...] = result
             result = out
         return result, advanced

@@ -292,13 +292,7 @@ class Model:
         features = self.output_size or x.shape[-1]
         shape = (x.shape[0], features) if self.gives_last else (*x.shape[:2], features)
         shape = shape[1:] if single else shape
-        if isinstance(out, np.ndarray) and hasattr(out, "mask"):
-            raise ShapeError("out: it is a masked array, whose mask would hide results; pass its .data")
-        if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
-            found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-            raise ShapeError(f"out: expected a float32 array of shape {shape}, found {found}")
-        if not out.flags.writeable:
-            raise ShapeError("out: expected an array that can be written to, found a read-only one")
+        check_receives(out, shape)
 
     # ---- precision --------------------------------------------------------------------------------------
 
@@ -375,6 +369,17 @@ def _model_from(saved: bytes, backend: str, report: Comparison | None) -> Model:
     net = Model(native.load(saved), backend=backend)
     net.report = report
     return net
+
+
+def check_receives(out: Any, shape: tuple[int, ...]) -> None:
+    """Raise :class:`ShapeError` unless ``out`` is a float32 array of just that shape that can be written to."""
+    if isinstance(out, np.ndarray) and hasattr(out, "mask"):
+        raise ShapeError("out: it is a masked array, whose mask would hide results; pass its .data")
+    if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
+        found = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ShapeError(f"out: expected a float32 array of shape {shape}, found {found}")
+    if not out.flags.writeable:
+        raise ShapeError("out: expected an array that can be written to, found a read-only one")
 
 
 def _finish(y: Any, x: np.ndarray, single: bool) -> Any:

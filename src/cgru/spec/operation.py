@@ -198,6 +198,13 @@ def features(value: Value | None, where: str, role: str = "x", axes: int | None 
     return value
 
 
+def feature_axis(value: Value, axis: int, where: str) -> int:
+    """``axis`` if it is a feature axis of ``value``, else a :class:`ShapeError`."""
+    if not 0 <= axis < len(value.features):
+        raise ShapeError(f"{where}: no feature axis {axis} in {value.describe()}")
+    return axis
+
+
 def timed(value: Value, where: str, role: str = "x") -> Value:
     if value.clock is None:
         raise ShapeError(f"{where}: its input {role} must have a time axis, found {value.describe()}")

@@ -8,7 +8,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import ShapeError
-from ..operation import Array, ArrayInfo, Operation, Option, Options, features, joined_clock, positive_sizes, register
+from ..operation import (
+    Array,
+    ArrayInfo,
+    Operation,
+    Option,
+    Options,
+    feature_axis,
+    features,
+    joined_clock,
+    positive_sizes,
+    register,
+)
 from ..values import Value
 from .elementwise import aligned
 
@@ -39,8 +50,7 @@ def _axis_numbers(value: Any) -> bool:
 
 def _check_axes(value: Value, axes: Sequence[int], where: str) -> None:
     for axis in axes:
-        if not 0 <= axis < len(value.features):
-            raise ShapeError(f"{where}: no feature axis {axis} in {value.describe()}")
+        feature_axis(value, axis, where)
 
 
 @register

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import ShapeError
 from ..activations import ACTIVATIONS, PARAMETRIC
-from ..operation import Array, ArrayInfo, Operation, Option, Options, features, joined_clock, register
+from ..operation import Array, ArrayInfo, Operation, Option, Options, feature_axis, features, joined_clock, register
 from ..values import Value
 
 
@@ -104,8 +104,7 @@ class ScaleShift(Operation):
 
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
         value = features(inputs[0], where)
-        if not 0 <= options["axis"] < len(value.features):
-            raise ShapeError(f"{where}: no feature axis {options['axis']} in {value.describe()}")
+        feature_axis(value, options["axis"], where)
         return value
 
     def arrays(self, options: Options, inputs: Sequence[Value | None]) -> dict[str, ArrayInfo]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import ShapeError
-from ..operation import Array, Operation, Option, Options, features, joined_clock, register
+from ..operation import Array, Operation, Option, Options, feature_axis, features, joined_clock, register
 from ..values import Value
 
 
@@ -23,8 +23,7 @@ class Concat(Operation):
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
         values, axis = [features(value, where, f"number {i}") for i, value in enumerate(inputs)], options["axis"]
         first = values[0].features
-        if not 0 <= axis < len(first):
-            raise ShapeError(f"{where}: no feature axis {axis} in {values[0].describe()}")
+        feature_axis(values[0], axis, where)
         for value in values:
             if len(value.features) != len(first) or any(
                 a != b for i, (a, b) in enumerate(zip(value.features, first, strict=True)) if i != axis

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import ShapeError
 from ..activations import error_function
-from ..operation import Array, ArrayInfo, Operation, Option, Options, features, joined_clock, register
+from ..operation import Array, ArrayInfo, Operation, Option, Options, feature_axis, features, joined_clock, register
 from ..values import Value
 from .elementwise import aligned, binary
 
@@ -99,8 +99,7 @@ class Prelu(Operation):
 
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
         value = features(inputs[0], where)
-        if not 0 <= options["axis"] < len(value.features):
-            raise ShapeError(f"{where}: no feature axis {options['axis']} in {value.describe()}")
+        feature_axis(value, options["axis"], where)
         return value
 
     def arrays(self, options: Options, inputs: Sequence[Value | None]) -> dict[str, ArrayInfo]:
