@@ -19,7 +19,7 @@ from ..threads import resolve as resolve_threads
 from ..weights import Store, Weights
 from . import backends
 from .fingerprint import graph_fingerprint
-from .interpreter import Float64, Interpreter
+from .interpreter import Interpreter
 from .model import Model, check_receives
 from .state import State, StateLayout
 
@@ -166,7 +166,7 @@ class GraphModel(Model):
             raise UnsupportedError("lengths: gates() of a graph takes whole sequences; give rows one by one")
         record: dict[str, dict[str, Float32]] = {}
         advanced = self._state(state, batch)
-        Interpreter(self.graph, self.store, self._layout, Float64(), record).run(inputs, advanced._data)
+        Interpreter(self.graph, self.store, self._layout, record).run(inputs, advanced._data)
         if single:
             return {name: {gate: values[0] for gate, values in found.items()} for name, found in record.items()}
         return record

@@ -1,5 +1,4 @@
-"""Runs any graph by the equations of its operations, chunk by chunk: the oracle, and the frame of backends that have
-kernels for some operations only.
+"""Runs any graph by the equations of its operations in float64, chunk by chunk: the oracle.
 
 The law it keeps, as every backend must: running a chunk and then another gives what running both at once gives, and a
 row gives in a batch what it gives alone.
@@ -7,8 +6,8 @@ row gives in a batch what it gives alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,61 +16,27 @@ from ..spec.graph import Graph, Node
 from ..spec.operation import Frames
 from ..spec.operations.recurrent import EMITTED, FRESH, scan_frames
 from ..spec.operations.recurrent_rows import scan_rows
-from ..weights import Store, Weights
+from ..weights import Store
 from .state import Block, StateLayout
-
-#: What a node does to arrays with a frame axis, instead of its equation.
-Kernel = Callable[..., np.ndarray]
-
-
-class Arithmetic(Protocol):
-    """What numbers are computed in, and which nodes have kernels of their own."""
-
-    @property
-    def dtype(self) -> type[np.floating]: ...
-
-    def kernel(self, node: Node, graph: Graph, weights: Weights | None) -> Kernel | None:
-        """What runs the node; None: the equation.
-
-        For a scan (x, state, flag, valid, threads) → frames, advancing state and flag in place; for others
-        (x, threads) → frames.
-        """
-        ...
-
-
-class Float64:
-    """The equations themselves in float64. ``record`` receives what every gate did."""
-
-    dtype = np.float64
-
-    def kernel(self, node: Node, graph: Graph, weights: Weights | None) -> Kernel | None:
-        return None
 
 
 class Interpreter:
-    """A graph on one arithmetic; immutable, shared between threads."""
+    """A graph in float64; immutable, shared between threads. ``record`` receives what every gate did."""
 
     def __init__(
         self,
         graph: Graph,
         store: Store,
         layout: StateLayout,
-        arithmetic: Arithmetic | None = None,
         record: dict[str, dict[str, Float32]] | None = None,
     ) -> None:
         self.graph, self.layout, self.timing = graph, layout, layout.timing
-        self.arithmetic = arithmetic or Float64()
         self.record = record
-        dtype = self.arithmetic.dtype
         self.steps_alone = any(node.op == "carry" for node in graph.nodes)
-        self.kernels = {
-            node.name: self.arithmetic.kernel(node, graph, store[node.weights] if node.weights else None)
-            for node in graph.nodes
-        }
         self.arrays = {
-            node.name: {key: array.astype(dtype) for key, array in store[node.weights].arrays().items()}
+            node.name: {key: array.astype(np.float64) for key, array in store[node.weights].arrays().items()}
             for node in graph.nodes
-            if node.weights and self.kernels[node.name] is None
+            if node.weights
         }
 
     def run(
@@ -85,10 +50,11 @@ class Interpreter:
     ) -> dict[str, np.ndarray]:
         """Outputs by name, (B, frames, *features) or (B, *features), from inputs shaped likewise; ``state`` (B, width)
         moves in place. ``ended``: the sequences end here, so what lookahead kept back comes out.
+        One thread, whatever ``threads`` says: other runners have more.
         """
         steps = self._steps(inputs)
         if lengths is None or steps is None or (lengths == steps).all():
-            return self._run(inputs, state, steps or 0, ended, threads)
+            return self._run(inputs, state, steps or 0, ended)
         batch = len(state)
         made: dict[str, np.ndarray] = {}
         frames = self.timing.counts(steps, True)
@@ -100,7 +66,7 @@ class Interpreter:
             rows = np.flatnonzero(lengths == length)
             part = {name: self._rows_of(name, array, rows, int(length)) for name, array in inputs.items()}
             own = state[rows]
-            for name, array in self._run(part, own, int(length), ended, threads).items():
+            for name, array in self._run(part, own, int(length), ended).items():
                 if self.graph.values[name].clock is None:
                     made[name][rows] = array
                 else:
@@ -108,16 +74,14 @@ class Interpreter:
             state[rows] = own
         return made
 
-    def _run(
-        self, inputs: Mapping[str, np.ndarray], state: Float32, steps: int, ended: bool, threads: int
-    ) -> dict[str, np.ndarray]:
+    def _run(self, inputs: Mapping[str, np.ndarray], state: Float32, steps: int, ended: bool) -> dict[str, np.ndarray]:
         """Rows of equal length: at once, or step by step where the end of one step is what the next begins with."""
         if not self.steps_alone or steps < 2:
-            return _Chunk(self, inputs, state, steps, ended, threads).run()
+            return _Chunk(self, inputs, state, steps, ended).run()
         parts = []
         for t in range(steps):
             part = {name: self._frames_of(name, array, t) for name, array in inputs.items()}
-            parts.append(_Chunk(self, part, state, 1, ended and t == steps - 1, threads).run())
+            parts.append(_Chunk(self, part, state, 1, ended and t == steps - 1).run())
         return {
             name: np.concatenate([part[name] for part in parts], axis=1)
             if self.graph.values[name].clock is not None
@@ -151,11 +115,9 @@ class _Chunk:
         state: Float32,
         steps: int,
         ended: bool,
-        threads: int,
     ) -> None:
         self.of, self.graph, self.layout = interpreter, interpreter.graph, interpreter.layout
-        self.state, self.batch, self.threads, self.ended = state, len(state), threads, ended
-        self.dtype = interpreter.arithmetic.dtype
+        self.state, self.batch, self.ended = state, len(state), ended
         timing = interpreter.timing
         before = 0 if timing.steady else self.layout.steps(state)
         frames = {
@@ -173,7 +135,7 @@ class _Chunk:
             if array is None:  # a mask left out: every frame counts
                 array = np.ones((self.batch, steps), bool)
             if value.dtype == "float32":
-                array = array.astype(self.dtype)
+                array = array.astype(np.float64)
             self.values[name] = array if value.clock is not None else array[:, None]
 
     def run(self) -> dict[str, np.ndarray]:
@@ -205,9 +167,6 @@ class _Chunk:
             inputs = [self._windowed(node, array, blocks) for array in inputs]
         elif any(blocks):
             inputs = [self._waited(node, i, array, blocks[i]) for i, array in enumerate(inputs)]
-        kernel = self.of.kernels[node.name]
-        if kernel is not None:
-            return kernel(*inputs, self.threads)
         return op.compute(node.options, inputs, self.of.arrays.get(node.name, {}))
 
     # ---- frames carried from chunk to chunk ---------------------------------------------------------------------
@@ -265,13 +224,10 @@ class _Chunk:
                 start = start[:, 0].reshape(len(start), -1)
                 view[...] = np.where((flag == FRESH)[:, None], np.broadcast_to(start, view.shape), view)
         x = np.broadcast_to(x, (self.batch, *x.shape[1:]))
-        kernel = self.of.kernels[node.name]
-        if kernel is not None:
-            return kernel(x, views, flag, valid, self.threads)
         record = None
         if self.of.record is not None:
             record = self.of.record.setdefault(gate_label(node), {})
-        h = [view.astype(self.dtype) for view in views]
+        h = [view.astype(np.float64) for view in views]
         if node.op == "scan_rows":
             y, h = scan_rows(node.options, x, h, valid, self.of.arrays[node.name])
             flag[...] = np.where(valid.any(axis=1), EMITTED, flag) if valid is not None else EMITTED
@@ -287,7 +243,7 @@ class _Chunk:
         """What the row holds, as one frame; copied, as the end of the step overwrites it."""
         ((view,),) = (block.views(self.state) for block in self.layout.blocks[node.name])
         frames = min(1, self.after[node.name] - self.before[node.name])
-        return view.astype(self.dtype).reshape(self.batch, 1, *node.options["features"])[:, :frames]
+        return view.astype(np.float64).reshape(self.batch, 1, *node.options["features"])[:, :frames]
 
     def _carry(self, node: Node) -> np.ndarray:
         x = self.values[node.inputs[0]]
@@ -300,7 +256,7 @@ class _Chunk:
         scan = self.graph.node(node.inputs[0])
         assert scan is not None
         (block,) = self.layout.blocks[scan.name]
-        array = block.views(self.state)[block.arrays.index(node.options["array"])].astype(self.dtype)
+        array = block.views(self.state)[block.arrays.index(node.options["array"])].astype(np.float64)
         if node.options["as_output"]:
             shown = self.state[:, block.aux] == EMITTED
             mask = self.values[scan.inputs[1]] if len(scan.inputs) > 1 and scan.inputs[1] else None
