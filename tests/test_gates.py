@@ -13,7 +13,7 @@ from strategies import Case
 
 import cgru
 from cgru.cli import commands as cli
-from cgru.reports import costs
+from cgru.reports import cell_costs
 
 CASE = Case(5, 7, 2, 2, True, 3, 9, seed=2, lengths=(9, 4, 0))
 
@@ -179,7 +179,7 @@ def test_without_matplotlib_it_says_what_to_install(files: tuple[Path, Path], mo
 
 def test_costs_are_those_of_the_sizes(files: tuple[Path, Path], capsys: Any) -> None:
     net = cgru.load(files[0])
-    found = {cost.cell: cost for cost in costs.costs(net.layers)}
+    found = {cost.cell: cost for cost in cell_costs.costs(net.layers)}
     assert list(found) == ["GRU", "LSTM", "RNN"]
     assert found["GRU"].parameters == net.parameters
     assert 4 * found["GRU"].parameters == 3 * found["LSTM"].parameters == 12 * found["RNN"].parameters
@@ -191,4 +191,4 @@ def test_costs_are_those_of_the_sizes(files: tuple[Path, Path], capsys: Any) -> 
     printed = capsys.readouterr().out
     for cell, cost in found.items():
         assert any(line.startswith(cell) and f"{cost.parameters:,}" in line for line in printed.splitlines()), cell
-    assert costs.costs([cgru.Dense(np.ones((2, 3)))]) == []
+    assert cell_costs.costs([cgru.Dense(np.ones((2, 3)))]) == []

@@ -23,7 +23,7 @@ import pytest
 import cgru
 from cgru import CgruError
 from cgru.cli.commands import main
-from cgru.layers import LAYERS, TITLED
+from cgru.layers import GENERATED_LAYERS, LAYERS
 from cgru.reports import comparison, speed
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
@@ -123,7 +123,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
 }
 
 #: Classes whose constructors and class methods are walked.
-CLASSES = {name: getattr(cgru, name) for name in sorted({*cgru.__all__, *TITLED})}
+CLASSES = {name: getattr(cgru, name) for name in sorted({*cgru.__all__, *GENERATED_LAYERS})}
 CLASSES = {
     name: value
     for name, value in CLASSES.items()

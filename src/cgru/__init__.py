@@ -19,7 +19,7 @@ from .errors import (
     TooLargeError,
     UnsupportedError,
 )
-from .layers import GRU, LSTM, RNN, TITLED, Activation, Dense, Embedding, LastStep, Masking, MinGRU, ThreeGate
+from .layers import GENERATED_LAYERS, GRU, LSTM, RNN, Activation, Dense, Embedding, LastStep, Masking, MinGRU, ThreeGate
 from .layers import base as _base
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ _LATE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in TITLED:
-        return TITLED[name]
+    if name in GENERATED_LAYERS:
+        return GENERATED_LAYERS[name]
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_LATE[name], __name__), name)
@@ -96,4 +96,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE, *TITLED})
+    return sorted({*globals(), *_LATE, *GENERATED_LAYERS})

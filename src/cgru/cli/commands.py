@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def info(options: argparse.Namespace) -> None:
     """What a file holds: layers, sizes, parameters, weights that are not finite, and what other cells would cost."""
     from ..formats import sniff
-    from ..reports.costs import costs, table
+    from ..reports.cell_costs import costs, table
 
     try:
         net = _load(options)
@@ -130,7 +130,7 @@ def _tensors(options: argparse.Namespace, why: UnsupportedError) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run a network over the sequences of a file, of many files, or of a column of a table."""
-    from ..formats.readers.naming import errors_name
+    from ..formats.readers.naming import error_prefix
     from . import archives
 
     threads = resolve(options.threads)
@@ -141,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
     given = cli_files.read_input(options.input, ids=net.takes_ids, features=net.input_size)
     kind = cli_files.output_kind(options.output, given)
     start = time.perf_counter()
-    with errors_name("standard input" if options.input == PIPE else options.input):
+    with error_prefix("standard input" if options.input == PIPE else options.input):
         y = _run_stream(net, given) if options.stream else _run_rows(net, given, threads)
     seconds = time.perf_counter() - start
     if options.output != PIPE or not options.json:
@@ -199,11 +199,11 @@ def convert(options: argparse.Namespace) -> None:
 def verify(options: argparse.Namespace) -> int:
     """Whether a network gives the outputs that were saved of the trained one; status 1 where it does not."""
     from ..engine import verification
-    from ..formats.readers.naming import errors_name
+    from ..formats.readers.naming import error_prefix
 
     net = _load(options)
     given, y = cli_files.read_checked(options.io)
-    with errors_name("standard input" if options.io == PIPE else options.io):
+    with error_prefix("standard input" if options.io == PIPE else options.io):
         outputs = y if len(y) > 1 else y[0]
         found = verification.measure(net, given.x, outputs, given.lengths, given.mask, threads=resolve(options.threads))
     within = found.within(options.tolerance)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import CgruError
 from ..layers.base import Layer
-from ..layers.build import plain
+from ..layers.conventions import plain
 from ..layers.recurrent import Recurrent
 from .model import Model
 from .state import State

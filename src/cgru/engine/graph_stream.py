@@ -9,13 +9,13 @@ import numpy as np
 
 from ..errors import ShapeError, UnsupportedError
 from .state import State
-from .stream import Claim, Stream
+from .stream import ExclusiveUse, Stream
 
 if TYPE_CHECKING:
     from .graph_model import GraphModel
 
 
-class GraphStream(Claim, Stream):
+class GraphStream(ExclusiveUse, Stream):
     """A batch of rows advancing through a graph.
 
     ``delay`` is the number of steps by which its outputs are late (a centred convolution sees that far ahead): the
@@ -27,7 +27,7 @@ class GraphStream(Claim, Stream):
 
     def __init__(self, net: GraphModel, batch: int, state: State | Mapping[str, Any] | None = None) -> None:
         Stream.__init__(self, net, batch)
-        Claim.__init__(self)
+        ExclusiveUse.__init__(self)
         if state is not None:
             self._data[...] = net._state(state, batch)._data
         self.delay = net._layout.timing.delay

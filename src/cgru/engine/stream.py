@@ -58,7 +58,7 @@ def check_out(out: Any, shape: tuple[int, ...], x: np.ndarray) -> None:
         raise ShapeError("out: it overlaps x; give a separate array")
 
 
-class Claim:
+class ExclusiveUse:
     """What is one thread's at a time: held for the length of a call, and refused meanwhile."""
 
     _called = "stream"
@@ -204,12 +204,12 @@ class Stream:
         return f"<cgru.{type(self).__name__} of {self.net!r}, batch {self.batch}>"
 
 
-class PlainStream(Claim, Stream):
+class PlainStream(ExclusiveUse, Stream):
     """A stream over any backend, by way of whole runs of one step."""
 
     def __init__(self, net: Model, batch: int) -> None:
         Stream.__init__(self, net, batch)
-        Claim.__init__(self)
+        ExclusiveUse.__init__(self)
 
     def step(self, x: Any, out: Float32 | None = None) -> Float32:
         array, single = admit_step(self.net, x, self.batch)

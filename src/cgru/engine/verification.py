@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays import as_array, brief, number
 from ..errors import CgruError, ShapeError
-from ..layers.build import plain
+from ..layers.conventions import plain
 from .model import Model
 
 #: The relative difference that float32 is allowed: other sums round otherwise, by some 1e-7 a step.

@@ -21,7 +21,7 @@ from ..errors import (
 )
 from .containers.file_bytes import FileBytes, Source, is_source, opened, shown
 from .containers.tensorfile import TensorFile
-from .readers.naming import errors_name
+from .readers.naming import error_prefix
 from .table import FOLDERS, FORMATS, SAFETENSORS, Format, Probe, readable
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _checked(net: Model, check: Any) -> str:
         raise CgruError(f"check: expected (x, y), an input and the outputs for it, found {type(check).__name__}")
     from ..engine.verification import verify
 
-    with errors_name("check"):
+    with error_prefix("check"):
         return f"verified against the outputs given: {verify(net, *check)}"
 
 
@@ -167,7 +167,7 @@ def _check_path(path: Any) -> None:
 
 @contextmanager
 def _naming(path: Source) -> Iterator[None]:
-    with errors_name(shown(path)):
+    with error_prefix(shown(path)):
         try:
             yield
         except FileNotFoundError as error:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from .base import Layer
+from .feedforward import Activation, Dense, Embedding, LastStep, Masking
 from .gru import GRU
 from .lstm import LSTM
-from .pointwise import Activation, Dense, Embedding, LastStep, Masking
 from .recurrent import Recurrent, Scan
 from .rnn import RNN
-from .variants import TITLED, MinGRU, ThreeGate
+from .variants import GENERATED_LAYERS, MinGRU, ThreeGate
 
 _ALL: tuple[type[Layer], ...] = (
-    *(GRU, LSTM, RNN, ThreeGate, MinGRU, *TITLED.values()),
+    *(GRU, LSTM, RNN, ThreeGate, MinGRU, *GENERATED_LAYERS.values()),
     *(Dense, Embedding, Activation, Masking, LastStep),
 )
 
@@ -19,11 +19,11 @@ _ALL: tuple[type[Layer], ...] = (
 LAYERS: dict[str, type[Layer]] = {layer.kind: layer for layer in _ALL}
 
 __all__ = [
+    "GENERATED_LAYERS",
     "GRU",
     "LAYERS",
     "LSTM",
     "RNN",
-    "TITLED",
     "Activation",
     "Dense",
     "Embedding",

@@ -9,7 +9,7 @@ from ..arrays import brief, flag
 from ..errors import UnsupportedError
 from ..spec.cells import CELLS
 from .base import called
-from .build import keras_activation, keras_arrays
+from .conventions import keras_activation, keras_arrays
 from .recurrent import Recurrent
 
 

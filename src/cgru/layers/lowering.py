@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CgruError, UnsupportedError
 from .base import Layer
-from .pointwise import Activation, Dense, Embedding, LastStep, Masking
+from .feedforward import Activation, Dense, Embedding, LastStep, Masking
 from .recurrent import MERGES, Recurrent
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from ..arrays import flag, mapping
 from ..errors import UnsupportedError
 from ..spec.cells import CELLS
 from .base import called
-from .build import keras_activation, keras_arrays, stacked
+from .conventions import keras_activation, keras_arrays, stacked
 from .recurrent import Recurrent
 
 

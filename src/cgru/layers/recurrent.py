@@ -20,8 +20,8 @@ from ..spec.cells import Cell
 from ..spec.precision import Stored, is_matrix
 from ..weights import Weights
 from .base import RUNNERS, Layer, called, only, take
-from .build import plain, reorder, split_concat, stacked
-from .pointwise import pick
+from .conventions import plain, reorder, split_concat, stacked
+from .feedforward import pick
 
 #: The operation that joins the outputs of two directions, by Keras' word for it; the order is the C core's.
 MERGES = {"concat": "concat", "sum": "add", "mul": "mul", "ave": "average"}

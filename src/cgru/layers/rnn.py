@@ -11,7 +11,7 @@ from ..errors import CgruError
 from ..spec import activations
 from ..spec.cells import CELLS
 from .base import called
-from .build import keras_activation, keras_arrays
+from .conventions import keras_activation, keras_arrays
 from .recurrent import Recurrent
 
 

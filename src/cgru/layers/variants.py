@@ -63,4 +63,4 @@ def _layer(cell: Cell) -> type[Recurrent]:
 
 
 #: The layers of the cells with a title, by that title.
-TITLED: dict[str, type[Recurrent]] = {cell.title: _layer(cell) for cell in CELLS.values() if cell.title}
+GENERATED_LAYERS: dict[str, type[Recurrent]] = {cell.title: _layer(cell) for cell in CELLS.values() if cell.title}

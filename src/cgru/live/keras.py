@@ -12,8 +12,8 @@ from ..engine.graph_model import GraphModel
 from ..engine.model import Model
 from ..errors import CgruError
 from ..formats.readers import keras_layers
-from ..formats.readers.naming import errors_name
-from ..layers.build import plain
+from ..formats.readers.naming import error_prefix
+from ..layers.conventions import plain
 from .verification import BATCH, random_inputs, verify_against
 
 
@@ -32,7 +32,7 @@ def from_keras(model: Any, *, example: Any = None, verify: bool = True, backend:
         return net.noting("not verified: from_keras was told verify=False")
     names = net.input_names if isinstance(net, GraphModel) else ["x"]
     inputs = random_inputs(net, *_fixed_sizes(model, names)) if example is None else [_example(example, names)]
-    with errors_name(type(model).__name__), _states_kept(model):
+    with error_prefix(type(model).__name__), _states_kept(model):
         found = verify_against(net, lambda x: _run(model, x), inputs)
     what = f"{len(inputs)} random inputs" if example is None else "the example"
     return net.noting(f"verified against the Keras model on {what}: {found}")

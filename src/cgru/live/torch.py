@@ -11,10 +11,10 @@ from ..arrays import optional_text
 from ..engine.model import Model
 from ..errors import CgruError, UnsupportedError
 from ..formats.containers.tensorfile import TensorFile
-from ..formats.readers.naming import errors_name
+from ..formats.readers.naming import error_prefix
 from ..formats.readers.torch_layers import assumption, layers_from
 from ..layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer
-from ..layers.build import plain
+from ..layers.conventions import plain
 from .torch_export import Untraceable
 from .torch_run import RECURRENT, evaluating, kind_of
 from .torch_trace import followed
@@ -99,7 +99,7 @@ def from_torch(
             f"module: expected a torch module or its state_dict(), found {type(module).__name__}; cgru.load reads files"
         )
     shown = type(module).__name__
-    with errors_name(shown):
+    with error_prefix(shown):
         if optional_text(prefix, "prefix") and prefix:
             module, prefix = _submodule(module, prefix), None
         untraced = ""
@@ -207,7 +207,7 @@ def _walk(module: Any, path: str) -> Iterator[Layer]:
             yield from _walk(child, f"{path}.{key}" if path else key)
     elif kind not in _INERT:
         name = path if path and not path.isdigit() else None
-        with errors_name(path or kind):
+        with error_prefix(path or kind):
             yield _layer(module, kind, name)
 
 
@@ -296,7 +296,7 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _tensor_file(state: Mapping[str, Any], shown: str) -> TensorFile:
     """A state_dict as if it were a file; two names of one tensor are aliases, as in a file."""
-    with errors_name(shown):
+    with error_prefix(shown):
         if not all(isinstance(name, str) for name in state):
             raise CgruError("expected a mapping from tensor name to tensor")
         arrays = _tensors(state)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import UnsupportedError
 from ..formats.readers.aten.program import Argument, Call, Program, Ref
-from ..layers.build import plain
+from ..layers.conventions import plain
 
 
 class Untraceable(UnsupportedError):

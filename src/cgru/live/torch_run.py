@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CgruError, UnsupportedError
-from ..layers.build import plain
+from ..layers.conventions import plain
 
 RECURRENT = frozenset(("GRU", "LSTM", "RNN"))
 _CELLS = frozenset(("GRUCell", "LSTMCell", "RNNCell"))

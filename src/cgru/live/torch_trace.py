@@ -14,7 +14,7 @@ from ..engine.verification import TOLERANCE, Difference, beyond, difference
 from ..errors import CgruError, UnsupportedError
 from ..formats.readers.aten.network import Layout, Traced, traced
 from ..formats.readers.aten.program import Program
-from ..layers.build import plain
+from ..layers.conventions import plain
 from .torch_export import Untraceable, exported
 from .torch_run import Runnable, evaluating, kind_of
 from .verification import BATCH, SCALES, STEPS

@@ -23,9 +23,10 @@ class Cell(NamedTuple):
     ``gates`` names the blocks of H rows stacked in ``weight_ih`` and ``weight_hh``, in canonical order; ``arrays``
     the arrays of one direction, in the order the equation takes them (biases may be absent: they are zero then);
     ``state`` the arrays a row carries from step to step, the emitted one first; ``carried`` those of them that a
-    caller gives and takes. ``step`` is the equation in :mod:`cgru.reference`; ``two_biases`` says whether the
-    candidate's recurrent bias must stay apart. A cell with a ``title`` is a layer class of that name by itself, and
-    ``letters`` say what else its gates may be called; the others have classes with switches of their own.
+    caller gives and takes. ``step`` is the equation in :mod:`cgru.reference`. ``separate_candidate_bias``: the reset
+    gate multiplies the candidate's recurrent bias, so it cannot be added to the input's. A cell with a ``title`` is a
+    layer class of that name by itself, and ``letters`` say what else its gates may be called; the others have classes
+    with switches of their own.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Cell(NamedTuple):
     arrays: tuple[str, ...] = _ARRAYS
     state: tuple[str, ...] = ("h",)
     carried: tuple[str, ...] = ("h",)
-    two_biases: bool = False
+    separate_candidate_bias: bool = False
     title: str = ""
     letters: Mapping[str, str] = MappingProxyType({})
 
@@ -46,7 +47,7 @@ _FIOC = ("f", "i", "o", "c")
 CELLS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
-        Cell("gru_reset_after", _RZN, reference.gru_reset_after, two_biases=True),
+        Cell("gru_reset_after", _RZN, reference.gru_reset_after, separate_candidate_bias=True),
         Cell("gru_reset_before", _RZN, reference.gru_reset_before),
         Cell("rnn", ("h",), reference.rnn),
         Cell("lstm", _IFGO, reference.lstm, state=("h", "c"), carried=("h", "c")),

@@ -103,7 +103,7 @@ cdef class Stepper:
         return i
 
     def _enter(self):
-        """Claim the stepper for one call, or refuse: it is one thread's at a time."""
+        """Take the stepper for one call, or refuse: it is one thread's at a time."""
         if not self.made:
             raise CgruError(f"this {self._called} was never made; a network's own method makes one")
         if self.busy:
@@ -186,7 +186,7 @@ cdef class BatchStepper(Stepper):
         return y
 
 
-cdef class ChoiceStepper(Stepper):
+cdef class IndexedStepper(Stepper):
     """One step of some rows, each named by its id: a serial number times a power of two, plus the row.
 
     Subclasses say with :meth:`_names`, :meth:`_rows` and :meth:`_input` what to make of ids and input that are not as

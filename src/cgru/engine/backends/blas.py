@@ -60,7 +60,7 @@ class Blas:
         bias, vectors = arrays["bias_ih"], arrays.get("weight_ph")
         if "bias_hh" in arrays:
             bias = bias + arrays["bias_hh"]
-        if layer.cell.two_biases:
+        if layer.cell.separate_candidate_bias:
             vectors = arrays["bias_hh"][-layer.hidden_size :]
             bias[-layer.hidden_size :] = arrays["bias_ih"][-layer.hidden_size :]
         matrices = (arrays.get(stem) for stem in ("weight_ih", "weight_hh", "weight_hr"))

@@ -11,7 +11,7 @@ from ..graph_pool import GraphPool
 from ..graph_stream import GraphStream
 from ..pool import MOST, Pool
 from ..stream import Stream, admit_step
-from ._packed import BatchStepper, ChoiceStepper
+from ._packed import BatchStepper, IndexedStepper
 from .flow import Flow
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class PackedStream(BatchStepper, Stream):
         return admit_step(self.net, x, self.batch)
 
 
-class PackedPool(ChoiceStepper, Pool):
+class PackedPool(IndexedStepper, Pool):
     """A pool over the packed backend: the states stay where they are and are stepped in place."""
 
     def __init__(self, net: Model, capacity: int) -> None:
@@ -70,7 +70,7 @@ class SplitGraphStream(PackedGraphStream):
         return self.net._split(super().step(x))
 
 
-class PackedGraphPool(ChoiceStepper, GraphPool):
+class PackedGraphPool(IndexedStepper, GraphPool):
     """A pool of a graph: the states stay where they are and are stepped in place."""
 
     def __init__(self, net: GraphModel, capacity: int) -> None:

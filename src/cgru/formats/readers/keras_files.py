@@ -26,7 +26,7 @@ from ..containers.tensorfile import TensorFile
 from ..containers.zip_members import ZipMembers
 from .keras_layers import from_config
 from .keras_weights import GroupedWeights, PathWeights, Weights
-from .naming import errors_name
+from .naming import error_prefix
 
 #: A configuration's bytes, and what its values may take once parsed: an object in JSON's three letters has 64 bytes.
 MAX_CONFIG = 8 << 20
@@ -91,7 +91,7 @@ def load(source: Source, *, config: Any = None) -> list[Layer] | Graph:
         weights = PathWeights(file.contents.tensors, names, file.contents.aliases)
     else:
         weights = GroupedWeights(_groups(file, "model_weights" if file.config is not None else ""))
-    with errors_name(file.shown, from_file=True):
+    with error_prefix(file.shown, from_file=True):
         return from_config(said, weights, version)
 
 

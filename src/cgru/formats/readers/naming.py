@@ -9,7 +9,7 @@ from ...errors import CgruError, FormatError, UnsupportedError
 
 
 @contextmanager
-def errors_name(shown: str, *, from_file: bool = False) -> Iterator[None]:
+def error_prefix(shown: str, *, from_file: bool = False) -> Iterator[None]:
     """Put ``shown`` before the message of a :class:`CgruError` that does not begin with it.
 
     ``from_file`` says that everything checked inside came from the file itself, so what does not fit is a

@@ -19,7 +19,7 @@ from ...errors import CgruError, FormatError, MissingFileError, UnsupportedError
 from ..containers import safetensors
 from ..containers.file_bytes import Source
 from . import native_chain, native_graph
-from .naming import errors_name
+from .naming import error_prefix
 
 if TYPE_CHECKING:
     from ...engine.model import Model
@@ -86,7 +86,7 @@ def load(source: Source) -> list[Layer] | Graph:
     wrong shape, and :class:`~cgru.errors.UnsupportedError` where it names an activation cgru does not run.
     """
     file, dtypes = safetensors.read_as_held(source)
-    with errors_name(file.shown, from_file=True):
+    with error_prefix(file.shown, from_file=True):
         version = file.metadata.get("version")
         for reader in (native_chain, native_graph):
             if version == reader.VERSION:

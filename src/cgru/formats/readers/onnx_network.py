@@ -15,7 +15,7 @@ from ..containers.file_bytes import Source
 from ..containers.onnx_file import read_model
 from ..containers.onnx_records import Graph, OnnxModel, ValueInfo, shortened
 from . import onnx_arithmetic, onnx_layers, onnx_movement, onnx_recurrent
-from .naming import errors_name
+from .naming import error_prefix
 from .onnx_draft import Draft
 from .onnx_inputs import Reading, declared_shape, fixed_inputs, paired_states, readings
 from .onnx_lowering import HANDLERS, Lowering
@@ -40,7 +40,7 @@ def load(
     input is time (a mapping where inputs differ, ``"frame"`` for a graph that describes one step).
     """
     model = read_model(source)
-    with errors_name(model.shown):
+    with error_prefix(model.shown):
         return network(model, inputs=inputs, state=state, time_axis=time_axis).graph
 
 

@@ -23,7 +23,7 @@ from ...layers.recurrent import torch_stack
 from ...spec.activations import ACTIVATIONS
 from ..containers.messages import some
 from ..containers.tensorfile import TensorFile
-from .naming import errors_name
+from .naming import error_prefix
 from .reparametrization import folded
 
 #: Rows of ``weight_hh`` for each hidden unit → the cell.
@@ -123,7 +123,7 @@ def layers_from(
     leave more than one reading or hold what cgru
     does not run, and :class:`CgruError` where ``layers`` does not fit the tensors.
     """
-    with errors_name(file.shown):
+    with error_prefix(file.shown):
         return _Reading(file, optional_text(prefix, "prefix"), kinds or {}, nonlinearities or {}).layers(layers)
 
 

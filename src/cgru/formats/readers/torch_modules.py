@@ -14,7 +14,7 @@ from ...errors import UnsupportedError
 from ...layers import Layer
 from ..containers.messages import some
 from ..containers.tensorfile import Module, TensorFile
-from .naming import errors_name
+from .naming import error_prefix
 from .torch_layers import layers_from
 
 _NN = "torch.nn.modules."
@@ -47,7 +47,7 @@ def layers_of(file: TensorFile, said: str | Sequence[Any] | None, prefix: str | 
         below[""] = file.modules[head[:-1]]
     kinds = {path: _TABLES[module.cls] for path, module in below.items() if module.cls in _TABLES}
     words = {path: word for path, module in below.items() if (word := _nonlinearity(module))}
-    with errors_name(file.shown):
+    with error_prefix(file.shown):
         for path, module in below.items():
             _check_options(path, module)
         if said is None and below.get("", Module("", {})).cls in _SEQUENTIAL:

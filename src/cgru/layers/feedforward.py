@@ -11,7 +11,7 @@ from ..arrays import as_array, flag, number, own, sequence
 from ..errors import FormatError, ShapeError
 from ..spec import activations
 from .base import Layer, called, only, take
-from .build import keras_activation
+from .conventions import keras_activation
 
 
 class Embedding(Layer):
