@@ -137,7 +137,7 @@ static void add_recurrent(network *n, const char *name, int hidden, int directio
         const cgru_weights weights = {.precision = kind, .input = in, .hidden = hidden, .out = out, .w_ih = w_ih,
                                       .b_ih = b_ih, .b_hh = b_hh, .w_hh = cell->recurrent ? w_hh : none,
                                       .w_hr = cell->projects ? w_hr : none,
-                                      .w_ph = cell->vectors && !cell->apart ? w_ph : NULL};
+                                      .w_ph = cell->vectors && !cell->separate_candidate_bias ? w_ph : NULL};
         cgru_scan *scan = must(cgru_scan_new(isa, cell, CGRU_TANH, CGRU_SIGMOID, &weights));
         cgru_stored again_ih = stored(kind, rows, in), again_hh = stored(kind, rows, out);
         cgru_stored again_hr = stored(kind, out, hidden);

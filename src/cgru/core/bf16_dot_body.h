@@ -17,14 +17,14 @@
 
 static size_t prepared_bytes(const cgru_matrix *m)
 {
-    return ((size_t)m->inner + VL) / VL * VL * sizeof(uint16_t);
+    return ((size_t)m->in_features + VL) / VL * VL * sizeof(uint16_t);
 }
 
 static void prepare_row(const cgru_matrix *m, const float *v, float range, char *to)
 {
     (void)range;
-    for (int k = 0; k < m->inner; k += VL) {
-        int left = m->inner - k;
+    for (int k = 0; k < m->in_features; k += VL) {
+        int left = m->in_features - k;
         v_put_bf16((uint16_t *)to + k, left >= VL ? v_load(v + k) : v_load_part(v + k, left));
     }
 }
@@ -32,7 +32,7 @@ static void prepare_row(const cgru_matrix *m, const float *v, float range, char 
 INLINE void multiply(const int R, const int P, const int G, vec *acc, const cgru_matrix *m, int p0,
                      const void *const *v)
 {
-    const int groups = (m->inner + 1) / 2;
+    const int groups = (m->in_features + 1) / 2;
     const ptrdiff_t panel = (ptrdiff_t)groups * 2 * G * VL;
     const uint16_t *row[TILE_ROWS], *weight[MAX_PANELS];
     UNROLL for (int r = 0; r < R; r++) row[r] = v[r];

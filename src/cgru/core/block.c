@@ -40,14 +40,14 @@ static void copy(float *to, const float *from, int n)
 
 /* ---- scratch ---------------------------------------------------------------------------------------------------- */
 
-void cgru_take_shared(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_arena *a)
+void cgru_take_shared(const cgru_net *net, stage_scratch *l, size_t rows, size_t many, cgru_arena *a)
 {
     l->projected = cgru_take(a, many * net->projection * sizeof(float));
-    l->ring = cgru_take(a, rows * 2 * net->hidden * sizeof(float));
-    l->between = cgru_take(a, rows * 2 * net->hidden * sizeof(float));
+    l->h_ring = cgru_take(a, rows * 2 * net->hidden * sizeof(float));
+    l->phase_scratch = cgru_take(a, rows * 2 * net->hidden * sizeof(float));
 }
 
-void cgru_take_own(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_arena *a)
+void cgru_take_own(const cgru_net *net, stage_scratch *l, size_t rows, size_t many, cgru_arena *a)
 {
     l->pointer_in = cgru_take(a, many * sizeof(float *));
     l->pointer_projected = cgru_take(a, many * sizeof(float *));
@@ -55,7 +55,7 @@ void cgru_take_own(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_
     l->pointer_h = cgru_take(a, rows * sizeof(float *));
     l->current = cgru_take(a, rows * sizeof(float *));
     l->pointer_scratch = cgru_take(a, rows * sizeof(float *));
-    l->pointer_own = cgru_take(a, rows * sizeof(float *));
+    l->pointer_cell_state = cgru_take(a, rows * sizeof(float *));
     l->step_projected = cgru_take(a, rows * sizeof(float *));
     l->step_x = cgru_take(a, rows * sizeof(float *));
     l->emitted = cgru_take(a, rows);
@@ -67,7 +67,7 @@ void cgru_take_own(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_
 
 /* ---- one direction of a recurrent node over a chunk ---------------------------------------------------------------- */
 
-static cgru_prepared room_of(const block *b, const lane *l)
+static cgru_prepared quantized_input_of(const block *b, const stage_scratch *l)
 {
     return (cgru_prepared){l->prepared, (ptrdiff_t)b->net->prepared};
 }
@@ -86,7 +86,8 @@ static float range_of(const cgru_scan *scan, const cgru_direction *dir, const fl
 }
 
 /* The input side of all steps of the chunk that count, in one multiplication. */
-static void project(block *b, lane *l, const cgru_scan *scan, sequence in, int64_t t0, int steps, cgru_member member)
+static void project(block *b, stage_scratch *l, const cgru_scan *scan, sequence in, int64_t t0, int steps,
+                    cgru_member member)
 {
     const int width = b->net->projection;
     int many = 0, p0, p1;
@@ -98,7 +99,7 @@ static void project(block *b, lane *l, const cgru_scan *scan, sequence in, int64
         }
     }
     cgru_share(scan->panels, member, &p0, &p1);
-    scan->x.arithmetic->project(&scan->x, many, l->pointer_in, l->pointer_projected, room_of(b, l), p0, p1);
+    scan->x.arithmetic->project(&scan->x, many, l->pointer_in, l->pointer_projected, quantized_input_of(b, l), p0, p1);
 }
 
 /* Looks now and then whether the call is to end. */
@@ -108,7 +109,7 @@ static void ask(const block *b)
 }
 
 /* Steps [t0, t0 + steps). in is based at t0; out at time 0, or NULL where no output is wanted. Whether the call ends. */
-int cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direction *dir, sequence in,
+int cgru_scan_chunk(block *b, stage_scratch *l, const cgru_node *node, const cgru_direction *dir, sequence in,
                     const sequence *out, int64_t t0, int steps, cgru_member member)
 {
     const cgru_net *net = b->net;
@@ -119,14 +120,14 @@ int cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_directi
     const int n = b->rows, emits = scan->out, projected = steps > 1 || n > 1 || scan->x.precision != CGRU_FLOAT32;
     int share[2][2]; /* of the panels of each phase */
     cgru_share(scan->panels, member, &share[0][0], &share[0][1]);
-    cgru_share(scan->second.panels, member, &share[1][0], &share[1][1]);
+    cgru_share(scan->phase1.panels, member, &share[1][0], &share[1][1]);
     if (projected) project(b, l, scan, in, t0, steps, member);
     for (int r = 0; r < n; r++) {
         float *state = state_row(b, r);
         l->current[r] = state + dir->state;
         l->emitted[r] = state[dir->emitted] == CGRU_EMITTED;
         l->range[r] = range_of(scan, dir, state);
-        l->pointer_scratch[r] = l->between + (ptrdiff_t)r * 2 * net->hidden;
+        l->pointer_scratch[r] = l->phase_scratch + (ptrdiff_t)r * 2 * net->hidden;
     }
     for (int s = 0; s < steps; s++) {
         ask(b);
@@ -134,7 +135,7 @@ int cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_directi
         int step = dir->reverse ? steps - 1 - s : s, active = 0;
         int64_t t = t0 + step;
         for (int r = 0; r < n; r++) {
-            float *ring = l->ring + (ptrdiff_t)r * 2 * net->hidden, *to = ring + (l->current[r] == ring ? net->hidden : 0);
+            float *ring = l->h_ring + (ptrdiff_t)r * 2 * net->hidden, *to = ring + (l->current[r] == ring ? net->hidden : 0);
             if (out != NULL) {
                 int64_t length = b->lengths ? b->lengths[r] : b->steps;
                 int64_t place = node->flipped && t < length ? length - 1 - t : t;
@@ -151,13 +152,14 @@ int cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_directi
             l->step_x[active] = in.data + r * in.row + step * in.step;
             l->pointer_h[active] = l->current[r];
             l->pointer_out[active] = to;
-            l->pointer_scratch[active] = l->between + (ptrdiff_t)r * 2 * net->hidden;
-            if (cell->states > 1) l->pointer_own[active] = state_row(b, r) + dir->state + emits;
+            l->pointer_scratch[active] = l->phase_scratch + (ptrdiff_t)r * 2 * net->hidden;
+            if (cell->states > 1) l->pointer_cell_state[active] = state_row(b, r) + dir->state + emits;
             l->step_range[active] = l->range[r];
             l->active[active++] = r;
         }
         cgru_rows rows = {active, (int)(t & 1), projected ? l->step_projected : NULL, l->step_x, l->pointer_h,
-                          l->pointer_out, l->pointer_own, l->pointer_scratch, l->step_range, room_of(b, l)};
+                          l->pointer_out, l->pointer_cell_state, l->pointer_scratch, l->step_range,
+                          quantized_input_of(b, l)};
         for (int phase = 0; phase < cell->phases && active; phase++) {
             cell->step(scan, &rows, phase, share[phase][0], share[phase][1]);
             if (cgru_team_wait(member)) return 1;
@@ -180,18 +182,19 @@ int cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_directi
 }
 
 /* One step of one row, where nothing is masked: what cgru_scan_chunk would do, without its bookkeeping. */
-void cgru_step_row(block *b, lane *l, const cgru_node *node, const float *x, float *to)
+void cgru_step_row(block *b, stage_scratch *l, const cgru_node *node, const float *x, float *to)
 {
     const cgru_direction *dir = &node->direction[0];
     const cgru_scan *scan = dir->scan;
-    float *state = state_row(b, 0), *own = state + dir->state + scan->out;
+    float *state = state_row(b, 0), *cell_state = state + dir->state + scan->out;
     const float *h = state + dir->state;
     const float range = range_of(scan, dir, state), *projected = l->projected;
     const int reduced = scan->x.precision != CGRU_FLOAT32;
-    const cgru_rows rows = {1, 0, reduced ? &projected : NULL, &x, &h, &to, &own, &l->between, &range, room_of(b, l)};
-    if (reduced) scan->x.arithmetic->project(&scan->x, 1, &x, &l->projected, rows.room, 0, scan->panels);
+    const cgru_rows rows = {1, 0, reduced ? &projected : NULL, &x, &h, &to, &cell_state, &l->phase_scratch, &range,
+                            quantized_input_of(b, l)};
+    if (reduced) scan->x.arithmetic->project(&scan->x, 1, &x, &l->projected, rows.quantized_input, 0, scan->panels);
     for (int phase = 0; phase < scan->cell->phases; phase++)
-        scan->cell->step(scan, &rows, phase, 0, phase == 0 ? scan->panels : scan->second.panels);
+        scan->cell->step(scan, &rows, phase, 0, phase == 0 ? scan->panels : scan->phase1.panels);
     copy(state + dir->state, to, scan->out);
     state[dir->emitted] = CGRU_EMITTED;
     state[dir->emitted + 1] = range;
@@ -255,7 +258,8 @@ static void run_whole(block *b, const cgru_node *node, sequence in, sequence out
             int steps = (int)(b->steps - done < b->chunk ? b->steps - done : b->chunk);
             int64_t t0 = dir->reverse ? b->steps - done - steps : done;
             sequence from = {in.data + t0 * in.step, in.row, in.step};
-            if (cgru_scan_chunk(b, &b->lanes[d], node, dir, from, node->sequences ? &outs[d] : NULL, t0, steps, member)) break;
+            const sequence *to = node->sequences ? &outs[d] : NULL;
+            if (cgru_scan_chunk(b, &b->scratch[d], node, dir, from, to, t0, steps, member)) break;
         }
     }
     if (cgru_team_wait(b->member)) return;
@@ -267,7 +271,8 @@ static void run_whole(block *b, const cgru_node *node, sequence in, sequence out
 
 /* ---- nodes that look at one step at a time ----------------------------------------------------------------------- */
 
-static void run_dense(block *b, lane *l, const cgru_node *node, sequence in, sequence out, int steps, cgru_member member)
+static void run_dense(block *b, stage_scratch *l, const cgru_node *node, sequence in, sequence out, int steps,
+                      cgru_member member)
 {
     int many = 0, p0, p1, softly = node->activation == CGRU_SOFTMAX;
     for (int s = 0; s < steps; s++) {
@@ -278,7 +283,7 @@ static void run_dense(block *b, lane *l, const cgru_node *node, sequence in, seq
     }
     cgru_share(node->matrix->panels, member, &p0, &p1);
     node->matrix->arithmetic->linear(node->matrix, softly ? CGRU_LINEAR : node->activation, many, l->pointer_in,
-                                     l->pointer_out, room_of(b, l), p0, p1);
+                                     l->pointer_out, quantized_input_of(b, l), p0, p1);
     if (softly) {
         cgru_team_wait(member);
         if (member.rank == 0) {
@@ -333,17 +338,17 @@ static sequence later(sequence s, int64_t t)
 }
 
 /* Nodes [i, end) over one chunk; from and to are based at its first step t0. Whether the call ends. */
-static int run_chunk(block *b, lane *l, int i, int end, sequence from, sequence to, int64_t t0, int steps,
+static int run_chunk(block *b, stage_scratch *l, int i, int end, sequence from, sequence to, int64_t t0, int steps,
                       cgru_member member)
 {
     for (int k = i; k < end; k++) {
         const cgru_node *node = &b->net->nodes[k];
-        sequence next = k == end - 1 ? to : (sequence){l->hop[k & 1], (ptrdiff_t)node->out * b->chunk, node->out};
+        sequence next = k == end - 1 ? to : (sequence){l->chunk_buffer[k & 1], (ptrdiff_t)node->out * b->chunk, node->out};
         if (node->kind == CGRU_RECURRENT && steps == 1 && b->rows == 1 && !b->valid && node->sequences && member.size == 1) {
             cgru_step_row(b, l, node, from.data, next.data);
         } else if (node->kind == CGRU_RECURRENT) {
-            sequence based = later(next, -t0);
-            if (cgru_scan_chunk(b, l, node, &node->direction[0], from, node->sequences ? &based : NULL, t0, steps, member)) return 1;
+            const sequence based = later(next, -t0), *out = node->sequences ? &based : NULL;
+            if (cgru_scan_chunk(b, l, node, &node->direction[0], from, out, t0, steps, member)) return 1;
         } else {
             if (node->kind == CGRU_DENSE) run_dense(b, l, node, from, next, steps, member);
             else if (member.rank == 0) run_rowwise(b, node, from, next, t0, steps);
@@ -384,7 +389,7 @@ static void run_chunks(block *b, int i, int end, sequence in, sequence out)
         if (fine < chunk) chunk = (int)fine;
     }
     const int64_t chunks = (b->steps + chunk - 1) / chunk;
-    lane *l = &b->lanes[mine];
+    stage_scratch *l = &b->scratch[mine];
     for (int64_t tick = 0; tick < chunks + stages - 1; tick++) {
         int64_t c = tick - mine, t0 = c * chunk;
         if (c >= 0 && c < chunks) {
@@ -392,11 +397,11 @@ static void run_chunks(block *b, int i, int end, sequence in, sequence out)
             sequence from = later(in, t0), to = later(out, t0);
             if (mine > 0) {
                 int width = b->net->nodes[first[mine] - 1].out;
-                from = (sequence){b->lanes[mine - 1].hand[c & 1], (ptrdiff_t)width * b->chunk, width};
+                from = (sequence){b->scratch[mine - 1].stage_buffer[c & 1], (ptrdiff_t)width * b->chunk, width};
             }
             if (mine < stages - 1) {
                 int width = b->net->nodes[first[mine + 1] - 1].out;
-                to = (sequence){l->hand[c & 1], (ptrdiff_t)width * b->chunk, width};
+                to = (sequence){l->stage_buffer[c & 1], (ptrdiff_t)width * b->chunk, width};
             }
             ask(b);
             int ends = run_chunk(b, l, first[mine], first[mine + 1], from, to, t0, steps, member);
@@ -425,7 +430,7 @@ int cgru_run_block(block *b)
     if (net->nodes[0].kind != CGRU_EMBEDDING) in.data = (float *)call->x + b->first * call->x_row;
     if (b->steps == 1 && net->direct && b->valid == NULL && b->member.size == 1) {
         sequence y = {call->y + b->first * call->y_row, call->y_row, call->y_step};
-        return run_chunk(b, &b->lanes[0], 0, net->count, in, y, 0, 1, b->member);
+        return run_chunk(b, &b->scratch[0], 0, net->count, in, y, 0, 1, b->member);
     }
     if (b->valid && b->member.rank == 0) start_mask(b);
     cgru_team_wait(b->member);

@@ -39,17 +39,17 @@ typedef struct {
 
 /* Scratch of one direction, or of one stage of a wavefront: what may run at the same time. */
 typedef struct {
-    float *hop[2];  /* features of a chunk between two nodes */
-    float *hand[2]; /* features of a chunk for the next stage, by turns */
-    float *projected, *ring, *between;
+    float *chunk_buffer[2]; /* features of a chunk between two nodes */
+    float *stage_buffer[2]; /* features of a chunk for the next stage, by turns */
+    float *projected, *h_ring, *phase_scratch;
     const float **pointer_in, **pointer_h, **current;
-    float **pointer_out, **pointer_own, **pointer_projected, **pointer_scratch;
+    float **pointer_out, **pointer_cell_state, **pointer_projected, **pointer_scratch;
     const float **step_projected, **step_x;
     unsigned char *emitted;
     float *range, *step_range; /* as cgru_rows has it, of all rows and of those that step */
     char *prepared;            /* rows of a chunk as a reduced precision multiplies them */
     int *active;
-} lane;
+} stage_scratch;
 
 /* One block of rows of one call, as one member sees it. */
 typedef struct cgru_block {
@@ -64,22 +64,22 @@ typedef struct cgru_block {
     uint8_t *mask;  /* where valid lies until the time axis is gone */
     float *whole[2];
     float *pair; /* a second direction's outputs before merging */
-    lane lanes[MAX_STAGES];
+    stage_scratch scratch[MAX_STAGES];
     cgru_member member;
     int asks; /* whether this is the calling thread, which asks if the call is to end early */
 } block;
 
-/* A lane's scratch for blocks of so many rows and chunks of so many rows times steps: what members share, and what each
+/* A stage's scratch for blocks of so many rows and chunks of so many rows times steps: what members share, and what each
  * has of its own. */
-void cgru_take_shared(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_arena *a);
-void cgru_take_own(const cgru_net *net, lane *l, size_t rows, size_t many, cgru_arena *a);
+void cgru_take_shared(const cgru_net *net, stage_scratch *l, size_t rows, size_t many, cgru_arena *a);
+void cgru_take_own(const cgru_net *net, stage_scratch *l, size_t rows, size_t many, cgru_arena *a);
 
 /* One direction of a recurrent node over steps [t0, t0 + steps). in is based at t0; out at time 0, or NULL where no output
  * is wanted. Whether the call ends. */
-int cgru_scan_chunk(block *b, lane *l, const cgru_node *node, const cgru_direction *dir, sequence in, const sequence *out,
-                    int64_t t0, int steps, cgru_member member);
+int cgru_scan_chunk(block *b, stage_scratch *l, const cgru_node *node, const cgru_direction *dir, sequence in,
+                    const sequence *out, int64_t t0, int steps, cgru_member member);
 /* One step of one row, where nothing is masked. */
-void cgru_step_row(block *b, lane *l, const cgru_node *node, const float *x, float *to);
+void cgru_step_row(block *b, stage_scratch *l, const cgru_node *node, const float *x, float *to);
 
 void cgru_softmax(float *v, int n);
 /* a != b by their bits: a call takes subnormals for zeros, and comparing must not. */

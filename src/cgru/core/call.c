@@ -53,20 +53,20 @@ static void lay_out(block *b, cgru_arena *a, int member)
     for (int i = 0; i < 2; i++)
         b->whole[i] = segments > 1 + i ? cgru_take(&shared, rows * steps * net->widest * sizeof(float)) : NULL;
     b->pair = paired ? cgru_take(&shared, rows * steps * net->widest * sizeof(float)) : NULL;
-    const int lanes = b->stages > 2 ? b->stages : 2;
-    for (int i = 0; i < lanes; i++) {
-        lane *l = &b->lanes[i];
+    const int stages = b->stages > 2 ? b->stages : 2;
+    for (int i = 0; i < stages; i++) {
+        stage_scratch *l = &b->scratch[i];
         for (int k = 0; k < 2; k++) {
-            size_t hop = net->count > 1 ? many * net->widest * sizeof(float) : 0;
-            l->hop[k] = cgru_take(&shared, hop);
-            l->hand[k] = cgru_take(&shared, b->stages > 1 ? hop : 0);
+            size_t chunk_buffer = net->count > 1 ? many * net->widest * sizeof(float) : 0;
+            l->chunk_buffer[k] = cgru_take(&shared, chunk_buffer);
+            l->stage_buffer[k] = cgru_take(&shared, b->stages > 1 ? chunk_buffer : 0);
         }
         cgru_take_shared(net, l, rows, many, &shared);
     }
     *a = shared;
     for (int m = 0; m <= member; m++) {
-        for (int i = 0; i < lanes; i++) {
-            cgru_take_own(net, &b->lanes[i], rows, many, a);
+        for (int i = 0; i < stages; i++) {
+            cgru_take_own(net, &b->scratch[i], rows, many, a);
         }
     }
 }

@@ -1,16 +1,16 @@
-/* One step of every cell, on the sums that a precision's kernels complete; included once for each instruction set and
- * precision, after these are defined:
+/* One step of every cell, on the sums of each gate that a precision's kernels make; included once for each instruction
+ * set and precision, after these are defined:
  *
- * complete(G, gates, first, sums, scan, m, source, rows, r0, n, p0, panels): sums[row][panel][g] = the input side of
+ * gate_sums(G, gates, first, sums, scan, m, source, rows, r0, n, p0, panels): sums[row][panel][g] = the input side of
  *   gates [first, first + G) of `gates`, and m times the source's vector of the row (m NULL: no more);
  * gru_after_sums(sums, candidate, …): the same for reset after, the candidate's input side by itself in candidate;
- * projection_sums(sums, …): scan->second times the operand;
+ * projection_sums(sums, …): scan->phase1 times the operand;
  * prepare(scan, m, source, rows): done once before the tiles of a phase;
  * planes_of(m), panel_bytes(m). */
 
 /* Each row and panel of a tile: `row`, the first `unit` of the panel, and where its sums lie. */
 #define EACH_PLACE(G)                                                                                                  \
-    for (float *sum = sums, *last = sums; last; last = NULL)                                                     \
+    for (float *sum = sums, *last = sums; last; last = NULL)                                                           \
         for (int row = r0; row < r0 + n; row++)                                                                        \
             for (int unit = p0 * VL; unit < (p0 + panels) * VL; unit += VL, sum += (G) * VL)
 
@@ -71,7 +71,7 @@ static void gru_before_gates_tile(const void *what, const void *given, int r0, i
     const cgru_scan *scan = what;
     const cgru_rows *rows = given;
     float sums[MOST_SUMS * VL];
-    complete(2, 3, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
+    gate_sums(2, 3, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
     activate_each(scan->recurrent_activation, sums, 2, 2, n * panels);
     EACH_PLACE(2)
     {
@@ -85,7 +85,7 @@ static void gru_before_gates_tile(const void *what, const void *given, int r0, i
 INLINE void candidate_tile(const int gates, const cgru_scan *scan, const cgru_rows *rows, int r0, int n, int p0, int panels)
 {
     float sums[MOST_SUMS * VL];
-    complete(1, gates, gates - 1, sums, scan, &scan->second, OPERAND, rows, r0, n, p0, panels);
+    gate_sums(1, gates, gates - 1, sums, scan, &scan->phase1, OPERAND, rows, r0, n, p0, panels);
     EACH_PLACE(1)
     {
         vec c = v_activate(scan->activation, v_load(sum));
@@ -105,7 +105,7 @@ static void mgu_gate_tile(const void *what, const void *given, int r0, int n, in
     const cgru_scan *scan = what;
     const cgru_rows *rows = given;
     float sums[MOST_SUMS * VL];
-    complete(1, 2, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
+    gate_sums(1, 2, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
     EACH_PLACE(1)
     {
         vec z = v_activate(scan->recurrent_activation, v_load(sum)), h = load_units(rows->h[row], unit, scan->hidden);
@@ -125,7 +125,7 @@ static void rnn_tile(const void *what, const void *given, int r0, int n, int p0,
     const cgru_scan *scan = what;
     const cgru_rows *rows = given;
     float sums[MOST_SUMS * VL];
-    complete(1, 1, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
+    gate_sums(1, 1, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
     EACH_PLACE(1) store_units(rows->out[row], unit, scan->hidden, v_activate(scan->activation, v_load(sum)));
 }
 
@@ -139,7 +139,7 @@ INLINE void lstm_epilogue(const int peepholes, const int projects, const cgru_sc
         EACH_PLACE(4)
         {
             const float *peep = scan->h.bias + unit * 3;
-            vec c = load_units(rows->own[row], unit, hidden);
+            vec c = load_units(rows->cell_state[row], unit, hidden);
             v_store(sum, v_fma(v_load(peep), c, v_load(sum)));
             v_store(sum + VL, v_fma(v_load(peep + VL), c, v_load(sum + VL)));
         }
@@ -148,12 +148,12 @@ INLINE void lstm_epilogue(const int peepholes, const int projects, const cgru_sc
     if (!peepholes) activate_each(gate, sums + 3 * VL, 4, 1, n * panels);
     EACH_PLACE(4)
     {
-        float *own = rows->own[row];
-        vec c = load_units(own, unit, hidden), o = v_load(sum + 3 * VL);
+        float *cell_state = rows->cell_state[row];
+        vec c = load_units(cell_state, unit, hidden), o = v_load(sum + 3 * VL);
         c = v_fma(v_load(sum + VL), c, v_mul(v_load(sum), v_activate(act, v_load(sum + 2 * VL))));
         if (peepholes) o = v_activate(gate, v_fma(v_load(scan->h.bias + unit * 3 + 2 * VL), c, o));
         vec y = v_mul(o, v_activate(act, c));
-        store_units(own, unit, hidden, c);
+        store_units(cell_state, unit, hidden, c);
         if (projects) v_store(operand(scan, rows, row) + unit, y);
         else store_units(rows->out[row], unit, hidden, y);
     }
@@ -164,8 +164,8 @@ INLINE void lstm_epilogue(const int peepholes, const int projects, const cgru_sc
     {                                                                                                                  \
         const cgru_scan *scan = what;                                                                                  \
         const cgru_rows *rows = given;                                                                                 \
-        float sums[MOST_SUMS * VL];                                                                                 \
-        complete(4, 4, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);                                \
+        float sums[MOST_SUMS * VL];                                                                                    \
+        gate_sums(4, 4, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);                                      \
         lstm_epilogue(PEEPHOLES, PROJECTS, scan, rows, sums, r0, n, p0, panels);                                       \
     }
 LSTM_TILE(lstm_tile, 0, 0)
@@ -182,15 +182,15 @@ static void projection_tile(const void *what, const void *given, int r0, int n, 
     EACH_PLACE(1) store_units(rows->out[row], unit, scan->out, v_load(sum));
 }
 
-/* f, i, o = σ(sums), c = φ(sum); h' = f ⊙ h + i ⊙ c; emits h', or o ⊙ h' where h is a state of its own. That one is
+/* f, i, o = σ(sums), c = φ(sum); h' = f ⊙ h + i ⊙ c; emits h', or o ⊙ h' where h is a state by itself. That one is
  * read by all units, so h' waits in scratch for phase 1. */
 INLINE void three_gate(const int output_gate, const cgru_scan *scan, const cgru_rows *rows, int r0, int n, int p0,
                        int panels)
 {
-    const float *const *from = output_gate ? (const float *const *)rows->own : rows->h;
+    const float *const *from = output_gate ? (const float *const *)rows->cell_state : rows->h;
     const int gate = scan->recurrent_activation, hidden = scan->hidden;
     float sums[MOST_SUMS * VL];
-    complete(4, 4, 0, sums, scan, &scan->h, output_gate ? OWN : STATE, rows, r0, n, p0, panels);
+    gate_sums(4, 4, 0, sums, scan, &scan->h, output_gate ? CELL_STATE : STATE, rows, r0, n, p0, panels);
     EACH_PLACE(4)
     {
         vec f = v_activate(gate, v_load(sum)), i_ = v_activate(gate, v_load(sum + VL));
@@ -214,13 +214,13 @@ static void three_gate_output_tile(const void *what, const void *given, int r0, 
     three_gate(1, what, given, r0, n, p0, panels);
 }
 
-static void keep_own_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+static void keep_cell_state_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
 {
     const cgru_scan *scan = what;
     const cgru_rows *rows = given;
     for (int r = r0; r < r0 + n; r++) {
         for (int unit = p0 * VL; unit < (p0 + panels) * VL; unit += VL)
-            store_units(rows->own[r], unit, scan->hidden, v_load(rows->scratch[r] + unit));
+            store_units(rows->cell_state[r], unit, scan->hidden, v_load(rows->scratch[r] + unit));
     }
 }
 
@@ -230,7 +230,7 @@ static void min_gru_tile(const void *what, const void *given, int r0, int n, int
     const cgru_scan *scan = what;
     const cgru_rows *rows = given;
     float sums[MOST_SUMS * VL];
-    complete(2, 2, 0, sums, scan, NULL, NOTHING, rows, r0, n, p0, panels);
+    gate_sums(2, 2, 0, sums, scan, NULL, NOTHING, rows, r0, n, p0, panels);
     EACH_PLACE(2)
     {
         vec z = v_activate(scan->recurrent_activation, v_load(sum)), c = v_activate(scan->activation, v_load(sum + VL));
@@ -244,15 +244,15 @@ static void min_gru_tile(const void *what, const void *given, int r0, int n, int
     {                                                                                                                  \
         (void)phase;                                                                                                   \
         prepare(scan, &scan->h, SOURCE, rows);                                                                         \
-        each_tile(TILE, scan, rows, G, planes_of(&scan->h), rows->n, p0, p1, rows->backwards, panel_bytes(&scan->h));  \
+        for_tiles(TILE, scan, rows, G, planes_of(&scan->h), rows->n, p0, p1, rows->backwards, panel_bytes(&scan->h));  \
     }
-#define STEPS_OF(CELL, TILE, G, SOURCE, SECOND, SECOND_SOURCE)                                                         \
+#define STEPS_OF(CELL, TILE, G, SOURCE, PHASE1, PHASE1_SOURCE)                                                         \
     static void NAME(cgru_##CELL)(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1)             \
     {                                                                                                                  \
-        const cgru_matrix *m = phase == 0 ? &scan->h : &scan->second;                                                  \
-        prepare(scan, m, phase == 0 ? SOURCE : SECOND_SOURCE, rows);                                                   \
-        if (phase == 0) each_tile(TILE, scan, rows, G, planes_of(m), rows->n, p0, p1, rows->backwards, panel_bytes(m)); \
-        else each_tile(SECOND, scan, rows, 1, planes_of(m), rows->n, p0, p1, rows->backwards, 0);                      \
+        const cgru_matrix *m = phase == 0 ? &scan->h : &scan->phase1;                                                  \
+        prepare(scan, m, phase == 0 ? SOURCE : PHASE1_SOURCE, rows);                                                   \
+        if (phase == 0) for_tiles(TILE, scan, rows, G, planes_of(m), rows->n, p0, p1, rows->backwards, panel_bytes(m)); \
+        else for_tiles(PHASE1, scan, rows, 1, planes_of(m), rows->n, p0, p1, rows->backwards, 0);                      \
     }
 STEP_OF(gru_after, gru_after_tile, 3, STATE)
 STEPS_OF(gru_before, gru_before_gates_tile, 2, STATE, gru_before_candidate_tile, OPERAND)
@@ -261,22 +261,27 @@ STEP_OF(lstm, lstm_tile, 4, STATE)
 STEP_OF(lstm_peephole, lstm_peephole_tile, 4, STATE)
 STEPS_OF(lstm_projected, lstm_projected_tile, 4, STATE, projection_tile, OPERAND)
 STEP_OF(three_gate, three_gate_tile, 4, STATE)
-STEPS_OF(three_gate_output, three_gate_output_tile, 4, OWN, keep_own_tile, NOTHING)
+STEPS_OF(three_gate_output, three_gate_output_tile, 4, CELL_STATE, keep_cell_state_tile, NOTHING)
 STEP_OF(min_gru, min_gru_tile, 2, NOTHING)
 STEPS_OF(mgu, mgu_gate_tile, 1, STATE, mgu_candidate_tile, OPERAND)
 
-/* name, gates, recurrent, phases, projects, apart, vectors, states, bounded, step */
+/* What is not named is 0. */
 static const cgru_cell NAME(cgru_cells)[] = {
-    {"gru_reset_after", 3, 3, 1, 0, 1, 1, 1, 1, NAME(cgru_gru_after)},
-    {"gru_reset_before", 3, 2, 2, 0, 0, 0, 1, 1, NAME(cgru_gru_before)},
-    {"rnn", 1, 1, 1, 0, 0, 0, 1, 1, NAME(cgru_rnn)},
-    {"lstm", 4, 4, 1, 0, 0, 0, 2, 1, NAME(cgru_lstm)},
-    {"lstm_peephole", 4, 4, 1, 0, 0, 3, 2, 1, NAME(cgru_lstm_peephole)},
-    {"lstm_projected", 4, 4, 2, 1, 0, 0, 2, 0, NAME(cgru_lstm_projected)},
-    {"three_gate", 4, 4, 1, 0, 0, 0, 1, 0, NAME(cgru_three_gate)},
-    {"three_gate_output", 4, 4, 2, 0, 0, 0, 2, 0, NAME(cgru_three_gate_output)},
-    {"min_gru", 2, 0, 1, 0, 0, 0, 1, 1, NAME(cgru_min_gru)},
-    {"mgu", 2, 1, 2, 0, 0, 0, 1, 1, NAME(cgru_mgu)},
+    {.name = "gru_reset_after", .gates = 3, .recurrent = 3, .phases = 1, .separate_candidate_bias = 1, .vectors = 1,
+     .states = 1, .bounded = 1, .step = NAME(cgru_gru_after)},
+    {.name = "gru_reset_before", .gates = 3, .recurrent = 2, .phases = 2, .states = 1, .bounded = 1,
+     .step = NAME(cgru_gru_before)},
+    {.name = "rnn", .gates = 1, .recurrent = 1, .phases = 1, .states = 1, .bounded = 1, .step = NAME(cgru_rnn)},
+    {.name = "lstm", .gates = 4, .recurrent = 4, .phases = 1, .states = 2, .bounded = 1, .step = NAME(cgru_lstm)},
+    {.name = "lstm_peephole", .gates = 4, .recurrent = 4, .phases = 1, .vectors = 3, .states = 2, .bounded = 1,
+     .step = NAME(cgru_lstm_peephole)},
+    {.name = "lstm_projected", .gates = 4, .recurrent = 4, .phases = 2, .projects = 1, .states = 2,
+     .step = NAME(cgru_lstm_projected)},
+    {.name = "three_gate", .gates = 4, .recurrent = 4, .phases = 1, .states = 1, .step = NAME(cgru_three_gate)},
+    {.name = "three_gate_output", .gates = 4, .recurrent = 4, .phases = 2, .states = 2,
+     .step = NAME(cgru_three_gate_output)},
+    {.name = "min_gru", .gates = 2, .phases = 1, .states = 1, .bounded = 1, .step = NAME(cgru_min_gru)},
+    {.name = "mgu", .gates = 2, .recurrent = 1, .phases = 2, .states = 1, .bounded = 1, .step = NAME(cgru_mgu)},
 };
 
 static void NAME(cgru_activate)(int activation, float *values, ptrdiff_t n)

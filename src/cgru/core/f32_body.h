@@ -106,7 +106,7 @@ INLINE void start(const int R, const int P, const int G, vec *acc, const float *
     }
 }
 
-INLINE void put_down(const int count, const vec *acc, float *sums)
+INLINE void store_tile(const int count, const vec *acc, float *sums)
 {
     UNROLL for (int i = 0; i < count; i++) v_store(sums + i * VL, acc[i]);
 }
@@ -115,13 +115,13 @@ INLINE void put_down(const int count, const vec *acc, float *sums)
 
 INLINE void linear_sums(float *sums, const cgru_matrix *m, const linear_rows *rows, int r0, int n, int p0, int panels)
 {
-    const ptrdiff_t panel = (ptrdiff_t)m->inner * VL;
+    const ptrdiff_t panel = (ptrdiff_t)m->in_features * VL;
 #define LINEAR(R, P)                                                                                                   \
     {                                                                                                                  \
         vec acc[(R) * (P)];                                                                                            \
         start(R, P, 1, acc, m->bias + p0 * VL, 1, 0);                                                                  \
-        multiply(R, P, 1, acc, weights(m) + p0 * panel, panel, 1, 0, rows->v + r0, m->inner);                           \
-        put_down((R) * (P), acc, sums);                                                                                \
+        multiply(R, P, 1, acc, weights(m) + p0 * panel, panel, 1, 0, rows->v + r0, m->in_features);                    \
+        store_tile((R) * (P), acc, sums);                                                                              \
     }
     WITH_CONSTANTS(n, panels, 1, LINEAR)
 #undef LINEAR
@@ -129,12 +129,12 @@ INLINE void linear_sums(float *sums, const cgru_matrix *m, const linear_rows *ro
 
 INLINE void project_tile(const int G, const cgru_matrix *m, const linear_rows *rows, int r0, int n, int p0, int panels)
 {
-    const ptrdiff_t panel = (ptrdiff_t)m->inner * G * VL;
+    const ptrdiff_t panel = (ptrdiff_t)m->in_features * G * VL;
 #define PROJECT(R, P)                                                                                                  \
     {                                                                                                                  \
         vec acc[MOST_SUMS];                                                                                            \
         start(R, P, G, acc, m->bias + p0 * G * VL, G, 0);                                                              \
-        multiply(R, P, G, acc, weights(m) + p0 * panel, panel, G, 0, rows->v + r0, m->inner);                           \
+        multiply(R, P, G, acc, weights(m) + p0 * panel, panel, G, 0, rows->v + r0, m->in_features);                    \
         UNROLL for (int r = 0; r < (R); r++)                                                                           \
         {                                                                                                              \
             float *out = rows->out[r0 + r] + p0 * G * VL;                                                              \
@@ -162,19 +162,19 @@ INLINE void input_side(const int R, const int P, const int G, const int gates, c
             }
         }
     } else {
-        const ptrdiff_t panel = (ptrdiff_t)m->inner * gates * VL;
+        const ptrdiff_t panel = (ptrdiff_t)m->in_features * gates * VL;
         start(R, P, G, acc, m->bias + p0 * gates * VL, gates, first);
-        multiply(R, P, G, acc, weights(m) + p0 * panel, panel, gates, first, rows->x + r0, m->inner);
+        multiply(R, P, G, acc, weights(m) + p0 * panel, panel, gates, first, rows->x + r0, m->in_features);
     }
 }
 
 #define VECTORS(source)                                                                                                \
     const float *left[TILE_ROWS], *const *v = left;                                                                    \
     if ((source) == STATE) v = rows->h + r0;                                                                           \
-    else if ((source) == OWN) v = (const float *const *)rows->own + r0;                                                \
+    else if ((source) == CELL_STATE) v = (const float *const *)rows->cell_state + r0;                                  \
     for (int r = 0; (source) == OPERAND && r < n; r++) left[r] = operand(scan, rows, r0 + r);
 
-INLINE void complete(const int G, const int gates, const int first, float *sums, const cgru_scan *scan,
+INLINE void gate_sums(const int G, const int gates, const int first, float *sums, const cgru_scan *scan,
                      const cgru_matrix *m, const enum source source, const cgru_rows *rows, int r0, int n, int p0,
                      int panels)
 {
@@ -184,10 +184,10 @@ INLINE void complete(const int G, const int gates, const int first, float *sums,
         vec acc[MOST_SUMS];                                                                                            \
         input_side(R, P, G, gates, first, acc, &scan->x, rows, r0, p0);                                                \
         if (m) {                                                                                                       \
-            const ptrdiff_t panel = (ptrdiff_t)m->inner * G * VL;                                                      \
-            multiply(R, P, G, acc, weights(m) + p0 * panel, panel, G, 0, v, m->inner);                                  \
+            const ptrdiff_t panel = (ptrdiff_t)m->in_features * G * VL;                                                \
+            multiply(R, P, G, acc, weights(m) + p0 * panel, panel, G, 0, v, m->in_features);                           \
         }                                                                                                              \
-        put_down((R) * (P) * G, acc, sums);                                                                            \
+        store_tile((R) * (P) * G, acc, sums);                                                                          \
     }
     WITH_CONSTANTS(n, panels, G, SUMS)
 #undef SUMS
@@ -200,7 +200,7 @@ INLINE void gru_after_sums(float *sums, float *candidate, const cgru_scan *scan,
 #define STEP(R, P)                                                                                                     \
     {                                                                                                                  \
         vec acc[(R) * (P) * 3];                                                                                        \
-        input_side(R, P, 3, 3, 0, acc, &scan->x, rows, r0, p0);                                                           \
+        input_side(R, P, 3, 3, 0, acc, &scan->x, rows, r0, p0);                                                        \
         UNROLL for (int r = 0; r < (R); r++)                                                                           \
         {                                                                                                              \
             UNROLL for (int p = 0; p < (P); p++)                                                                       \
@@ -209,8 +209,8 @@ INLINE void gru_after_sums(float *sums, float *candidate, const cgru_scan *scan,
                 acc[(r * (P) + p) * 3 + 2] = v_load(scan->h.bias + (p0 + p) * VL);                                     \
             }                                                                                                          \
         }                                                                                                              \
-        multiply(R, P, 3, acc, weights(&scan->h) + p0 * panel, panel, 3, 0, rows->h + r0, scan->hidden);                  \
-        put_down((R) * (P) * 3, acc, sums);                                                                            \
+        multiply(R, P, 3, acc, weights(&scan->h) + p0 * panel, panel, 3, 0, rows->h + r0, scan->hidden);               \
+        store_tile((R) * (P) * 3, acc, sums);                                                                          \
     }
     WITH_CONSTANTS(n, panels, 3, STEP)
 #undef STEP
@@ -218,15 +218,15 @@ INLINE void gru_after_sums(float *sums, float *candidate, const cgru_scan *scan,
 
 INLINE void projection_sums(float *sums, const cgru_scan *scan, const cgru_rows *rows, int r0, int n, int p0, int panels)
 {
-    const cgru_matrix *m = &scan->second;
-    const ptrdiff_t panel = (ptrdiff_t)m->inner * VL;
+    const cgru_matrix *m = &scan->phase1;
+    const ptrdiff_t panel = (ptrdiff_t)m->in_features * VL;
     VECTORS(OPERAND)
 #define STEP(R, P)                                                                                                     \
     {                                                                                                                  \
         vec acc[(R) * (P)];                                                                                            \
         UNROLL for (int j = 0; j < (R) * (P); j++) acc[j] = v_set(0.0f);                                               \
-        multiply(R, P, 1, acc, weights(m) + p0 * panel, panel, 1, 0, v, m->inner);                                      \
-        put_down((R) * (P), acc, sums);                                                                                \
+        multiply(R, P, 1, acc, weights(m) + p0 * panel, panel, 1, 0, v, m->in_features);                               \
+        store_tile((R) * (P), acc, sums);                                                                              \
     }
     WITH_CONSTANTS(n, panels, 1, STEP)
 #undef STEP
@@ -244,12 +244,12 @@ INLINE void prepare(const cgru_scan *scan, const cgru_matrix *m, enum source sou
 
 static ptrdiff_t panel_bytes(const cgru_matrix *m)
 {
-    return (ptrdiff_t)m->inner * m->gates * VL * (ptrdiff_t)sizeof(float);
+    return (ptrdiff_t)m->in_features * m->gates * VL * (ptrdiff_t)sizeof(float);
 }
 
-INLINE void prepare_rows(const cgru_matrix *m, int n, const float *const *v, cgru_prepared room)
+INLINE void prepare_rows(const cgru_matrix *m, int n, const float *const *v, cgru_prepared quantized_input)
 {
-    (void)m, (void)n, (void)v, (void)room;
+    (void)m, (void)n, (void)v, (void)quantized_input;
 }
 
 #include "linear.h"

@@ -1,5 +1,5 @@
 /* Products whose sums are floats, on multiply(R, P, G, acc, m, p0, v). */
-INLINE void put_down(const int R, const int P, const int G, const vec *acc, const tile_out *out)
+INLINE void store_tile(const int R, const int P, const int G, const vec *acc, const tile_out *out)
 {
     COMPLETED(vec, sums, acc, R * P * G)
     UNROLL for (int r = 0; r < R; r++)
@@ -15,7 +15,7 @@ INLINE void put_down(const int R, const int P, const int G, const vec *acc, cons
     {                                                                                                                  \
         vec acc[MOST_SUMS];                                                                                            \
         multiply(R, P, GATES, acc, m, p0, v);                                                                          \
-        put_down(R, P, GATES, acc, out);                                                                               \
+        store_tile(R, P, GATES, acc, out);                                                                             \
     }
 #define PRODUCT(G)                                                                                                     \
     static __attribute__((noinline)) void product##G(const cgru_matrix *m, const void *const *v, int n, int p0,        \

@@ -154,7 +154,7 @@ static int place_values(cgru_graph *g)
 
 static void widen(size_t *most, const cgru_matrix *m)
 {
-    size_t bytes = m->inner && m->arithmetic->prepared ? m->arithmetic->prepared(m) : 0;
+    size_t bytes = m->in_features && m->arithmetic->prepared ? m->arithmetic->prepared(m) : 0;
     bytes = (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
     if (bytes > *most) *most = bytes;
 }
@@ -174,10 +174,10 @@ static int measure(cgru_graph *g)
         if (node->scan.directions) scans[found++] = node->scan;
         for (int k = 0; k < node->groups; k++) {
             const cgru_matrix *m = node->matrix[k];
-            int rows = g->values[node->out].size / (m->units * node->groups);
-            if ((node->groups > 1 || node->number[1] > 1) && m->inner > g->gathered) g->gathered = m->inner;
+            int rows = g->values[node->out].size / (m->out_features * node->groups);
+            if ((node->groups > 1 || node->number[1] > 1) && m->in_features > g->gathered) g->gathered = m->in_features;
             widen(&g->prepared, m);
-            g->work += (int64_t)m->units * m->inner * rows;
+            g->work += (int64_t)m->out_features * m->in_features * rows;
         }
         g->work += g->values[node->out].size * 2;
         int extended = 0;

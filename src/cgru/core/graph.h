@@ -158,7 +158,7 @@ struct cgru_job {
     const float **pointer_in;
     float **pointer_out;
     float *gather; /* room for batch windows of the widest product that has to be gathered */
-    cgru_prepared room;
+    cgru_prepared quantized_input;
     int64_t batch; /* how many pointers there are */
 };
 

@@ -185,7 +185,7 @@ static void lay_out_frames(graph_block *b, cgru_arena *a)
     }
     if (g->scans->count == 0) return;
     if (many < b->chunk) many = b->chunk;
-    lane *l = &b->scans.lanes[0];
+    stage_scratch *l = &b->scans.scratch[0];
     cgru_take_shared(g->scans, l, rows, rows * (size_t)many, a);
     cgru_take_own(g->scans, l, rows, rows * (size_t)many, a);
     b->scans.chunk = (int)many;
@@ -290,7 +290,7 @@ static void run_node(graph_block *b, int i, int64_t from, int64_t to, const int6
     if (g->homes[v].storage == CGRU_NOWHERE && !node->scan.directions && strcmp(node->op->name, "carry") != 0) return;
     cgru_job job = {.graph = g, .node = node, .call = b->call, .first = b->first, .rows = b->rows, .frames = to - from,
                     .at = from - (moves ? b->start[v] : 0), .scans = &b->scans, .pointer_in = b->pointer_in,
-                    .pointer_out = b->pointer_out, .room = {b->prepared, (ptrdiff_t)g->prepared}, .batch = BATCH,
+                    .pointer_out = b->pointer_out, .quantized_input = {b->prepared, (ptrdiff_t)g->prepared}, .batch = BATCH,
                     .real = b->real, .gather = b->gather};
     int window = 0;
     job.out = span_of(b, v, from);

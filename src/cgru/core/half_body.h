@@ -53,7 +53,7 @@ INLINE void multiply_one(const int R, const int P, const int G, vec *acc, const 
 INLINE void multiply(const int R, const int P, const int G, vec *acc, const cgru_matrix *m, int p0,
                      const void *const *v)
 {
-    const int inner = m->inner;
+    const int inner = m->in_features;
     const ptrdiff_t panel = (ptrdiff_t)((inner + GROUP - 1) / GROUP) * GROUP * G * VL;
     const float *row[TILE_ROWS];
     const uint16_t *weight[MAX_PANELS];

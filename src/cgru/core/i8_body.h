@@ -28,7 +28,7 @@
 
 static size_t prepared_bytes(const cgru_matrix *m)
 {
-    return (size_t)(HEADER + m->planes * PLANE(m->inner));
+    return (size_t)(HEADER + m->planes * PLANE(m->in_features));
 }
 
 /* Activations below this are nothing: their scale could not be divided by. */
@@ -38,7 +38,7 @@ static size_t prepared_bytes(const cgru_matrix *m)
  * gets NaN for its unit, and so gives NaN. */
 static void prepare_row(const cgru_matrix *m, const float *v, float range, char *to)
 {
-    const int inner = m->inner, whole = inner / VL * VL, left = inner - whole;
+    const int inner = m->in_features, whole = inner / VL * VL, left = inner - whole;
     const float top = m->planes == 2 ? 32639.0f : 127.0f;
     uint8_t *plane = (uint8_t *)to + HEADER, *second = plane + PLANE(inner);
     if (range == 0.0f) {
@@ -69,7 +69,7 @@ static void prepare_row(const cgru_matrix *m, const float *v, float range, char 
 INLINE void multiply(const int R, const int P, const int G, ivec *acc, const cgru_matrix *m, int p0,
                      const uint8_t *const *bytes)
 {
-    const int groups = (m->inner + 3) / 4;
+    const int groups = (m->in_features + 3) / 4;
     const ptrdiff_t panel = (ptrdiff_t)groups * G * VL * 4;
     const uint8_t *row[TILE_ROWS];
     const int8_t *weight[MAX_PANELS];
@@ -78,7 +78,7 @@ INLINE void multiply(const int R, const int P, const int G, ivec *acc, const cgr
     UNROLL for (int r = 0; r < R; r++)
     {
         UNROLL for (int j = 0; j < P * G; j++)
-            acc[r * P * G + j] = DOT_OFFSET ? i_negative(i_load(m->offset + (p0 * G + j) * VL)) : i_set(0);
+            acc[r * P * G + j] = DOT_OFFSET ? i_negative(i_load(m->compensation + (p0 * G + j) * VL)) : i_set(0);
     }
     int k = 0;
 #ifdef DOT_AT_ONCE
@@ -128,7 +128,7 @@ INLINE void multiply(const int R, const int P, const int G, ivec *acc, const cgr
 }
 
 /* A sum as a float is the integer, times its row's scale, times the activations' unit. */
-INLINE void put_down(const int R, const int P, const int G, const ivec *acc, const cgru_matrix *m, int p0,
+INLINE void store_tile(const int R, const int P, const int G, const ivec *acc, const cgru_matrix *m, int p0,
                      const void *const *v, const tile_out *out)
 {
     const vec plane = v_set(256.0f);
@@ -160,7 +160,7 @@ INLINE void put_down(const int R, const int P, const int G, const ivec *acc, con
     {                                                                                                                  \
         ivec acc[MOST_SUMS];                                                                                           \
         multiply(R, P, GATES, acc, m, p0, bytes);                                                                      \
-        put_down(R, P, GATES, acc, m, p0, v, out);                                                                     \
+        store_tile(R, P, GATES, acc, m, p0, v, out);                                                                   \
     }
 #define PRODUCT(G)                                                                                                     \
     static __attribute__((noinline)) void product##G(const cgru_matrix *m, const void *const *v, int n, int p0,        \
@@ -171,7 +171,7 @@ INLINE void put_down(const int R, const int P, const int G, const ivec *acc, con
         const int planes = m->planes;                                                                                  \
         for (int r = 0; r < n; r++) {                                                                                  \
             bytes[r * planes] = (const uint8_t *)v[r] + HEADER;                                                        \
-            if (planes == 2) bytes[r * 2 + 1] = (const uint8_t *)v[r] + HEADER + PLANE(m->inner);                      \
+            if (planes == 2) bytes[r * 2 + 1] = (const uint8_t *)v[r] + HEADER + PLANE(m->in_features);                \
         }                                                                                                              \
         WITH_CONSTANTS(n * planes, panels, G, PRODUCT_TILE)                                                            \
     }

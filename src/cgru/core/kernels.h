@@ -48,15 +48,15 @@ enum cgru_precision {
 
 typedef struct cgru_arithmetic cgru_arithmetic;
 
-/* One packed matrix with its bias: units = O or H, inner = I or H. */
+/* One packed matrix with its bias: in_features = I or H, out_features = O or H. */
 struct cgru_matrix {
-    int units, inner, gates, panels;
+    int in_features, out_features, gates, panels;
     int precision;
     int planes;      /* of bytes that stand for one activation: 2 for int8x16, else 1 */
-    void *weight;    /* [panels][inner / group][gates][vl][group] */
+    void *weight;    /* [panels][in_features / group][gates][vl][group] */
     float *bias;     /* [panels][gates][vl] */
     float *scale;    /* int8: of each row, [panels][gates][vl]; else NULL */
-    int32_t *offset; /* int8: 128 times the sum of each row, for kernels that multiply unsigned activations */
+    int32_t *compensation; /* int8: 128 times the sum of each row, for kernels that multiply unsigned activations */
     const cgru_arithmetic *arithmetic;
 };
 
@@ -68,10 +68,10 @@ struct cgru_scan {
     int activation, recurrent_activation;
     int input, hidden, panels;
     int out;            /* numbers emitted: hidden, or what a projection makes of them */
-    int bounded;        /* no state that the matrices read leaves [-1, 1], unless it began outside */
+    int bounded;        /* |h| <= max(1, |h0|), so int8 may use one fixed range per row */
     cgru_matrix x;      /* all gates from the input; its bias is what adds to the input side */
     cgru_matrix h;      /* the gates that multiply the state in phase 0; its bias holds the cell's vectors */
-    cgru_matrix second; /* what phase 1 multiplies; inner = 0 where it multiplies nothing */
+    cgru_matrix phase1; /* what phase 1 multiplies; in_features = 0 where it multiplies nothing */
 };
 
 /* Memory of one thread for rows as a reduced precision multiplies them: stride bytes for each, at least what
@@ -85,15 +85,15 @@ typedef struct {
  * precision wants proj. */
 typedef struct {
     int n;
-    int backwards; /* walk the panels from the last: what was touched last is still in cache (no sum changes) */
+    int backwards; /* visit panels in descending order, as odd steps do: they start on those still in L1; no sum changes */
     const float *const *proj;
     const float *const *x;
     const float *const *h; /* h of the step before */
     float *const *out;     /* h', or what the cell emits instead */
-    float *const *own;     /* the state arrays after the first, one after the other: a unit's are changed in place */
+    float *const *cell_state; /* the state arrays after the first, one after the other: a unit's are changed in place */
     float *const *scratch; /* what phase 0 leaves for phase 1: two arrays of panels·vl floats */
     const float *range;    /* int8 and a bounded scan: the largest |h| of each row, fixed with its first state */
-    cgru_prepared room;
+    cgru_prepared quantized_input;
 } cgru_rows;
 
 /* A cell: all that the packer and the runner know of it. The gates are stacked in w_ih and w_hh in this order:
@@ -104,7 +104,7 @@ struct cgru_cell {
     int recurrent;    /* of those, the ones of phase 0 that multiply the state */
     int phases;       /* 1 or 2 */
     int projects;     /* phase 1 multiplies by w_hr rather than by the gates left */
-    int apart;        /* the last gate's recurrent bias stays apart: a vector */
+    int separate_candidate_bias; /* the last gate's recurrent bias is a vector of its own */
     int vectors;      /* per unit, beside the matrices */
     int states;       /* arrays a row carries: the one emitted, then the units' own */
     int bounded;      /* with bounded activations the state that the matrices read stays within [-1, 1] */
@@ -119,10 +119,10 @@ struct cgru_arithmetic {
     size_t (*prepared)(const cgru_matrix *m);
     /* out[r] = activation(W v[r] + b), features side by side; softmax is the caller's */
     void (*linear)(const cgru_matrix *m, int activation, int n, const float *const *v, float *const *out,
-                   cgru_prepared room, int p0, int p1);
+                   cgru_prepared quantized_input, int p0, int p1);
     /* out[r] = W v[r] + b in the panel order the steps read */
-    void (*project)(const cgru_matrix *m, int n, const float *const *v, float *const *out, cgru_prepared room, int p0,
-                    int p1);
+    void (*project)(const cgru_matrix *m, int n, const float *const *v, float *const *out,
+                    cgru_prepared quantized_input, int p0, int p1);
     const cgru_cell *cells;
     int cell_count;
     /* an activation over n numbers, in place */

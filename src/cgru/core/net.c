@@ -28,13 +28,13 @@ int cgru_segment_end(const cgru_net *net, int i)
 static int64_t cost_of(const cgru_matrix *m)
 {
     static const int share[CGRU_PRECISIONS] = {4, 1, 2, 2, 3};
-    return ((int64_t)m->units * m->gates * m->inner * share[m->precision] + 3) / 4;
+    return ((int64_t)m->out_features * m->gates * m->in_features * share[m->precision] + 3) / 4;
 }
 
 /* Bytes of one row as the matrix multiplies it. */
 static size_t prepared_bytes(const cgru_matrix *m)
 {
-    return m->inner && m->arithmetic->prepared ? m->arithmetic->prepared(m) : 0;
+    return m->in_features && m->arithmetic->prepared ? m->arithmetic->prepared(m) : 0;
 }
 
 static void widen(size_t *most, size_t bytes)
@@ -75,12 +75,12 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
             int units = scan->panels * kernels->vl, gates = units * scan->x.gates;
             if (gates > net->projection) net->projection = gates;
             if (units > net->hidden) net->hidden = units;
-            int64_t step = cost_of(&scan->h) + cost_of(&scan->second);
+            int64_t step = cost_of(&scan->h) + cost_of(&scan->phase1);
             if (step > net->widest_step) net->widest_step = step;
             net->work += step + cost_of(&scan->x);
             widen(&net->prepared, prepared_bytes(&scan->x));
             widen(&net->prepared, prepared_bytes(&scan->h));
-            widen(&net->prepared, prepared_bytes(&scan->second));
+            widen(&net->prepared, prepared_bytes(&scan->phase1));
         }
     }
     net->hidden = (net->hidden + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;

@@ -30,37 +30,39 @@ static char *zeroed(size_t bytes)
     return memory;
 }
 
-static cgru_matrix shape(const cgru_kernels *kernels, int precision, int units, int inner, int gates)
+static cgru_matrix shape(const cgru_kernels *kernels, int precision, int out_features, int in_features, int gates)
 {
-    return (cgru_matrix){.units = units,
-                         .inner = inner,
+    return (cgru_matrix){.out_features = out_features,
+                         .in_features = in_features,
                          .gates = gates,
                          .precision = precision,
-                         .panels = (units + kernels->vl - 1) / kernels->vl,
+                         .panels = (out_features + kernels->vl - 1) / kernels->vl,
                          .planes = precision == CGRU_INT8X16 ? 2 : 1,
                          .arithmetic = kernels->of[precision]};
 }
 
-/* Weights, scales and offsets; the bias is laid out by itself. */
+/* Weights, scales and compensation; the bias is laid out by itself. */
 static void lay_out_weights(const cgru_kernels *kernels, cgru_matrix *m, cgru_arena *a)
 {
     const size_t rows = (size_t)m->panels * m->gates * kernels->vl, group = m->arithmetic->group;
-    m->weight = cgru_take(a, rows * ((m->inner + group - 1) / group * group) * element_bytes(m->precision));
+    m->weight = cgru_take(a, rows * ((m->in_features + group - 1) / group * group) * element_bytes(m->precision));
     m->scale = is_int8(m->precision) ? cgru_take(a, rows * sizeof(float)) : NULL;
-    m->offset = is_int8(m->precision) ? cgru_take(a, rows * sizeof(int32_t)) : NULL;
+    m->compensation = is_int8(m->precision) ? cgru_take(a, rows * sizeof(int32_t)) : NULL;
 }
 
 /* Gates [first, first + m->gates) of the stacked rows (G·units, inner) ↔ panels. */
 static void rearrange(int vl, const cgru_matrix *m, int first, cgru_stored rows, int pack)
 {
-    const int group = m->arithmetic->group, groups = (m->inner + group - 1) / group, size = element_bytes(m->precision);
+    const int group = m->arithmetic->group, groups = (m->in_features + group - 1) / group;
+    const int size = element_bytes(m->precision);
     for (int p = 0; p < m->panels; p++) {
-        for (int k = 0; k < m->inner; k++) {
+        for (int k = 0; k < m->in_features; k++) {
             for (int g = 0; g < m->gates; g++) {
                 size_t lanes = (((size_t)p * groups + k / group) * m->gates + g) * vl;
-                for (int i = 0; i < vl && p * vl + i < m->units; i++) {
+                for (int i = 0; i < vl && p * vl + i < m->out_features; i++) {
                     char *held = (char *)m->weight + ((lanes + i) * group + k % group) * size;
-                    char *one = (char *)rows.values + (((size_t)(first + g) * m->units + p * vl + i) * m->inner + k) * size;
+                    const size_t row = (size_t)(first + g) * m->out_features + p * vl + i;
+                    char *one = (char *)rows.values + (row * m->in_features + k) * size;
                     if (size == 4) memcpy(pack ? held : one, pack ? one : held, 4);
                     else if (size == 2) memcpy(pack ? held : one, pack ? one : held, 2);
                     else *(pack ? held : one) = *(pack ? one : held);
@@ -69,18 +71,19 @@ static void rearrange(int vl, const cgru_matrix *m, int first, cgru_stored rows,
         }
     }
     if (!is_int8(m->precision)) return;
-    for (int unit = 0; unit < m->units; unit++) {
+    for (int unit = 0; unit < m->out_features; unit++) {
         for (int g = 0; g < m->gates; g++) {
-            size_t from = (size_t)(first + g) * m->units + unit, to = ((size_t)(unit / vl) * m->gates + g) * vl + unit % vl;
+            size_t from = (size_t)(first + g) * m->out_features + unit;
+            size_t to = ((size_t)(unit / vl) * m->gates + g) * vl + unit % vl;
             if (!pack) {
                 rows.scale[from] = m->scale[to];
                 continue;
             }
-            const int8_t *row = (const int8_t *)rows.values + from * m->inner;
+            const int8_t *row = (const int8_t *)rows.values + from * m->in_features;
             int32_t sum = 0;
-            for (int k = 0; k < m->inner; k++) sum += row[k];
+            for (int k = 0; k < m->in_features; k++) sum += row[k];
             m->scale[to] = rows.scale[from];
-            m->offset[to] = (int32_t)((uint32_t)sum * 128u); /* modulo 2^32, as the sums it is taken from */
+            m->compensation[to] = (int32_t)((uint32_t)sum * 128u); /* modulo 2^32, as the sums it is taken from */
         }
     }
 }
@@ -88,9 +91,9 @@ static void rearrange(int vl, const cgru_matrix *m, int first, cgru_stored rows,
 /* bias[panel][g][lane] = a[(first + g)·units + unit] + b[the same], either NULL. */
 static void pack_bias(int vl, const cgru_matrix *m, int first, const float *a, const float *b)
 {
-    for (int unit = 0; unit < m->units; unit++) {
+    for (int unit = 0; unit < m->out_features; unit++) {
         for (int g = 0; g < m->gates; g++) {
-            size_t from = (size_t)(first + g) * m->units + unit;
+            size_t from = (size_t)(first + g) * m->out_features + unit;
             float *to = m->bias + ((size_t)(unit / vl) * m->gates + g) * vl + unit % vl;
             *to = (a ? a[from] : 0.0f) + (b ? b[from] : 0.0f);
         }
@@ -114,10 +117,10 @@ size_t cgru_matrix_bytes(const cgru_kernels *kernels, const cgru_matrix *m)
     return lay_out_matrix(kernels, &copy, NULL);
 }
 
-cgru_matrix *cgru_matrix_new(const cgru_kernels *kernels, int precision, int units, int inner, cgru_stored w,
-                             const float *b)
+cgru_matrix *cgru_matrix_new(const cgru_kernels *kernels, int precision, int out_features, int in_features,
+                             cgru_stored w, const float *b)
 {
-    cgru_matrix m = shape(kernels, precision, units, inner, 1);
+    cgru_matrix m = shape(kernels, precision, out_features, in_features, 1);
     char *memory = zeroed(lay_out_matrix(kernels, &m, NULL));
     if (memory == NULL) return NULL;
     lay_out_matrix(kernels, &m, memory);
@@ -130,7 +133,7 @@ cgru_matrix *cgru_matrix_new(const cgru_kernels *kernels, int precision, int uni
 void cgru_matrix_weights(const cgru_kernels *kernels, const cgru_matrix *m, cgru_stored w, float *b)
 {
     rearrange(kernels->vl, m, 0, w, 0);
-    for (int unit = 0; b != NULL && unit < m->units; unit++) b[unit] = m->bias[unit];
+    for (int unit = 0; b != NULL && unit < m->out_features; unit++) b[unit] = m->bias[unit];
 }
 
 void cgru_matrix_free(cgru_matrix *m)
@@ -157,7 +160,7 @@ static cgru_scan scan_shape(const cgru_kernels *kernels, const cgru_cell *cell, 
         .out = given->out,
         .x = shape(kernels, given->precision, hidden, given->input, cell->gates),
         .h = shape(kernels, given->precision, hidden, given->out, cell->recurrent),
-        .second = shape(kernels, given->precision, given->out, inner, 1),
+        .phase1 = shape(kernels, given->precision, given->out, inner, 1),
     };
 }
 
@@ -167,7 +170,7 @@ static size_t lay_out_scan(const cgru_kernels *kernels, cgru_scan *scan, char *m
     cgru_arena a = {memory, 0};
     cgru_take(&a, sizeof *scan);
     lay_out_weights(kernels, &scan->h, &a);
-    lay_out_weights(kernels, &scan->second, &a);
+    lay_out_weights(kernels, &scan->phase1, &a);
     lay_out_weights(kernels, &scan->x, &a);
     scan->x.bias = cgru_take(&a, vectors * scan->x.gates);
     scan->h.bias = cgru_take(&a, vectors * scan->cell->vectors);
@@ -185,9 +188,9 @@ static void rearrange_scan(int vl, const cgru_scan *scan, cgru_stored w_ih, cgru
 {
     rearrange(vl, &scan->x, 0, w_ih, pack);
     if (scan->h.gates > 0) rearrange(vl, &scan->h, 0, w_hh, pack);
-    if (scan->second.inner == 0) return;
-    if (scan->cell->projects) rearrange(vl, &scan->second, 0, w_hr, pack);
-    else rearrange(vl, &scan->second, scan->cell->recurrent, w_hh, pack);
+    if (scan->phase1.in_features == 0) return;
+    if (scan->cell->projects) rearrange(vl, &scan->phase1, 0, w_hr, pack);
+    else rearrange(vl, &scan->phase1, scan->cell->recurrent, w_hh, pack);
 }
 
 cgru_scan *cgru_scan_new(const cgru_kernels *kernels, const cgru_cell *cell, int activation, int recurrent_activation,
@@ -205,14 +208,14 @@ cgru_scan *cgru_scan_new(const cgru_kernels *kernels, const cgru_cell *cell, int
     rearrange_scan(vl, &scan, given->w_ih, given->w_hh, given->w_hr, 1);
     pack_bias(vl, &scan.x, 0, given->b_ih, given->b_hh);
     const float *from = given->w_ph;
-    if (cell->apart) {
+    if (cell->separate_candidate_bias) {
         const size_t last = (size_t)(gates - 1) * hidden;
         from = given->b_hh ? given->b_hh + last : NULL;
         for (int unit = 0; unit < hidden; unit++)
             scan.x.bias[((size_t)(unit / vl) * gates + gates - 1) * vl + unit % vl] =
                 given->b_ih ? given->b_ih[last + unit] : 0.0f;
     }
-    cgru_matrix per_unit = {.units = hidden, .gates = vectors, .panels = scan.panels, .bias = scan.h.bias};
+    cgru_matrix per_unit = {.out_features = hidden, .gates = vectors, .panels = scan.panels, .bias = scan.h.bias};
     pack_bias(vl, &per_unit, 0, from, NULL);
     *(cgru_scan *)memory = scan;
     return (cgru_scan *)memory;

@@ -11,9 +11,9 @@ typedef struct {
     float *scale;
 } cgru_stored;
 
-/* W (units, inner) and b (units) or NULL. NULL when there is no memory. */
-cgru_matrix *cgru_matrix_new(const cgru_kernels *kernels, int precision, int units, int inner, cgru_stored w,
-                             const float *b);
+/* W (out_features, in_features) and b (out_features) or NULL. NULL when there is no memory. */
+cgru_matrix *cgru_matrix_new(const cgru_kernels *kernels, int precision, int out_features, int in_features,
+                             cgru_stored w, const float *b);
 /* What it was made of again. */
 void cgru_matrix_weights(const cgru_kernels *kernels, const cgru_matrix *m, cgru_stored w, float *b);
 size_t cgru_matrix_bytes(const cgru_kernels *kernels, const cgru_matrix *m);

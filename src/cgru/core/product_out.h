@@ -1,12 +1,12 @@
 /* What a tile of a reduced precision ends with. */
 
-/* Row r's sums, [panel][gate][vl] without gaps, are added to base[r], whose panels are `step` floats apart; base NULL:
- * to nothing. Where a unit's third sum has a base of its own, it is in apart, a vector for each panel. */
+/* Row r's sums, [panel][gate][vl] without gaps, are added to base[r], whose panels are `step` floats apart; base
+ * NULL: to nothing. Where a unit's third sum has a base of its own, it is in separate_candidate_bias, a vector for each panel. */
 typedef struct {
     const float *base[TILE_ROWS];
     float *sums[TILE_ROWS];
     ptrdiff_t step;
-    const float *apart;
+    const float *separate_candidate_bias;
 } tile_out;
 
 /* `name`: the sums of `acc`, which are complete. Where what follows reads acc itself, between branches, clang 14 stores
@@ -24,6 +24,6 @@ typedef struct {
 INLINE void put_sum(const tile_out *out, int r, int p, int g, const int G, vec sum)
 {
     const float *base = out->base[r] + p * out->step + g * VL;
-    if (G == 3 && g == 2 && out->apart) base = out->apart + p * VL;
+    if (G == 3 && g == 2 && out->separate_candidate_bias) base = out->separate_candidate_bias + p * VL;
     v_store(out->sums[r] + (p * G + g) * VL, out->base[r] ? v_add(v_load(base), sum) : sum);
 }

@@ -8,9 +8,12 @@
 #include <string.h>
 
 /* Rows [r0, r0 + n) as product takes them. */
-INLINE void gather(cgru_prepared room, const float *const *rows, int r0, int n, const void **v)
+INLINE void gather(cgru_prepared quantized_input, const float *const *rows, int r0, int n, const void **v)
 {
-    for (int r = 0; r < n; r++) v[r] = PREPARES ? (const void *)(room.memory + (r0 + r) * room.stride) : rows[r0 + r];
+    for (int r = 0; r < n; r++) {
+        const char *quantized = quantized_input.memory + (r0 + r) * quantized_input.stride;
+        v[r] = PREPARES ? (const void *)quantized : rows[r0 + r];
+    }
 }
 
 INLINE void product(const int G, const cgru_matrix *m, const void *const *v, int n, int p0, int panels,
@@ -33,16 +36,16 @@ INLINE void product(const int G, const cgru_matrix *m, const void *const *v, int
 
 /* ---- dense layers and input projections -------------------------------------------------------------------------- */
 
-INLINE void prepare_rows(const cgru_matrix *m, int n, const float *const *v, cgru_prepared room)
+INLINE void prepare_rows(const cgru_matrix *m, int n, const float *const *v, cgru_prepared quantized_input)
 {
-    for (int r = 0; PREPARES && r < n; r++) prepare_row(m, v[r], 0.0f, room.memory + r * room.stride);
+    for (int r = 0; PREPARES && r < n; r++) prepare_row(m, v[r], 0.0f, quantized_input.memory + r * quantized_input.stride);
 }
 
 INLINE void linear_sums(float *sums, const cgru_matrix *m, const linear_rows *rows, int r0, int n, int p0, int panels)
 {
     const void *v[TILE_ROWS] = {NULL};
     tile_out to = {.step = VL};
-    gather(rows->room, rows->v, r0, n, v);
+    gather(rows->quantized_input, rows->v, r0, n, v);
     for (int r = 0; r < n; r++) {
         to.base[r] = m->bias + p0 * VL;
         to.sums[r] = sums + r * panels * VL;
@@ -54,7 +57,7 @@ INLINE void project_tile(const int G, const cgru_matrix *m, const linear_rows *r
 {
     const void *v[TILE_ROWS] = {NULL};
     tile_out to = {.step = G * VL};
-    gather(rows->room, rows->v, r0, n, v);
+    gather(rows->quantized_input, rows->v, r0, n, v);
     for (int r = 0; r < n; r++) {
         to.base[r] = m->bias + p0 * G * VL;
         to.sums[r] = rows->out[r0 + r] + p0 * G * VL;
@@ -68,25 +71,25 @@ INLINE void project_tile(const int G, const cgru_matrix *m, const linear_rows *r
 
 INLINE const float *vector_of(const cgru_scan *scan, const cgru_rows *rows, const enum source source, int r)
 {
-    return source == STATE ? rows->h[r] : source == OWN ? rows->own[r] : operand(scan, rows, r);
+    return source == STATE ? rows->h[r] : source == CELL_STATE ? rows->cell_state[r] : operand(scan, rows, r);
 }
 
 INLINE void prepare(const cgru_scan *scan, const cgru_matrix *m, const enum source source, const cgru_rows *rows)
 {
     for (int r = 0; PREPARES && source != NOTHING && r < rows->n; r++)
         prepare_row(m, vector_of(scan, rows, source, r), scan->bounded ? rows->range[r] : 0.0f,
-                    rows->room.memory + r * rows->room.stride);
+                    rows->quantized_input.memory + r * rows->quantized_input.stride);
 }
 
 INLINE void gather_step(const cgru_scan *scan, const cgru_rows *rows, const enum source source, int r0, int n,
                         const void **v)
 {
     for (int r = 0; r < n; r++)
-        v[r] = PREPARES ? (const void *)(rows->room.memory + (r0 + r) * rows->room.stride)
+        v[r] = PREPARES ? (const void *)(rows->quantized_input.memory + (r0 + r) * rows->quantized_input.stride)
                         : vector_of(scan, rows, source, r0 + r);
 }
 
-INLINE void complete(const int G, const int gates, const int first, float *sums, const cgru_scan *scan,
+INLINE void gate_sums(const int G, const int gates, const int first, float *sums, const cgru_scan *scan,
                      const cgru_matrix *m, const enum source source, const cgru_rows *rows, int r0, int n, int p0,
                      int panels)
 {
@@ -108,7 +111,7 @@ INLINE void gru_after_sums(float *sums, float *candidate, const cgru_scan *scan,
                            int p0, int panels)
 {
     const void *v[TILE_ROWS] = {NULL};
-    tile_out to = {.step = 3 * VL, .apart = scan->h.bias + p0 * VL};
+    tile_out to = {.step = 3 * VL, .separate_candidate_bias = scan->h.bias + p0 * VL};
     gather_step(scan, rows, STATE, r0, n, v);
     for (int r = 0; r < n; r++) {
         to.base[r] = rows->proj[r0 + r] + p0 * 3 * VL;
@@ -125,12 +128,12 @@ INLINE void projection_sums(float *sums, const cgru_scan *scan, const cgru_rows 
     tile_out to = {.step = 0};
     gather_step(scan, rows, OPERAND, r0, n, v);
     for (int r = 0; r < n; r++) to.sums[r] = sums + r * panels * VL;
-    product1(&scan->second, v, n, p0, panels, &to);
+    product1(&scan->phase1, v, n, p0, panels, &to);
 }
 
 static ptrdiff_t panel_bytes(const cgru_matrix *m)
 {
-    return (ptrdiff_t)m->inner * m->gates * VL * ELEMENT;
+    return (ptrdiff_t)m->in_features * m->gates * VL * ELEMENT;
 }
 
 #include "cell_steps.h"

@@ -77,7 +77,7 @@ static inline void pause_a_little(void)
 }
 
 /* One turn of waiting: a pause, or a yield once there have been many. */
-static inline void linger(int *turns)
+static inline void spin_or_yield(int *turns)
 {
     if (*turns < SPINS) {
         ++*turns;
@@ -100,7 +100,7 @@ int cgru_team_wait(cgru_member member)
         return next & 1;
     }
     int turns = 0;
-    while ((next = atomic_load_explicit(&barrier->generation, memory_order_acquire)) == generation) linger(&turns);
+    while ((next = atomic_load_explicit(&barrier->generation, memory_order_acquire)) == generation) spin_or_yield(&turns);
     return next & 1;
 }
 
@@ -129,7 +129,7 @@ static int processor(void)
 /* A kernel that does not know which processors share a cache, as in many virtual machines, wakes a worker on the very
  * processor its caller keeps busy, and leaves it there for milliseconds. It then asks to be elsewhere, once, and takes
  * its choice of processors back at once (a call of ten steps every 10 ms: 1410 µs without this, 450 to 650 with it). */
-static void leave(int busy)
+static void leave_cpu(int busy)
 {
     cpu_set_t allowed, others;
     if (busy < 0 || processor() != busy || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
@@ -144,7 +144,7 @@ static int processor(void)
 {
     return -1;
 }
-static void leave(int busy)
+static void leave_cpu(int busy)
 {
     (void)busy;
 }
@@ -160,7 +160,7 @@ static void *work(void *given)
         cgru_member member = self->member;
         self->team = NULL;
         pthread_mutex_unlock(&self->mutex);
-        leave(t->processor);
+        leave_cpu(t->processor);
         t->task(t->what, member);
         /* Back on the list before the caller can return, so that its next call finds this worker again. */
         pthread_mutex_lock(&pool.mutex);
@@ -189,7 +189,7 @@ static void after_fork_in_child(void)
 }
 
 /* A sleeping worker, or a new one; NULL where none can be had. */
-static worker *hire(void)
+static worker *acquire_worker(void)
 {
     pthread_mutex_lock(&pool.mutex);
     if (!pool.prepared) pool.prepared = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
@@ -222,29 +222,29 @@ static worker *hire(void)
 void cgru_team_run(int size, cgru_task *task, void *what)
 {
     worker *workers[CGRU_MAX_TEAM];
-    int hired = 0;
+    int acquired = 0;
     if (size > CGRU_MAX_TEAM) size = CGRU_MAX_TEAM;
-    while (hired < size - 1 && (workers[hired] = hire()) != NULL) hired++;
-    if (hired == 0) {
+    while (acquired < size - 1 && (workers[acquired] = acquire_worker()) != NULL) acquired++;
+    if (acquired == 0) {
         task(what, cgru_alone);
         return;
     }
     team t = {.task = task, .what = what, .processor = processor()};
-    atomic_init(&t.working, hired);
+    atomic_init(&t.working, acquired);
     for (int i = 0; i <= CGRU_MAX_TEAM; i++) {
         atomic_init(&t.barriers[i].arrived, 0);
         atomic_init(&t.barriers[i].generation, 0);
     }
-    for (int i = 0; i < hired; i++) {
+    for (int i = 0; i < acquired; i++) {
         pthread_mutex_lock(&workers[i]->mutex);
         workers[i]->team = &t;
-        workers[i]->member = (cgru_member){i + 1, hired + 1, t.barriers, NULL};
+        workers[i]->member = (cgru_member){i + 1, acquired + 1, t.barriers, NULL};
         pthread_cond_signal(&workers[i]->wake);
         pthread_mutex_unlock(&workers[i]->mutex);
     }
-    task(what, (cgru_member){0, hired + 1, t.barriers, NULL});
+    task(what, (cgru_member){0, acquired + 1, t.barriers, NULL});
     int turns = 0;
-    while (atomic_load_explicit(&t.working, memory_order_acquire) > 0) linger(&turns);
+    while (atomic_load_explicit(&t.working, memory_order_acquire) > 0) spin_or_yield(&turns);
 }
 
 #endif

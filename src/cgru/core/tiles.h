@@ -2,7 +2,7 @@
  * VL, TILE_ROWS and ACCUMULATORS are defined.
  *
  * A tile is R rows by P panels; its R·P·G sums stay in registers over the whole inner dimension. When they are
- * complete they are put down once. */
+ * complete, they are stored once. */
 #define JOIN_(a, b, c) a##_##b##_##c
 #define JOIN(a, b, c) JOIN_(a, b, c)
 #define NAME(stem) JOIN(stem, PRECISION, ISA)
@@ -49,7 +49,7 @@
         TILE_CASES(2, G, CALL) TILE_CASES(3, G, CALL) TILE_CASES(4, G, CALL) WIDE_CASES(G, CALL)                       \
     }
 
-/* For a single row, weights a little larger than the first-level cache are walked two panels at a time: turning round at
+/* For a single row, weights a little larger than the first-level cache are visited two panels at a time: turning round at
  * every step then finds the last ones still there (H = 64: 0.46 µs a step, against 0.55 with four). */
 #define NARROW_LOW (32 << 10)
 #define NARROW_HIGH (160 << 10)
@@ -58,8 +58,8 @@ typedef void tile_function(const void *what, const void *rows, int r0, int n, in
 
 /* Groups of `width` panels of [p0, p1), and for each all rows in `tiles` tiles as even as they go: a panel's weights are
  * used for every row before the next. */
-INLINE void walk(tile_function *tile, const void *what, const void *rows, int n, const int tiles, const int width, int p0,
-                 int p1, int backwards)
+INLINE void for_panels(tile_function *tile, const void *what, const void *rows, int n, const int tiles, const int width,
+                       int p0, int p1, int backwards)
 {
     const int groups = (p1 - p0 + width - 1) / width;
     for (int i = 0; i < groups; i++) {
@@ -74,22 +74,23 @@ INLINE void walk(tile_function *tile, const void *what, const void *rows, int n,
 
 /* n rows, each of them `planes` rows of a tile, by panels [p0, p1); bytes is the size of a panel's weights. One row goes
  * with constant widths, since the divisions would be felt in a step of a small network. */
-INLINE void each_tile(tile_function *tile, const void *what, const void *rows, const int gates, const int planes, int n,
+INLINE void for_tiles(tile_function *tile, const void *what, const void *rows, const int gates, const int planes, int n,
                       int p0, int p1, int backwards, ptrdiff_t bytes)
 {
     if (n == 1) {
         int narrow = (p1 - p0) * bytes > NARROW_LOW && (p1 - p0) * bytes <= NARROW_HIGH;
-        if (narrow && PANELS_OF(planes, gates) > 2) walk(tile, what, rows, 1, 1, 2, p0, p1, backwards);
-        else walk(tile, what, rows, 1, 1, PANELS_OF(planes, gates), p0, p1, backwards);
+        if (narrow && PANELS_OF(planes, gates) > 2) for_panels(tile, what, rows, 1, 1, 2, p0, p1, backwards);
+        else for_panels(tile, what, rows, 1, 1, PANELS_OF(planes, gates), p0, p1, backwards);
     } else if (n > 1) {
         const int most = ROWS_OF(gates) / planes;
         int tiles = (n + most - 1) / most, largest = (n + tiles - 1) / tiles;
-        walk(tile, what, rows, n, tiles, PANELS_OF(largest * planes, gates), p0, p1, backwards);
+        for_panels(tile, what, rows, n, tiles, PANELS_OF(largest * planes, gates), p0, p1, backwards);
     }
 }
 
-/* What a cell's product takes its vectors from: the state, the first of the row's own arrays, or what phase 0 left. */
-enum source { STATE, OWN, OPERAND, NOTHING };
+/* What a cell's product takes its vectors from: the state, the first of the row's further state arrays, or what phase 0
+ * left. */
+enum source { STATE, CELL_STATE, OPERAND, NOTHING };
 
 /* What phase 0 leaves for phase 1 to multiply stands in the second half of a row's scratch. */
 INLINE float *operand(const cgru_scan *scan, const cgru_rows *rows, int row)
@@ -102,5 +103,5 @@ typedef struct {
     int activation;
     const float *const *v;
     float *const *out;
-    cgru_prepared room;
+    cgru_prepared quantized_input;
 } linear_rows;

@@ -10,12 +10,12 @@
 static void multiply(const cgru_job *job, const cgru_matrix *m, int count)
 {
     const int activation = job->node->activation, softly = activation == CGRU_SOFTMAX;
-    m->arithmetic->linear(m, softly ? CGRU_LINEAR : activation, count, job->pointer_in, job->pointer_out, job->room, 0,
-                          m->panels);
-    for (int i = 0; softly && i < count; i++) cgru_softmax(job->pointer_out[i], m->units);
+    m->arithmetic->linear(m, softly ? CGRU_LINEAR : activation, count, job->pointer_in, job->pointer_out,
+                          job->quantized_input, 0, m->panels);
+    for (int i = 0; softly && i < count; i++) cgru_softmax(job->pointer_out[i], m->out_features);
 }
 
-/* number[0]: vectors in a frame, each of m->inner numbers. */
+/* number[0]: vectors in a frame, each of m->in_features numbers. */
 static void run_dense(const cgru_job *job)
 {
     const cgru_matrix *m = job->node->matrix[0];
@@ -24,8 +24,8 @@ static void run_dense(const cgru_job *job)
     for (int r = 0; r < job->rows; r++) {
         for (int64_t f = 0; f < job->frames; f++) {
             for (int i = 0; i < vectors; i++) {
-                job->pointer_in[count] = cgru_frame(&job->in[0], r, f) + (ptrdiff_t)i * m->inner;
-                job->pointer_out[count++] = cgru_frame(&job->out, r, f) + (ptrdiff_t)i * m->units;
+                job->pointer_in[count] = cgru_frame(&job->in[0], r, f) + (ptrdiff_t)i * m->in_features;
+                job->pointer_out[count++] = cgru_frame(&job->out, r, f) + (ptrdiff_t)i * m->out_features;
                 if (count == job->batch) {
                     multiply(job, m, count);
                     count = 0;
@@ -41,7 +41,7 @@ static int check_dense(const cgru_graph *g, const cgru_gnode *node)
     const cgru_value *x = cgru_input_of(g, node, 0);
     if (x == NULL || x->content != CGRU_FEATURES || node->groups != 1 || node->number[0] < 1) return 0;
     const cgru_matrix *m = node->matrix[0];
-    return x->size == node->number[0] * m->inner && g->values[node->out].size == node->number[0] * m->units;
+    return x->size == node->number[0] * m->in_features && g->values[node->out].size == node->number[0] * m->out_features;
 }
 
 const cgru_op cgru_op_dense = {"dense", 0, 0, check_dense, run_dense};
@@ -51,7 +51,7 @@ static void run_conv1d(const cgru_job *job)
 {
     const cgru_gnode *node = job->node;
     const int width = node->number[0], dilation = node->number[1], channels = node->number[2], groups = node->groups;
-    const int own = channels / groups, units = node->matrix[0]->units;
+    const int own = channels / groups, units = node->matrix[0]->out_features;
     const ptrdiff_t frame = job->in[0].frame;
     float *gathered = node->groups > 1 || dilation > 1 ? job->gather : NULL;
     for (int g = 0; g < groups; g++) {
@@ -86,7 +86,8 @@ static int check_conv1d(const cgru_graph *g, const cgru_gnode *node)
     if (x->clock == CGRU_ONCE || (x->clock == CGRU_STEPS && node->hold[0] < node->window.span - 1)) return 0;
     for (int i = 0; i < node->groups; i++) {
         const cgru_matrix *m = node->matrix[i];
-        if (m->inner != width * (channels / node->groups) || m->units * node->groups != g->values[node->out].size) return 0;
+        if (m->in_features != width * (channels / node->groups)) return 0;
+        if (m->out_features * node->groups != g->values[node->out].size) return 0;
         if (node->activation == CGRU_SOFTMAX && node->groups > 1) return 0;
     }
     return 1;

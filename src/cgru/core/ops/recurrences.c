@@ -18,7 +18,8 @@ typedef struct {
 
 static void multiply(const batch *b, const cgru_matrix *m, int count)
 {
-    m->arithmetic->linear(m, CGRU_LINEAR, count, b->job->pointer_in, b->job->pointer_out, b->job->room, 0, m->panels);
+    m->arithmetic->linear(m, CGRU_LINEAR, count, b->job->pointer_in, b->job->pointer_out, b->job->quantized_input, 0,
+                          m->panels);
 }
 
 /* One recurrence by one step: a are its gates from the input and r those from the state, both with their biases. */
@@ -128,7 +129,7 @@ static int check_scan_inner(const cgru_graph *g, const cgru_gnode *node)
         const cgru_value *given = cgru_input_of(g, node, k);
         if (given && (given->content != CGRU_FEATURES || given->size != lines * n)) return 0;
     }
-    return w->inner == inputs && w->units == gates * n && r->inner == n && r->units == gates * n &&
+    return w->in_features == inputs && w->out_features == gates * n && r->in_features == n && r->out_features == gates * n &&
            node->gather >= 2 * gates * n + 2 * n && x->size == lines * steps * inputs &&
            g->values[node->out].size == lines * steps * n && (node->offset == 0 || (node->offset == 1 && node->kind == LSTM));
 }

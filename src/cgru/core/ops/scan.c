@@ -36,7 +36,7 @@ static void run_scan(const cgru_job *job)
     const cgru_gnode *node = job->node;
     const cgru_direction *dir = &node->scan.direction[0];
     block *b = job->scans;
-    lane *l = &b->lanes[0];
+    stage_scratch *l = &b->scratch[0];
     if (node->inputs > 2) begin(job);
     const int masked = job->in_lengths || job->in[1].data != NULL;
     if (job->frames == 1 && job->rows == 1 && !masked && !dir->reverse && job->out.data) {
