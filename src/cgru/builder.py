@@ -79,11 +79,18 @@ class Graph:
             self.masks[name] = mask
         return mask
 
-    def output(self, *names: str) -> None:
-        """The values that the network gives, in this order."""
+    def output(self, *names: str, **named: str) -> None:
+        """The values that the network gives, in this order; ``output(memory=h)`` gives the value h by that name."""
         for name in names:
             self._known(name)
             self.outputs.append(name)
+        for wanted, name in named.items():
+            value = self.values[self._known(name)]
+            if wanted in self.values:
+                raise CgruError(f"output: a second value is named {wanted!r}")
+            if value.dtype != "float32":
+                raise ShapeError(f"output: {name!r} is {value.describe()}; only features are given another name")
+            self.outputs.append(self.node("activation", name, name=wanted, activation="linear"))
 
     # ---- nodes --------------------------------------------------------------------------------------------------
 

@@ -28,24 +28,33 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """A trained network: the layers in the order data passes them.
+    """A trained network: the layers in the order data passes them, a :class:`cgru.Graph`, or several by name.
 
-    ``input_size`` is the number of features wanted at each step (the vocabulary where the network begins with an
-    embedding), ``output_size`` the number it gives; 0 where any number will do.
+    ``Model({"encode": g1, "decode": g2})`` has entries: ``net["encode"]`` and ``net["decode"]`` are models of their own
+    over one set of weights, in one file. ``input_size`` is the number of features wanted at each step (the vocabulary
+    where the network begins with an embedding), ``output_size`` the number it gives; 0 where any number will do.
     ``backend`` is "auto", "packed", "blas" or "reference", settled per layer here and now. Raises
     :class:`ShapeError` where one layer's output does not fit the next one's input, and
     :class:`UnsupportedError` for an order of layers that cannot run.
     """
 
-    def __new__(cls, layers: Sequence[Layer] | Graph, *, backend: str | None = None) -> Model:
+    def __new__(
+        cls, layers: Sequence[Layer] | Graph | Mapping[str, Graph], *, backend: str | None = None
+    ) -> Model:
         if isinstance(layers, Graph):
             from .graph_model import GraphModel
 
             return object.__new__(GraphModel)
+        if isinstance(layers, Mapping):
+            from .entries import Entries
+
+            return object.__new__(Entries)
         return object.__new__(cls)
 
-    def __init__(self, layers: Sequence[Layer] | Graph, *, backend: str | None = None) -> None:
-        assert not isinstance(layers, Graph)
+    def __init__(
+        self, layers: Sequence[Layer] | Graph | Mapping[str, Graph], *, backend: str | None = None
+    ) -> None:
+        assert not isinstance(layers, Graph | Mapping)
         self.layers = _named_apart(layers)
         _check_chain(self.layers)
         self._layout = StateLayout(_chain(self.layers), lambda: fingerprint(self.layers))
@@ -106,6 +115,10 @@ class Model:
                  for row in (header, *rows)]
         total = f"{self.parameters:,} parameters, {self.nbytes:,} bytes, {self.precision}"
         return "\n".join((lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]), total, *self.notes))
+
+    def __getitem__(self, name: str) -> Model:
+        """An entry of a network that has several, by its name; of one graph there is none."""
+        raise CgruError(f"the network has no entries, so none named {str(name)[:60]!r}; it runs as it is: net(x)")
 
     def __copy__(self) -> Model:
         return self.__deepcopy__({})

@@ -1,8 +1,8 @@
 """The native form: a safetensors file whose metadata says what the tensors are (docs/format.md).
 
-Version 1 (:mod:`.native_chain`) holds layers in a row, version 2 (:mod:`.native_graph`) a graph; a network is written
-in the first that can hold it. Reading is strict. Every layer, option and tensor of the file must be one this version
-knows, and every tensor must be used: what a file says is never left out in silence.
+Version 1 (:mod:`.native_chain`) holds layers in a row, version 2 (:mod:`.native_graph`) a graph or several; a network
+is written in the first that can hold it. Reading is strict. Every layer, option and tensor of the file must be one this
+version knows, and every tensor must be used: what a file says is never left out in silence.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ def to_bytes(model: Model) -> bytes:
 
 def _contents(model: Model) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
     """The tensors, the metadata, and what the reduced ones are called."""
-    graph = getattr(model, "graph", None)
-    if graph is None:
+    entries = getattr(model, "entries", None) or {native_graph.MAIN: model}
+    graphs: Any = {name: getattr(entry, "graph", None) for name, entry in entries.items()}
+    if None in graphs.values():
         version, (tensors, spec, dtypes) = native_chain.VERSION, native_chain.contents(model.layers)
     else:
         store: Any = getattr(model, "store", None)
-        version, (tensors, spec, dtypes) = native_graph.VERSION, native_graph.contents(graph, store)
+        version, (tensors, spec, dtypes) = native_graph.VERSION, native_graph.contents(graphs, store)
     return tensors, {"format": FORMAT, "version": version, "spec": spec}, dtypes
 
 
@@ -79,8 +80,8 @@ def _target(path: object) -> str:
     return target
 
 
-def load(source: Source) -> list[Layer] | Graph:
-    """What a native file holds: layers in the order data passes them, or a graph.
+def load(source: Source) -> list[Layer] | Graph | dict[str, Graph]:
+    """What a native file holds: layers in the order data passes them, a graph, or several by the name of their entry.
 
     Raises :class:`FormatError` where the specification or a tensor is missing, left over, unknown or of the
     wrong shape, and :class:`~cgru.errors.UnsupportedError` where it names an activation cgru does not run.
@@ -92,7 +93,7 @@ def load(source: Source) -> list[Layer] | Graph:
             if version == reader.VERSION:
                 if "spec" not in file.metadata:
                     raise FormatError("the metadata lacks 'spec', the specification of the network")
-                made: list[Layer] | Graph = reader.load(file, dtypes)
+                made: list[Layer] | Graph | dict[str, Graph] = reader.load(file, dtypes)
                 return made
         known = " and ".join(repr(reader.VERSION) for reader in (native_chain, native_graph))
         raise FormatError(f"native form of version {version!r}; this cgru reads {known}; a newer one may read it")

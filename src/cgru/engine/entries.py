@@ -1,0 +1,227 @@
+"""A network of several named graphs over one weight store: an encoder beside its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any, NoReturn
+
+from ..builder import Graph as Builder
+from ..errors import CgruError, UnsupportedError
+from ..spec.graph import Graph
+from ..spec.precision import check as check_precision
+from ..weights import Weights
+from . import backends
+from .graph_model import GraphModel
+from .model import Model
+
+
+class Entries(Model):
+    """A trained network with several entries: ``net["encode"]`` and ``net["decode"]`` are models of their own.
+
+    Made by ``cgru.Model({"encode": g1, "decode": g2})`` of :class:`cgru.Graph`s, or of a file that holds several. The
+    entries share their weights: a layer that two graphs were built with is held, packed and saved once. What is done
+    to a whole network (save, quantize, print, pickle) is done to all entries; what runs is an entry.
+    """
+
+    def __init__(self, layers: Mapping[str, Builder] | Mapping[str, GraphModel], *, backend: str | None = None) -> None:
+        self._backend = backends.choose(backend)
+        store: dict[str, Weights] = {}
+        self.entries: dict[str, GraphModel] = {}
+        for name, entry in _checked(layers).items():
+            if isinstance(entry, GraphModel):
+                model = entry
+                store.update(entry.store)
+            else:
+                graph, own = _into_store(name, entry.build(), entry.store, store)
+                model = GraphModel((graph, own), backend=backend)
+                model.noting(*entry.notes)
+            self.entries[name] = model
+        self.store = store
+        self.layers = tuple(layer for model in self.entries.values() for layer in model.layers)
+        self.backends = [name for model in self.entries.values() for name in model.backends]
+        self.report = None
+        self.notes = ()
+        first = next(iter(self.entries.values()))
+        self.input_size, self.output_size = first.input_size, first.output_size
+
+    def __getitem__(self, name: str) -> GraphModel:
+        """The model of an entry, by name."""
+        if not isinstance(name, str) or name not in self.entries:
+            raise CgruError(f"the network has no entry {str(name)[:60]!r}; its entries are {', '.join(self.entries)}")
+        return self.entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self.entries
+
+    # ---- what it is -------------------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> int:
+        return sum(weights.parameters for weights in self.store.values())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(weights.nbytes for weights in self.store.values())
+
+    @property
+    def precision(self) -> str:
+        found = dict.fromkeys(weights.precision for weights in self.store.values() if weights.matrices)
+        return ", ".join(found) or "float32"
+
+    @property
+    def takes_ids(self) -> bool:
+        return next(iter(self.entries.values())).takes_ids
+
+    @property
+    def gives_last(self) -> bool:
+        return all(model.gives_last for model in self.entries.values())
+
+    def __str__(self) -> str:
+        parts = [f"{name}: {_signature(model.graph)}\n{model}" for name, model in self.entries.items()]
+        total = f"{self.parameters:,} parameters, {self.nbytes:,} bytes, {self.precision}, held once for all entries"
+        return "\n\n".join((*parts, "\n".join((total, *self.notes))))
+
+    def __repr__(self) -> str:
+        return f"<cgru.Model of the entries {', '.join(self.entries)}, {self.parameters:,} parameters>"
+
+    def __deepcopy__(self, memo: Any) -> Entries:
+        """Another Model on the same weights, which are immutable."""
+        return self._of({name: model.__deepcopy__(memo) for name, model in self.entries.items()})
+
+    def _of(self, models: Mapping[str, GraphModel]) -> Entries:
+        twin = Entries(models, backend=self._backend)
+        twin.report, twin.notes = self.report, self.notes
+        return twin
+
+    # ---- what an entry does -----------------------------------------------------------------------------------
+
+    def _refusal(self) -> CgruError:
+        first = next(iter(self.entries))
+        return CgruError(
+            f"the network has the entries {', '.join(self.entries)}, and each runs by itself: net[{first!r}](x)"
+        )
+
+    def run(self, *given: Any, **named: Any) -> NoReturn:
+        raise self._refusal()
+
+    def gates(self, *given: Any, **named: Any) -> NoReturn:
+        raise self._refusal()
+
+    def state(self, *given: Any, **named: Any) -> NoReturn:
+        raise self._refusal()
+
+    def stream(self, *given: Any, **named: Any) -> NoReturn:
+        raise self._refusal()
+
+    def pool(self, *given: Any, **named: Any) -> NoReturn:
+        raise self._refusal()
+
+    def save(self, path: Any) -> None:
+        """Write all entries into one file of the native form (docs/format.md)."""
+        if isinstance(path, (str, PurePath)) and str(path).endswith(".onnx"):
+            raise UnsupportedError(
+                f"{path}: an ONNX file holds one graph; save the entries one by one, net[{next(iter(self.entries))!r}]"
+            )
+        super().save(path)
+
+    # ---- precision --------------------------------------------------------------------------------------------
+
+    def quantize(
+        self,
+        precision: str | Mapping[str, str] = "int8",
+        layers: Mapping[str, str] | None = None,
+        *,
+        sample: Any = None,
+    ) -> Entries:
+        """All entries with their matrices in reduced precision; ``layers`` names layers as ``"decode.gru"``.
+
+        Weights that two entries share are reduced once, and must be asked for in one precision.
+        """
+        if sample is not None:
+            raise CgruError("sample: a network of several entries is not compared; compare its entries")
+        wanted = self._precisions(precision, layers)
+        reduced: dict[str, Weights] = {}
+        for name, model in self.entries.items():
+            for layer in model.layers:
+                asked = check_precision(wanted[f"{name}.{layer.name}"])
+                if asked != layer.precision and not layer.reducible:
+                    raise CgruError(f"{name}.{layer.name}: {layer.title} has no weights to hold as {asked}")
+                for key, part in layer.weights.items():
+                    if not part.matrices:
+                        continue
+                    made = reduced.setdefault(key, part.reduced(asked, key))
+                    if made.precision != asked:
+                        raise CgruError(
+                            f"layers: {name}.{layer.name} shares its weights with a layer asked for in "
+                            f"{made.precision}; ask for one precision of both"
+                        )
+        models = {}
+        for name, model in self.entries.items():
+            models[name] = GraphModel((model.graph, {**model.store, **_among(reduced, model)}), backend=self._backend)
+            models[name].noting(*model.notes)
+        return self._of(models)
+
+    def _precisions(self, precision: str | Mapping[str, str], layers: Mapping[str, str] | None) -> dict[str, str]:
+        made: dict[str, str] = {}
+        for name, model in self.entries.items():
+            start = f"{name}."
+
+            def own(given: Any, start: str = start) -> Any:
+                if not isinstance(given, Mapping):
+                    return given
+                return {str(k).removeprefix(start): v for k, v in given.items() if str(k).startswith(start)}
+
+            found = model._precisions(own(precision), own(layers))
+            made.update({start + layer: value for layer, value in found.items()})
+        for given in (precision, layers):
+            for key in given if isinstance(given, Mapping) else ():
+                if key not in made:
+                    raise CgruError(f"layers: no layer is named {str(key)[:60]!r}; there are {', '.join(made)}")
+        return made
+
+
+def _checked(given: Any) -> Mapping[str, Any]:
+    """The entries as given, each with a name and a graph."""
+    if not given:
+        raise CgruError("a Model of entries needs at least one: {'encode': graph, 'decode': graph}")
+    for name, entry in given.items():
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise CgruError(f"entries: a name must be a text that is not empty, found {str(name)[:60]!r}")
+        if not isinstance(entry, Builder | GraphModel):
+            raise CgruError(f"entries: {name[:60]!r} must be a cgru.Graph, found {type(entry).__name__}")
+    return given
+
+
+def _into_store(
+    entry: str, graph: Graph, own: Mapping[str, Weights], store: dict[str, Weights]
+) -> tuple[Graph, dict[str, Weights]]:
+    """The graph with its weights under keys of the common store: one key for one set of arrays, whoever uses it."""
+    known = {id(weights): key for key, weights in store.items()}
+    keys: dict[str, str] = {}
+    for key, weights in own.items():
+        found = known.get(id(weights))
+        if found is None:
+            found = key
+            while found in store:
+                found = f"{entry}.{found}"
+            store[found] = weights
+        keys[key] = found
+    nodes = [node._replace(weights=keys[node.weights]) if node.weights else node for node in graph.nodes]
+    return Graph(graph.inputs, nodes, graph.outputs), {found: store[found] for found in keys.values()}
+
+
+def _among(reduced: Mapping[str, Weights], model: GraphModel) -> dict[str, Weights]:
+    return {key: weights for key, weights in reduced.items() if key in model.store}
+
+
+def _signature(graph: Graph) -> str:
+    """The inputs and outputs of an entry, with their shapes."""
+    left = ", ".join(f"{name} {value.describe()}" for name, value in graph.inputs.items() if name not in graph.optional)
+    return f"{left} → {', '.join(f'{name} {graph.values[name].describe()}' for name in graph.outputs)}"
