@@ -6,6 +6,7 @@ frame was due to the moment its output was read. The clients are as lean as they
 they share the machine. Where the machine does other things too, latencies tell of those; the processor time of a frame
 tells of the server.
 
+    export PYTHONPATH=tests
     python bench/serving_load.py                          # 50, 100, 200, 400 streams of the denoiser in int8
     python bench/serving_load.py --precision float32 --streams 100 --seconds 30
     python bench/serving_load.py --echo                   # the same traffic, answered by nothing but uvicorn
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
 import os
 import re
@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 from serving import FEATURES, FRAME, network
+from websocket_client import Lean, message
 
 ECHO = """
 import sys, uvicorn
@@ -48,66 +49,31 @@ uvicorn.run(app, port=int(sys.argv[1]), ws="websockets-sansio", lifespan="off", 
 """
 
 
-class Client(asyncio.Protocol):
-    """One stream: knows just enough of RFC 6455 for frames of one size in either direction."""
+class Client:
+    """One stream: notes when its frames were due and how late their outputs came."""
 
-    def __init__(self, host: str, latencies: list[float]) -> None:
-        self._host, self._latencies = host, latencies
-        self._open = False
-        self._buffer = b""
+    def __init__(self, latencies: list[float]) -> None:
+        self._latencies = latencies
         self.due: deque[float] = deque()
-        self.answered = 0
-        self.lost: str | None = None
 
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        key = base64.b64encode(os.urandom(16)).decode()
-        transport.write(
-            f"GET /v1/stream HTTP/1.1\r\nHost: {self._host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
+    async def connect(self, port: int) -> None:
+        self.connection = Lean("/v1/stream", self.heard)
+        await self.connection.open(port)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self.lost = self.lost or f"connection lost ({error})"
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        if not self._open:
-            head, found, rest = self._buffer.partition(b"\r\n\r\n")
-            if not found:
-                return
-            assert head.startswith(b"HTTP/1.1 101"), head
-            self._open, self._buffer = True, rest
-        now = time.perf_counter()
-        while len(self._buffer) >= 2:
-            kind, size, at = self._buffer[0] & 15, self._buffer[1], 2
-            if size > 125:
-                at = 4 if size == 126 else 10
-                size = int.from_bytes(self._buffer[2:at], "big")
-            if len(self._buffer) < at + size:
-                return
-            if kind == 2:
-                for _ in range(size // (4 * FEATURES)):
-                    self._latencies.append(now - self.due.popleft())
-                    self.answered += 1
-            elif kind == 8:
-                self.lost = f"closed by the server: {self._buffer[at + 2 : at + size]!r}"
-            self._buffer = self._buffer[at + size :]
-
-
-def frame_of(x: np.ndarray) -> bytes:
-    """A binary message with mask 0, which leaves the payload as it is."""
-    return b"\x82\xfe" + (4 * len(x)).to_bytes(2, "big") + bytes(4) + x.astype("<f4").tobytes()
+    def heard(self, kind: int, payload: bytes) -> None:
+        if kind == 2:
+            now = time.perf_counter()
+            for _ in range(len(payload) // (4 * FEATURES)):
+                self._latencies.append(now - self.due.popleft())
 
 
 async def traffic(port: int, streams: int, seconds: float) -> dict[str, Any]:
-    loop, rng = asyncio.get_running_loop(), np.random.default_rng(streams)
+    rng = np.random.default_rng(streams)
     latencies: list[float] = []
-    clients: list[Client] = []
-    for _ in range(streams):
-        _, client = await loop.create_connection(lambda: Client(f"127.0.0.1:{port}", latencies), "127.0.0.1", port)
-        clients.append(client)
-    frames = [frame_of(row) for row in rng.standard_normal((64, FEATURES)).astype(np.float32)]
+    clients = [Client(latencies) for _ in range(streams)]
+    for client in clients:
+        await client.connect(port)
+    frames = [message(2, row.tobytes()) for row in rng.standard_normal((64, FEATURES)).astype("<f4")]
     phases = np.sort(rng.uniform(0, FRAME, streams)).tolist()
     await asyncio.sleep(0.5)
     begun, sent, total = time.perf_counter() + 0.01, 0, int(seconds / FRAME) * streams
@@ -120,7 +86,7 @@ async def traffic(port: int, streams: int, seconds: float) -> dict[str, Any]:
             if due > now:
                 break
             clients[i].due.append(begun + due)
-            clients[i].transport.write(frames[sent & 63])
+            clients[i].connection.transport.write(frames[sent & 63])
             sent += 1
         if not warm and now > seconds / 5:
             warm = len(latencies)
@@ -128,9 +94,9 @@ async def traffic(port: int, streams: int, seconds: float) -> dict[str, Any]:
     end = time.perf_counter() + 5
     while len(latencies) < total and time.perf_counter() < end:
         await asyncio.sleep(0.01)
-    lost = [client.lost for client in clients if client.lost]
+    lost = [client.connection.lost for client in clients if client.connection.lost]
     for client in clients:
-        client.transport.abort()
+        client.connection.abort()
     found = np.array(latencies[warm:]) if len(latencies) > warm else np.array([np.nan])
     p50, p99, p999 = 1e3 * np.percentile(found, [50, 99, 99.9])
     return {"streams": streams, "sent": sent, "answered": len(latencies), "lost": lost,

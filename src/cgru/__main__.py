@@ -4,4 +4,5 @@ import sys
 
 from .cli.commands import main
 
-sys.exit(main())
+if __name__ == "__main__":  # a process that this one starts imports this module under another name
+    sys.exit(main())

@@ -1,8 +1,10 @@
 """Real-time clients of ``cgru serve`` beside clients that misbehave, for as long as you like.
 
-    PYTHONPATH=tests python tests/soak/serve_traffic.py --seconds 1800 --streams 60
+    PYTHONPATH=tests python tests/soak/serve_traffic.py --seconds 1800 --streams 110
+    PYTHONPATH=tests python tests/soak/serve_traffic.py --seconds 60 --streams 20 --network small
 
-The server runs in a process of its own. Well-behaved clients send a frame every 10 ms, in sessions of a few hundred
+The server runs in a process of its own on one core; the clients in this process, and those that misbehave in a third
+(``serve_nuisances.py``), share the others. Well-behaved clients send a frame every 10 ms, in sessions of a few hundred
 frames; every tenth session breaks its connection in the middle and resumes. Calm and storm take turns: in a storm
 others connect who vanish in the middle of a message, never read, send noise, messages that are too large, half of a
 message and then nothing, broken HTTP, and requests for whole sequences. What is checked all the time: every output of
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import heapq
 import json
 import os
 import random
@@ -23,172 +26,136 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from networks import Kind, build, noise
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from serve_nuisances import KINDS as KINDS_OF_NUISANCE
+from serve_nuisances import storms
+from websocket_client import Lean, message
 
-KIND = Kind(32, 96, layers=2, head=32)
+KINDS = {
+    "small": (Kind(32, 96, layers=2, head=32), "float32"),
+    "denoiser": (Kind(161, 400, layers=2, head=161), "int8"),
+}
 FRAME, FRAMES, INPUTS = 0.010, 400, 16
 TURN = 5.0  # seconds of calm, and of storm
+NUISANCES = Path(__file__).with_name("serve_nuisances.py")
+#: How long a session may take to begin, and its last output to come.
+PATIENCE = 30.0
+
+
+class Session:
+    """One stream of a well-behaved client, from where the server is to the frame ``until``."""
+
+    def __init__(self, traffic: Traffic, which: int, got: bytes, until: int) -> None:
+        self.traffic, self.which, self.until = traffic, which, until
+        self.parts, self.steps = [got] if got else [], len(got) // traffic.size
+        self.hello: dict[str, Any] = {}
+        self.due: deque[tuple[int, float, bool]] = deque()
+        self.next = 0
+        self.done = asyncio.get_running_loop().create_future()
+
+    @property
+    def got(self) -> bytes:
+        """The outputs so far, those of the sessions before it included."""
+        return b"".join(self.parts)
+
+    async def run(self, query: str) -> None:
+        self.connection = Lean(f"/v1/stream{query}", self.heard)
+        await self.connection.open(self.traffic.port)
+        try:
+            await asyncio.wait_for(self.done, PATIENCE + (self.until + 1) * FRAME)
+        except TimeoutError:
+            raise AssertionError(f"{self.steps} of {self.until} outputs came; {self.connection.lost}") from None
+        if self.until < FRAMES:
+            self.connection.abort()  # with some steps on their way
+        else:
+            self.connection.close()
+
+    def heard(self, kind: int, payload: bytes) -> None:
+        now = time.perf_counter()
+        if kind == 1:
+            self.begin(json.loads(payload), now)
+            return
+        size = self.traffic.size
+        self.parts.append(payload)
+        for _ in range(len(payload) // size):
+            if self.due and self.due[0][0] == self.steps:
+                _, at, storm = self.due.popleft()
+                self.traffic.latencies[storm].append(now - at)
+            self.steps += 1
+        self.traffic.count["steps"] += len(payload) // size
+        enough = self.until if self.until == FRAMES else self.until - 5
+        if self.steps >= enough and not self.done.done():
+            self.done.set_result(None)
+
+    def begin(self, hello: dict[str, Any], now: float) -> None:
+        if hello["op"] != "open":
+            raise AssertionError(hello)
+        self.hello, self.next = hello, hello["steps"]
+        assert self.next - hello["replayed"] <= self.steps, "outputs that were lost are gone"
+        self.traffic.later(now, self)
+
+    def send(self, at: float) -> None:
+        """The next frame, which was due at ``at``."""
+        if self.done.done():
+            return
+        self.due.append((self.next, at, storms(self.traffic.turn)))
+        self.connection.transport.write(self.traffic.messages[self.which][self.next])
+        self.next += 1
+        if self.next < self.until:
+            self.traffic.later(at + FRAME, self)
 
 
 class Traffic:
-    """The clients, and what they have seen."""
+    """The well-behaved clients, and what they have seen."""
 
-    def __init__(self, port: int, seed: int) -> None:
-        self.port, self.rng = port, random.Random(seed)
-        net = build(KIND, 1, "packed")
-        self.xs = [noise((FRAMES, KIND.inputs), k) for k in range(INPUTS)]
-        self.ys = [net.stream().feed(x).tobytes() for x in self.xs]
-        self.storm, self.over = False, False
+    def __init__(self, port: int, net: Any, turn: float, seed: int) -> None:
+        self.port, self.turn, self.rng = port, turn, random.Random(seed)
+        self.xs = np.stack([noise((FRAMES, net.input_size), k) for k in range(INPUTS)])
+        self.whole = np.stack([net.stream().feed(x) for x in self.xs])
+        self.ys = [y.tobytes() for y in self.whole]
+        self.messages = [[message(2, frame.tobytes()) for frame in x] for x in self.xs]
+        self.size = 4 * net.output_size
+        self.over = False
         self.latencies: dict[bool, list[float]] = {False: [], True: []}
         self.count: Counter[str] = Counter()
+        self._queue: list[tuple[float, int, Session]] = []
+        self._number = 0
 
-    def connect(self, query: str = "", **options: Any) -> Any:
-        url = f"ws://127.0.0.1:{self.port}/v1/stream{query}"
-        return connect(url, compression=None, open_timeout=60, ping_interval=None, close_timeout=1, **options)
+    def later(self, at: float, session: Session) -> None:
+        """Let ``session`` send at ``at``."""
+        self._number += 1
+        heapq.heappush(self._queue, (at, self._number, session))
 
-    # ---- the well-behaved ---------------------------------------------------------------------------------------
+    async def sends(self) -> None:
+        """Send what is due, of all sessions in one loop: a timer for each would cost more than its frame."""
+        while True:
+            now = time.perf_counter()
+            while self._queue and self._queue[0][0] <= now:
+                at, _, session = heapq.heappop(self._queue)
+                session.send(at)
+            await asyncio.sleep(0.001)
 
     async def client(self) -> None:
+        await asyncio.sleep(self.rng.random() * FRAMES * FRAME)  # sessions that began together would end together
         while not self.over:
             which = self.rng.randrange(INPUTS)
-            breaks = self.rng.randrange(50, FRAMES - 50) if self.rng.random() < 0.1 else FRAMES
-            got, token = await self.session(which, b"", "", breaks)
+            breaks = self.rng.randrange(FRAMES // 8, FRAMES * 7 // 8) if self.rng.random() < 0.1 else FRAMES
+            session = Session(self, which, b"", breaks)
+            await session.run("")
             if breaks < FRAMES:
-                got, _ = await self.session(which, got, token, FRAMES)
+                token, got = session.hello["token"], session.got
+                session = Session(self, which, got, FRAMES)
+                await session.run(f"?resume={token}&have={session.steps}")
                 self.count["resumed"] += 1
+            got = session.got
             assert got == self.ys[which], f"other outputs: {len(got)} bytes of {len(self.ys[which])}"
             self.count["sessions"] += 1
-
-    async def session(self, which: int, got: bytes, token: str, until: int) -> tuple[bytes, str]:
-        """Frames in real time from where the server is, until ``until`` of them are sent: what has come by then."""
-        size, x = 4 * KIND.head, self.xs[which]  # type: ignore[operator]
-        query = f"?resume={token}&have={len(got) // size}" if token else ""
-        ws = await self.connect(query)
-        hello = json.loads(await ws.recv())
-        begin = hello["steps"]
-        assert begin - hello["replayed"] <= len(got) // size, "outputs that were lost are gone"
-        due: dict[int, tuple[float, bool]] = {}
-
-        async def send() -> None:
-            start = time.perf_counter()
-            for k in range(begin, until):
-                at = start + (k - begin) * FRAME
-                await asyncio.sleep(max(0.0, at - time.perf_counter()))
-                due[k] = max(at, time.perf_counter() - FRAME), self.storm
-                await ws.send(x[k].tobytes())
-
-        sending = asyncio.create_task(send())
-        while len(got) < size * until:
-            message = await ws.recv()
-            assert isinstance(message, bytes), message
-            now = time.perf_counter()
-            for k in range(len(got) // size, (len(got) + len(message)) // size):
-                if k in due:
-                    at, storm = due.pop(k)
-                    self.latencies[storm].append(now - at)
-            got += message
-            self.count["steps"] += len(message) // size
-            if until < FRAMES and len(got) >= size * (until - 5):
-                sending.cancel()
-                ws.transport.abort()  # with some steps on their way
-                return got, hello["token"]
-        await sending
-        await ws.close()
-        return got, hello["token"]
-
-    # ---- the others ---------------------------------------------------------------------------------------------
-
-    async def nuisance(self) -> None:
-        kinds = [self.vanishes, self.deaf, self.noisy, self.oversized]
-        kinds += [self.halved, self.words, self.http, self.sequences]
-        while not self.over:
-            await asyncio.sleep(self.rng.random() * 0.2)
-            if self.storm:
-                kind = self.rng.choice(kinds)
-                self.count[kind.__name__] += 1
-                with contextlib.suppress(WebSocketException, InvalidStatus, OSError, TimeoutError, EOFError):
-                    async with asyncio.timeout(8):
-                        await kind()
-
-    async def vanishes(self) -> None:
-        async with self.connect() as ws:
-            await ws.send(self.xs[0][:50].tobytes())
-            ws.transport.abort()
-
-    async def deaf(self) -> None:
-        """Sends as fast as it is read, and reads nothing."""
-        _, writer = await self.raw()
-        flood = b"\x82\xff" + self.xs[0].nbytes.to_bytes(8, "big") + bytes(4) + self.xs[0].tobytes()
-        try:
-            while self.storm:
-                writer.write(flood)
-                await writer.drain()
-        finally:
-            writer.transport.abort()
-
-    async def noisy(self) -> None:
-        async with self.connect() as ws:
-            await ws.recv()
-            await ws.send(self.rng.randbytes(self.rng.randrange(1, 5000)))
-            await self.end(ws)
-
-    async def words(self) -> None:
-        async with self.connect() as ws:
-            await ws.recv()
-            await ws.send(self.rng.choice(["", "{", '{"op": "x"}', "[" * 3000, "\u2603" * 100]))
-            await self.end(ws)
-
-    async def oversized(self) -> None:
-        async with self.connect() as ws:
-            await ws.send(bytes(3 << 20))
-            await self.end(ws)
-
-    async def end(self, ws: ClientConnection) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await ws.recv()
-
-    async def halved(self) -> None:
-        """Half of a frame, a byte at a time, and then nothing."""
-        _, writer = await self.raw()
-        for byte in b"\x82\xfe\x10\x00\0\0\0\0half of it":
-            writer.write(bytes([byte]))
-            await asyncio.sleep(0.05)
-        writer.transport.abort()
-
-    async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A WebSocket of which only the handshake is kept."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 10)
-        writer.write(b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n")  # fmt: skip
-        await reader.readuntil(b"\r\n\r\n")
-        return reader, writer
-
-    async def http(self) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(self.rng.choice([b"\0" * 5000, b"GET / HTTP/7\r\n\r\n", b"POST /v1/run HTTP/1.1\r\nHost: x\r\n"
-                                      b"Content-Length: 100000\r\n\r\n{", self.rng.randbytes(2000)]))  # fmt: skip
-        await asyncio.wait([asyncio.create_task(reader.read(100))], timeout=2)
-        writer.transport.abort()
-
-    async def sequences(self) -> None:
-        """A whole sequence beside the streams."""
-        which = self.rng.randrange(INPUTS)
-        body = json.dumps({"x": self.xs[which].tolist()}).encode()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(b"POST /v1/run HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
-                     b"Content-Length: %d\r\n\r\n" % len(body) + body)  # fmt: skip
-        answer = await reader.read(-1)
-        writer.close()
-        y = np.array(json.loads(answer.partition(b"\r\n\r\n")[2])["y"], np.float32)
-        assert y.tobytes() == self.ys[which]
 
 
 def resident(pid: int) -> float:
@@ -197,48 +164,95 @@ def resident(pid: int) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
-async def run(port: int, pid: int, streams: int, seconds: float, seed: int = 0, turn: float = TURN) -> dict[str, Any]:
+async def run(
+    port: int,
+    pid: int,
+    net: Any,
+    streams: int,
+    seconds: float,
+    *,
+    seed: int = 0,
+    turn: float = TURN,
+    nuisances: Sequence[str] = (),
+) -> dict[str, Any]:
     """The figures. Raises where anything of the well-behaved is lost, doubled or other than it would be alone."""
-    traffic = Traffic(port, seed)
-    clients = [asyncio.create_task(traffic.client()) for _ in range(streams)]
-    others = [asyncio.create_task(traffic.nuisance()) for _ in range(max(4, streams // 5))]
-    memory, end = [], time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, _ = await asyncio.wait([*clients, *others], timeout=turn, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-        traffic.storm = not traffic.storm
-        memory.append(resident(pid))
-    traffic.over, traffic.storm = True, False
-    await asyncio.gather(*clients, *others)
+    traffic = Traffic(port, net, turn, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "x.npy", traffic.xs)
+        np.save(Path(folder) / "y.npy", traffic.whole)
+        command = [sys.executable, NUISANCES, port, folder, turn, max(4, streams // 5), seed, *nuisances]
+        others = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+        try:
+            memory = await _watched(traffic, pid, others, streams, seconds)
+        finally:
+            others.terminate()
+            told, _ = others.communicate(timeout=60)
+    assert others.returncode == 0, f"those that misbehave ended with {others.returncode}"
     quarter = max(1, len(memory) // 4)
     calm, storm = (1e3 * np.percentile(traffic.latencies[k] or [np.nan], [50, 99, 99.9]) for k in (False, True))
-    return {"counts": dict(traffic.count), "calm": calm.tolist(), "storm": storm.tolist(),
+    return {"counts": dict(traffic.count), "others": json.loads(told), "calm": calm.tolist(), "storm": storm.tolist(),
             "memory": [float(np.median(memory[:quarter])), float(np.median(memory[-quarter:]))]}  # fmt: skip
+
+
+async def _watched(traffic: Traffic, pid: int, others: Any, streams: int, seconds: float) -> list[float]:
+    """Run the clients until the time is over; the server's memory now and then."""
+    sending = asyncio.create_task(traffic.sends())
+    clients = [asyncio.create_task(traffic.client()) for _ in range(streams)]
+    memory, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, _ = await asyncio.wait([sending, *clients], timeout=traffic.turn, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+        assert others.poll() is None, "those that misbehave are gone: an answer was wrong"
+        memory.append(resident(pid))
+    traffic.over = True
+    await asyncio.gather(*clients)
+    sending.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sending
+    return memory
+
+
+def pin(pid: int, cores: set[int]) -> None:
+    """All threads of a process."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(task), cores)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1800)
-    parser.add_argument("--streams", type=int, default=60)
+    parser.add_argument("--streams", type=int, default=110)
+    parser.add_argument("--network", choices=sorted(KINDS), default="denoiser")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pin", action="store_true")
+    parser.add_argument("--nuisances", nargs="+", choices=KINDS_OF_NUISANCE, default=[], help="only these kinds")
     args = parser.parse_args()
+    kind, precision = KINDS[args.network]
+    net = build(kind, 1, "packed")
+    if precision != "float32":
+        net = net.quantize(precision)
+    cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "net.safetensors")
-        build(KIND, 1, "packed").save(path)
+        net.save(path)
         command = [sys.executable, "-m", "cgru", "serve", path, "--port", "0", "--idle", "20", "--keep", "5"]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None
             found = re.search(r"127\.0\.0\.1:(\d+)", server.stdout.readline())
             assert found is not None, "the server did not start"
-            told = asyncio.run(run(int(found[1]), server.pid, args.streams, args.seconds, args.seed))
+            if args.pin and len(cores) > 1:
+                pin(server.pid, {cores[-1]})
+                pin(os.getpid(), set(cores[:-1]))
+            told = _loop(run(int(found[1]), server.pid, net, args.streams, args.seconds, seed=args.seed,
+                             nuisances=args.nuisances))  # fmt: skip
         finally:
             server.terminate()
             status = server.wait(30)
     counts = told["counts"]
     print(f"{counts.pop('steps', 0):,} steps in {counts.pop('sessions', 0):,} sessions, all with the bits they have "
-          f"alone, {counts.pop('resumed', 0)} resumed; beside them {counts}")  # fmt: skip
+          f"alone, {counts.pop('resumed', 0)} resumed; beside them {told['others']}")  # fmt: skip
     for name in ("calm", "storm"):
         p50, p99, p999 = told[name]
         print(f"{name:5}: p50 {p50:.2f}  p99 {p99:.2f}  p99.9 {p999:.2f} ms")
@@ -246,6 +260,16 @@ def main() -> None:
     print(f"p99 in storm over calm {told['storm'][1] / told['calm'][1]:.2f}; memory {begin:.1f} → {end:.1f} MB; "
           f"the server ended with {status}")  # fmt: skip
     assert status == 0, f"the server ended with {status}"
+
+
+def _loop(work: Any) -> Any:
+    """Run on uvloop where it is, as the server does: the clients share the machine with it."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return asyncio.run(work)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(work)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from urllib.parse import parse_qs
 
 from ..errors import CgruError
 from .guard import bearer
-from .service import Busy, Service
+from .refusals import Busy
+from .service import Service
 from .sessions import Saved
 from .ticks import Channel
 

@@ -18,13 +18,15 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from .. import __version__
-from ..cli.files import encode_output, parse_input
+from ..cli.files import Input, encode_output, parse_input
 from ..engine.model import Model
 from ..errors import CgruError
 from .conversation import Conversation
 from .guard import Guard
-from .service import Busy, Service
+from .refusals import Busy
+from .service import Service
 from .settings import Settings
+from .translation import NUMBER
 from .v2 import rest
 from .v2.inference import Inference, V2Error
 
@@ -119,12 +121,11 @@ async def sequences(service: Service, request: Request) -> Response:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     accepted = request.headers.get("accept", "")
     if kind == "application/json" or body[:1] == b"{":
-        x, lengths = _json_input(body, ids=service.ids)
+        x, lengths = await service.translate(len(body), _json_input, body, service.ids)
         y = await service.run(x, lengths)
-        parts = y if isinstance(y, tuple) else (y,)
-        plain = [_numbers(part) for part in parts]
-        return Response(json.dumps({"y": plain if isinstance(y, tuple) else plain[0]}), media_type="application/json")
-    given = parse_input(io.BytesIO(body), "the request's body", ids=service.ids, features=service.net.input_size)
+        size = NUMBER * sum(part.size for part in (y if isinstance(y, tuple) else (y,)))
+        return Response(await service.translate(size, _json_output, y), media_type="application/json")
+    given = await service.translate(len(body), _file_input, body, service.ids, service.net.input_size)
     if given.mask is not None:
         raise CgruError("mask: this route takes x and lengths; leave the mask away")
     y = await service.run(given.x, given.lengths)
@@ -134,10 +135,16 @@ async def sequences(service: Service, request: Request) -> Response:
     elif "text/csv" in accepted:
         answer = "csv"
     media = {"npy": _NPY, "npz": "application/zip", "wav": _WAV, "csv": "text/csv"}[answer]
-    return Response(bytes(encode_output("the answer", y, answer, given.rate)), media_type=media)
+    size = NUMBER * y.size if answer == "csv" and not isinstance(y, tuple) else 0
+    content = await service.translate(size, encode_output, "the answer", y, answer, given.rate)
+    return Response(bytes(content), media_type=media)
 
 
-def _json_input(body: bytes, *, ids: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def _file_input(body: bytes, ids: bool, features: int) -> Input:
+    return parse_input(io.BytesIO(body), "the request's body", ids=ids, features=features)
+
+
+def _json_input(body: bytes, ids: bool) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         asked = json.loads(body, parse_constant=_no_number)
         x = asked["x"]
@@ -154,6 +161,11 @@ def _json_input(body: bytes, *, ids: bool) -> tuple[np.ndarray, np.ndarray | Non
         wanted = "whole numbers" if ids else "numbers"
         raise CgruError(f"x: expected {wanted} in lists nested as (B, T, I) or (T, I), all rows alike") from None
     return array, lengths
+
+
+def _json_output(y: Any) -> bytes:
+    plain = [_numbers(part) for part in y] if isinstance(y, tuple) else _numbers(y)
+    return json.dumps({"y": plain}).encode()
 
 
 def _numbers(array: np.ndarray) -> Any:

@@ -18,9 +18,11 @@ from ..engine.model import Model
 from ..errors import CgruError, UnsupportedError
 from .driver import Driver
 from .metrics import Metrics
+from .refusals import Busy
 from .sessions import Sessions
 from .settings import Settings
 from .ticks import Channel, Ticks
+from .translation import Translator
 
 if TYPE_CHECKING:
     from .conversation import Conversation
@@ -28,10 +30,6 @@ if TYPE_CHECKING:
 #: How much less than the streams the whole-sequence requests count with the operating system (nice levels).
 _NICE = 10
 _SWEEP = 0.5
-
-
-class Busy(CgruError):
-    """No place now; worth trying again."""
 
 
 class Service:
@@ -59,6 +57,8 @@ class Service:
             self.driver = Driver(self.pool, ticks, ahead=settings.ahead, observe=self._round)
         self.metrics = Metrics(lambda: self._places, settings.capacity, lambda: len(self.sessions))
         self._worker = ThreadPoolExecutor(1, "cgru-sequence", initializer=_less_urgent)
+        #: For what is text: JSON and CSV.
+        self.translate = Translator(settings.jobs)
         self._jobs = 0
         self._places = 0
         self.closing = False
@@ -76,6 +76,7 @@ class Service:
         if self.why_not is None:
             await self.driver.__aexit__()
         self._worker.shutdown(wait=True, cancel_futures=True)
+        self.translate.close()
 
     @property
     def ready(self) -> bool:

@@ -15,7 +15,8 @@ import numpy as np
 
 from ... import __version__
 from ...errors import CgruError
-from ..service import Busy, Service
+from ..refusals import Busy
+from ..service import Service
 from .sequences import Sequences
 
 VERSION = "1"
@@ -38,6 +39,9 @@ class V2Error(CgruError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return V2Error, (self.status, str(self))  # it may come from another process
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from ..translation import NUMBER
 from .inference import Inference, Request, V2Error, tensor
 
 _HEADER = "inference-header-content-length"
@@ -38,8 +39,15 @@ def routes(inference: Inference) -> list[BaseRoute]:
     async def infer(request: HttpRequest) -> Response:
         model, version = _named(request)
         inference.check(model, version)
-        asked, binary = decode(await request.body(), request.headers.get(_HEADER))
-        return encode(model, asked, await inference.infer(model, version, asked), binary)
+        body, header = await request.body(), request.headers.get(_HEADER)
+        text = int(header) if header is not None and header.isdecimal() else len(body)
+        asked, binary = await service.translate(text, decode, body, header)
+        outputs = await inference.infer(model, version, asked)
+        size = 0 if binary is True else NUMBER * sum(y.size for y in outputs.values())
+        content, head = await service.translate(size, encode, model, asked, outputs, binary)
+        if head is None:
+            return Response(content, media_type="application/json")
+        return Response(content, headers={_HEADER: str(head)}, media_type="application/octet-stream")
 
     model = "/v2/models/{model}"
     return [
@@ -100,8 +108,10 @@ def decode(body: bytes, header: str | None) -> tuple[Request, set[str] | bool]:
     return Request(inputs, identity, parameters, tuple(names)), every or as_bytes
 
 
-def encode(model: str, asked: Request, outputs: dict[str, np.ndarray], binary: set[str] | bool) -> Response:
-    """The answer; as JSON alone where no output is wanted as bytes."""
+def encode(
+    model: str, asked: Request, outputs: dict[str, np.ndarray], binary: set[str] | bool
+) -> tuple[bytes, int | None]:
+    """The answer, and how many bytes of it are JSON where tensors follow; None: it is JSON alone."""
     told: list[dict[str, Any]] = []
     parts: list[bytes] = []
     for name, y in outputs.items():
@@ -118,9 +128,7 @@ def encode(model: str, asked: Request, outputs: dict[str, np.ndarray], binary: s
     if asked.id:
         answer["id"] = asked.id
     head = json.dumps(answer).encode()
-    if not parts:
-        return Response(head, media_type="application/json")
-    return Response(b"".join([head, *parts]), headers={_HEADER: str(len(head))}, media_type="application/octet-stream")
+    return b"".join([head, *parts]), len(head) if parts else None
 
 
 def _objects(asked: dict[str, Any], key: str, *, required: bool) -> list[dict[str, Any]]:
