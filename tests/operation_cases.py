@@ -19,12 +19,16 @@ RNG = np.random.default_rng(29)
 
 
 class Given(NamedTuple):
-    """An input: feature axes, and whether it has a time axis, its mask, or token ids below ``vocabulary``."""
+    """An input: feature axes, and whether it has a time axis, its mask, or token ids below ``vocabulary``.
+
+    ``memory``: its time axis is its own, and it is given once.
+    """
 
     features: tuple[int, ...]
     timed: bool = True
     vocabulary: int = 0
     positive: bool = False
+    memory: bool = False
 
 
 class Case(NamedTuple):
@@ -541,6 +545,19 @@ case(
         soft(np.array([(_OUTER * np.tanh(_INNER * (one + other))).sum() for other in k]), 0) @ v for one in q
     ], 3),
     kind="additive", weights={"inner": _INNER, "outer": _OUTER}, whole=True,
+)  # fmt: skip
+_MEMORY = [(4,), Given((4,), memory=True), Given((3,), memory=True)]
+case("attend", _MEMORY, _attended, factor=0.7, memory=True)
+case(
+    "attend", _MEMORY,
+    lambda q, k, v: stacked([
+        soft(np.array([(_OUTER * np.tanh(_INNER * (one + other))).sum() for other in k]), 0) @ v for one in q
+    ], 3),
+    kind="additive", weights={"inner": _INNER, "outer": _OUTER}, memory=True,
+)  # fmt: skip
+case(
+    "attend_weights", _MEMORY[:2],
+    lambda q, k: stacked([np.append(soft(0.7 * k @ one, 0), [0.0, 0.0]) for one in q], 7), factor=0.7, limit=7,
 )  # fmt: skip
 built(
     "fold_time", [(4,)], lambda x: x[:1].reshape(1, 4) if len(x) else np.zeros((1, 4)),

@@ -17,13 +17,20 @@ from cgru.spec.graph import graph_from_json
 from cgru.spec.operation import OPERATIONS
 
 STEPS = 13
+#: Frames of an input with a time axis of its own.
+MEMORY = 5
 LENGTHS = [13, 0, 1, 6, 12]
 
 
 def graph_of(case: Case) -> cgru.Graph:
     g = cgru.Graph()
     names = [
-        g.input(given.features, name="abcd"[i], time=given.timed, dtype="int64" if given.vocabulary else "float32")
+        g.input(
+            given.features,
+            name="abcd"[i],
+            time="memory" if given.memory else given.timed,
+            dtype="int64" if given.vocabulary else "float32",
+        )
         for i, given in enumerate(case.inputs)
     ]
     g.output(case.build(g, *names, *([g.mask_of_input(names[0])] if case.mask else [])))
@@ -31,7 +38,7 @@ def graph_of(case: Case) -> cgru.Graph:
 
 
 def array_of(given: Given, rng: np.random.Generator, batch: int) -> np.ndarray:
-    shape = (batch, *((STEPS,) if given.timed else ()), *given.features)
+    shape = (batch, *((MEMORY if given.memory else STEPS,) if given.timed else ()), *given.features)
     if given.vocabulary:
         return rng.integers(0, given.vocabulary, shape)
     if given.positive:
@@ -47,7 +54,7 @@ def drawn(case: Case, batch: int = len(LENGTHS)) -> tuple[dict[str, np.ndarray],
 
 def cut(case: Case, inputs: dict[str, np.ndarray], row: int, length: int) -> dict[str, np.ndarray]:
     return {
-        name: array[row, :length] if given.timed else array[row]
+        name: array[row, :length] if given.timed and not given.memory else array[row]
         for (name, array), given in zip(inputs.items(), case.inputs, strict=True)
     }
 
@@ -115,7 +122,7 @@ def test_chunks_equal_the_whole(case: Case, engine: str, cuts: list[int]) -> Non
         parts.append(
             stream.feed(
                 {
-                    name: array[:, a:b] if given.timed else array
+                    name: array[:, a:b] if given.timed and not given.memory else array
                     for (name, array), given in zip(inputs.items(), case.inputs, strict=True)
                 }
             )

@@ -153,6 +153,7 @@ struct cgru_job {
     int64_t reach;      /* windowed: frames in in[0] from the window of the first result frame on */
     const int64_t *lengths;    /* (rows) of the result, counted from the beginning of the call, or NULL */
     const int64_t *in_lengths; /* (rows) of in[0] */
+    const int64_t *key_lengths; /* (rows) of in[1], counted from its first frame; attention alone reads them */
     const int *real;    /* windowed: (rows, 2), the first frame of in[0] that is no padding, and the end of them */
     struct cgru_block *scans; /* what the scan runner works with */
     const float **pointer_in;

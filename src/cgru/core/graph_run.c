@@ -15,6 +15,7 @@
 #define BLOCK_ROWS 64      /* rows taken together at most */
 #define CHUNK_FLOATS 32768 /* of all values of a chunk together, as far as may be: 128 KiB */
 #define CHUNK_STEPS 64     /* at most */
+#define KEPT_STATIC 8      /* inputs given once that a kept plan may have */
 #define BATCH 256          /* rows of a product at once */
 #define ROW_WORK (1 << 17) /* multiply-adds worth waking one more thread for */
 
@@ -62,7 +63,9 @@ static void count_frames(const cgru_graph *g, const cgru_graph_call *call, int64
         int64_t least = -1;
         for (int k = 0; k < node->inputs; k++) {
             int v = node->in[k];
-            if (v >= 0 && g->values[v].clock != CGRU_ONCE && (least < 0 || frames[v] < least)) least = frames[v];
+            if (v < 0 || g->values[v].clock != g->values[node->out].clock) continue; /* a memory that is attended to */
+            if (least < 0 || frames[v] < least) least = frames[v];
+            if (node->op->whole) break; /* it sees the others to their ends */
         }
         frames[node->out] = cgru_ready(&node->window, least, ended || g->values[node->out].clock == CGRU_STATIC);
     }
@@ -103,6 +106,12 @@ static void plan_frames(graph_block *b)
         if (g->steady || now == call->steps) break; /* all chunks of a steady graph but the last are alike */
         done = now;
     }
+}
+
+/* Frames that a mask among the inputs has in this call. */
+static int64_t mask_frames(const graph_block *b, int v)
+{
+    return b->graph->values[v].clock == CGRU_STEPS ? b->call->steps : b->call->inputs[v].frames;
 }
 
 static int64_t frames_in_call(const graph_block *b, int v)
@@ -180,7 +189,7 @@ static void lay_out_frames(graph_block *b, cgru_arena *a)
     for (int v = 0; v < g->inputs; v++) {
         float *mask = NULL;
         if (g->values[v].content == CGRU_MASK && b->call->inputs[v].data)
-            mask = cgru_take(a, rows * (size_t)(b->call->steps + 1) * sizeof(float));
+            mask = cgru_take(a, rows * (size_t)(mask_frames(b, v) + 1) * sizeof(float));
         if (real) b->masks[v] = mask;
     }
     if (g->scans->count == 0) return;
@@ -204,7 +213,7 @@ static cgru_span span_of(const graph_block *b, int v, int64_t at)
     switch (home->storage) {
     case CGRU_IN_INPUT: {
         const cgru_port *port = &b->call->inputs[v];
-        if (b->masks[v]) return (cgru_span){b->masks[v] + late, b->call->steps + 1, 1};
+        if (b->masks[v]) return (cgru_span){b->masks[v] + late, mask_frames(b, v) + 1, 1};
         if (port->data == NULL) return (cgru_span){NULL, 0, 0};
         int64_t from = b->first * port->row + (moves ? late * port->frame : 0);
         const char *data = (const char *)port->data + from * (g->values[v].content == CGRU_IDS ? 8 : 4);
@@ -320,6 +329,7 @@ static void run_node(graph_block *b, int i, int64_t from, int64_t to, const int6
     if (b->lengths) {
         job.lengths = b->lengths + (int64_t)v * b->rows;
         if (node->inputs && node->in[0] >= 0) job.in_lengths = b->lengths + (int64_t)node->in[0] * b->rows;
+        if (node->inputs > 1 && node->in[1] >= 0) job.key_lengths = b->lengths + (int64_t)node->in[1] * b->rows;
     }
     node->op->run(&job);
     if (job.lengths && g->values[v].clock != CGRU_ONCE && job.out.data) clear_beyond(&job);
@@ -334,7 +344,8 @@ static void start_block(graph_block *b)
         const cgru_port *port = &call->inputs[v];
         for (int r = 0; r < b->rows; r++) {
             const uint8_t *from = (const uint8_t *)port->data + (b->first + r) * port->row;
-            for (int64_t t = 0; t < call->steps; t++) b->masks[v][r * (call->steps + 1) + t] = from[t * port->frame] ? 1.0f : 0.0f;
+            const int64_t frames = mask_frames(b, v);
+            for (int64_t t = 0; t < frames; t++) b->masks[v][r * (frames + 1) + t] = from[t * port->frame] ? 1.0f : 0.0f;
         }
     }
     if (b->lengths) {
@@ -496,6 +507,7 @@ static int check_outputs(const cgru_graph *g, const cgru_graph_call *call)
 typedef struct {
     int64_t rows, steps;
     uint64_t given; /* which inputs are there */
+    int64_t frames[KEPT_STATIC]; /* of those with a time axis of their own, in their order */
     int lengths;
     graph_block block;
 } kept_plan;
@@ -503,17 +515,19 @@ typedef struct {
 static kept_plan plan_of(const cgru_graph *g, const cgru_graph_call *call)
 {
     kept_plan plan = {.rows = call->rows, .steps = call->steps, .lengths = call->lengths != NULL};
-    for (int v = 0; v < g->inputs && v < 64; v++) plan.given |= (uint64_t)(call->inputs[v].data != NULL) << v;
+    for (int v = 0, of = 0; v < g->inputs; v++) {
+        plan.given |= (uint64_t)(call->inputs[v].data != NULL) << v;
+        if (g->values[v].clock == CGRU_STATIC) plan.frames[of++] = call->inputs[v].frames;
+    }
     return plan;
 }
 
 static int keeps_plan(const cgru_graph *g, const cgru_graph_call *call)
 {
     if (!g->steady || call->rows > BLOCK_ROWS || call->steps > CHUNK_STEPS || g->inputs > 64) return 0;
-    for (int v = 0; v < g->inputs; v++) {
-        if (g->values[v].clock == CGRU_STATIC) return 0;
-    }
-    return 1;
+    int own = 0;
+    for (int v = 0; v < g->inputs; v++) own += g->values[v].clock == CGRU_STATIC;
+    return own <= KEPT_STATIC;
 }
 
 /* One block in the caller's thread, whose scratch is kept laid out. */
@@ -524,7 +538,8 @@ static int run_kept(const cgru_graph *graph, const cgru_graph_call *call, cgru_w
     kept_plan *plan = cgru_work_memory(work);
     unsigned long long *planned = cgru_work_planned(work);
     if (*planned != graph->scans->serial || plan->rows != wanted.rows || plan->steps != wanted.steps ||
-        plan->given != wanted.given || plan->lengths != wanted.lengths) {
+        plan->given != wanted.given || plan->lengths != wanted.lengths ||
+        memcmp(plan->frames, wanted.frames, sizeof wanted.frames) != 0) {
         graph_task task = {graph, call, NULL, 0, (int)call->rows, NULL};
         graph_block counting;
         size_t bytes = prepare(&counting, &task, 0, task.rows, NULL);

@@ -14,11 +14,13 @@ from ..builder import Graph as Builder
 from ..errors import CgruError, ShapeError, UnsupportedError
 from ..layers.base import Layer
 from ..spec.graph import MASK, Graph, Node, refuse_unstreamable
+from ..spec.operations.attention import check_memory_frames
 from ..spec.precision import check as check_precision
 from ..threads import resolve as resolve_threads
 from ..weights import Store, Weights
 from . import backends
 from .fingerprint import graph_fingerprint
+from .given_once import frames_given, lengths_as_masks
 from .interpreter import Interpreter
 from .model import Model, check_receives
 from .state import State, StateLayout
@@ -252,6 +254,7 @@ class GraphModel(Model):
             if len(names) != 1:
                 raise CgruError(f"x: the network takes {len(names)} inputs, pass a mapping with {', '.join(names)}")
             x = {names[0]: x}
+        x, masks = self._taken_apart(x)
         for name in x:
             if name not in names:
                 raise CgruError(f"x: the network has no input {str(name)[:60]!r}; it takes {', '.join(names)}")
@@ -270,7 +273,19 @@ class GraphModel(Model):
         steps = {made[name].shape[1] for name in self.graph.timed_inputs}
         if len(steps) > 1:
             raise ShapeError(f"x: the inputs differ in steps: {', '.join(f'{n} {s}' for n, s in shapes.items())}")
-        return made, singles == {True}, batches.pop() if batches else 1, steps.pop() if steps else None
+        single, batch = singles == {True}, batches.pop() if batches else 1
+        for name, mask in masks.items():
+            checked = arrays.mask(mask, batch, made[name.removesuffix(MASK)].shape[1])
+            assert checked is not None
+            made[name] = checked
+        check_memory_frames(self.graph, frames_given(self.graph, made))
+        return made, single, batch, steps.pop() if steps else None
+
+    def _taken_apart(self, x: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The inputs of a call, and the masks of its memories, by lengths or as they are."""
+        given = lengths_as_masks(self.graph, x)
+        held = {name for name in self.graph.static_inputs if name in self.graph.optional and name in given}
+        return {name: array for name, array in given.items() if name not in held}, {name: given[name] for name in held}
 
     def _input_array(self, name: str, given: Any, where: str) -> tuple[np.ndarray, bool]:
         value = self.graph.inputs[name]

@@ -17,6 +17,7 @@ from ..spec.operation import Frames
 from ..spec.operations.recurrent import EMITTED, FRESH, scan_frames
 from ..spec.operations.recurrent_rows import scan_rows
 from ..weights import Store
+from .given_once import frames_given, mask_left_out
 from .state import Block, StateLayout
 
 
@@ -120,11 +121,7 @@ class _Chunk:
         self.state, self.batch, self.ended = state, len(state), ended
         timing = interpreter.timing
         before = 0 if timing.steady else self.layout.steps(state)
-        frames = {
-            name: inputs[name].shape[1]
-            for name, value in self.graph.inputs.items()
-            if value.clock is not None and value.clock.root
-        }
+        frames = frames_given(self.graph, inputs)
         self.before = timing.counts(before, False, frames)
         self.after = timing.counts(before + steps, ended, frames)
         if not timing.steady:
@@ -133,7 +130,7 @@ class _Chunk:
         for name, value in self.graph.inputs.items():
             array = inputs.get(name)
             if array is None:  # a mask left out: every frame counts
-                array = np.ones((self.batch, steps), bool)
+                array = mask_left_out(value, name, inputs, self.batch, steps)
             if value.dtype == "float32":
                 array = array.astype(np.float64)
             self.values[name] = array if value.clock is not None else array[:, None]

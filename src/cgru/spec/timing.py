@@ -10,6 +10,7 @@ from math import lcm
 
 from .graph import Graph, Node
 from .operation import EACH_FRAME, Window
+from .values import Clock
 
 
 class Timing:
@@ -55,11 +56,14 @@ class Timing:
                 # It sees its inputs to their ends, which may have other numbers of frames.
                 found[node.name] = clock.count((frames or {}).get(clock.root, 1) if clock.root else steps)
                 continue
-            ready = min(
-                (found[name] for name in node.inputs if name and self.graph.values[name].clock is not None), default=1
-            )
+            ready = min((found[name] for name in node.inputs if self._moves_with(name, clock)), default=1)
             found[node.name] = self.windows[node.name].ready(ready, ended)
         return found
+
+    def _moves_with(self, name: str, clock: Clock) -> bool:
+        """Whether a value has the time axis of ``clock``, not one of its own (a memory that is attended to) or none."""
+        own = self.graph.values[name].clock if name else None
+        return own is not None and own.root == clock.root
 
     def _measure(self) -> None:
         """Delay and what waits at joins, by walking through enough steps to have seen every phase."""
@@ -84,9 +88,8 @@ class Timing:
         """Of each input, the frames that are there and not used up by the frames of the result that are there."""
         window = self.windows[node.name]
         used = counts[node.name] // window.up * window.stride - window.left
-        return [
-            counts[name] - used if name and self.graph.values[name].clock is not None else 0 for name in node.inputs
-        ]
+        clock = self.graph.values[node.name].clock
+        return [counts[name] - used if clock and self._moves_with(name, clock) else 0 for name in node.inputs]
 
 
 def _steady(window: Window) -> bool:

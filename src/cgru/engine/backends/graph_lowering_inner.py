@@ -130,6 +130,22 @@ def _matmul(c: Context) -> dict[str, Any]:
     }
 
 
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+@lowers("attend", "attend_weights")
+def _attend(c: Context) -> dict[str, Any]:
+    options = c.node.options
+    held = weights_of(c) if c.weights is not None else {}
+    return {
+        "op": "attend_whole" if c.node.op == "attend" and not options["memory"] else c.node.op,
+        "kind": ("dot", "additive").index(options["kind"]),
+        "reals": [options["factor"]],
+        "vectors": [held.get("inner"), held.get("outer")],
+        "flag": int(options.get("causal", False)),
+    }
+
+
 # ---- numbers by index ------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from ...spec.operations.recurrent import emitted_size
 from ...spec.precision import Stored
 from ...spec.values import Value
 from ...weights import Store, Weights
+from ..given_once import frames_given
 from ..state import StateLayout
 from . import graph_lowering_inner as _inner  # noqa: F401 - fills the table
 from .graph_lowering import (
@@ -99,9 +100,7 @@ class PackedRunner:
         given = [_flat(inputs.get(name), value) for name, value in graph.inputs.items()]
         steps = next((inputs[name].shape[1] for name in graph.timed_inputs), 0)
         before = 0 if self.timing.steady else self.layout.steps(state)
-        static = {
-            name: inputs[name].shape[1] for name, v in graph.inputs.items() if v.clock is not None and v.clock.root
-        }
+        static = frames_given(graph, inputs)
         if self.timing.steady and not static:
             frames = dict.fromkeys(self.plain, steps)
         else:
