@@ -220,8 +220,11 @@ def test_a_truncated_file_of_every_kind(files: dict[str, Path]) -> None:
                 load(path)
 
 
-def test_torchscript_is_not_read_yet() -> None:
-    refused(CONTAINERS / "torchscript.pt", UnsupportedError, "TorchScript")
+def test_a_bare_scripted_gru_is_that_gru() -> None:
+    net, x = cgru.load(CONTAINERS / "torchscript.pt"), np.random.default_rng(3).normal(size=(2, 5, 2)).astype("f4")
+    out, h_n = cgru.GRU.from_torch(cgru.read(CONTAINERS / "torchscript.pt"))(x)
+    np.testing.assert_array_equal(net(x), out)
+    assert h_n.shape == (1, 2, 2)
 
 
 def test_an_export_without_its_program_gives_its_arrays_alone() -> None:

@@ -76,6 +76,10 @@ def load(
     A Keras file of weights alone (``.weights.h5``) needs the model's ``config``: what ``model.to_json()`` gave, as
     text, as an object, or as the path of a file that holds it.
 
+    A TorchScript archive says what forward() computes, not the shapes of what it takes: they are told by its weights,
+    or said, None for rows and frames: ``inputs={"x": (None, None, 40), "sr": 16000}``. What forward() makes of the
+    numbers of rows and frames must not end up in its results.
+
     An ONNX file says its graph, but not which axes are rows and time: they are found by following them through it,
     and where that leaves a choice an error says so. The network takes and gives (B, T, …), feature axes in ONNX'
     order, those of size 1 left out. ``time_axis=1`` says which axis of the input is time. ``inputs`` fixes an input to

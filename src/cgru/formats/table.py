@@ -45,7 +45,8 @@ class Format:
     ``module`` has ``read(source) -> TensorFile``; ``builder`` has ``load(source)``, a list of layers or a graph,
     where the file says its own, and is empty where layers are inferred from the tensors. ``options`` are the
     arguments of :func:`cgru.load` that ``builder`` takes beside it. A format that is known but not read has
-    ``instead``: what to do with such a file.
+    ``instead``: what to do with such a file. ``by_layers``: where a caller says ``layers=``, the tensors alone
+    are taken, and what the file says of its own network is left.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Format:
     builder: str = ""
     instead: str = ""
     options: tuple[str, ...] = ()
+    by_layers: bool = False
 
     def read(self, source: Source) -> TensorFile:
         return importlib.import_module(self.module, __package__).read(source)
@@ -68,7 +70,7 @@ class Format:
             if name not in self.options:
                 takers = " and ".join(entry.title for entry in FORMATS if name in entry.options)
                 raise CgruError(f"{name}: this is for {takers} files, not {self.title}; leave {name}= away")
-        if not self.builder:
+        if not self.builder or (self.by_layers and layers is not None):
             from .readers import torch_layers, torch_modules
 
             file = self.read(source)
@@ -113,9 +115,10 @@ FORMATS = (
     Format("cgru", (".safetensors",), _is_native, SAFETENSORS, ".readers.native"),
     Format("safetensors", (".safetensors",), lambda p: safetensors.looks_like(p.head), SAFETENSORS),
     Format("HDF5", (".h5", ".hdf5"), lambda p: p.head.startswith(_HDF5), _KERAS, _KERAS, options=("config",)),
-    # The reader of PyTorch files itself says what to do about its other containers.
-    Format("torch.export", (".pt2",), lambda p: p.zip_kind == "pt2", ".containers.pt2", ".readers.pt2"),
-    Format("TorchScript", (".pt",), lambda p: p.zip_kind == "torchscript", ".containers.torch_zip"),
+    Format("torch.export", (".pt2",), lambda p: p.zip_kind == "pt2", ".containers.pt2", ".readers.pt2",
+           by_layers=True),
+    Format("TorchScript", (".pt", ".jit"), lambda p: p.zip_kind == "torchscript", ".containers.torch_script",
+           ".readers.torchscript.network", options=("inputs",), by_layers=True),
     Format("PyTorch before 1.6", (".pt", ".pth"), _is_torch_stream, ".containers.torch_stream"),
     Format("pickle", (".pkl",), _is_pickle, ".containers.pickle_file"),
     Format("JSON", (".json",), lambda p: p.head.lstrip()[:1] in (b"{", b"["), instead=(

@@ -57,7 +57,7 @@ def read(source: Source) -> TensorFile:
     root = archive.pickle()
     tree = Tree(shown)
     found = tree.tensors(root)
-    tensors, aliases = Arrays(archive, shown, archive.byte_order(), members.file_size).of(found)
+    tensors, aliases = Arrays(archive, shown, byte_order(members, archive.top), members.file_size).of(found)
     return TensorFile(shown, "torch", tensors, aliases, modules=tree.modules)
 
 
@@ -67,10 +67,7 @@ class _Archive:
     def __init__(self, members: ZipMembers) -> None:
         self.members = members
         self.shown = members.shown
-        tops = [name for name in members.names if name.endswith("/data.pkl") and name.count("/") == 1]
-        if len(tops) != 1:
-            raise FormatError(f"{self.shown}: has {len(tops)} members data.pkl; expected one")
-        self.top = tops[0].removesuffix("data.pkl")
+        self.top = top_folder(members)
 
     def pickle(self) -> object:
         name = self.top + "data.pkl"
@@ -85,12 +82,21 @@ class _Archive:
     def storage(self, key: str) -> memoryview:
         return self.members.read(f"{self.top}data/{key}")
 
-    def byte_order(self) -> str:
-        """``<`` or ``>``; files from before the member existed are little-endian."""
-        name = self.top + "byteorder"
-        if name not in self.members:
-            return "<"
-        said = bytes(self.members.read(name, limit=16))
-        if said not in (b"little", b"big"):
-            raise FormatError(f"{self.shown}: byteorder is {said!r}; expected little or big")
-        return "<" if said == b"little" else ">"
+
+def top_folder(members: ZipMembers) -> str:
+    """The one folder that everything lies in, with its slash."""
+    tops = [name for name in members.names if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(tops) != 1:
+        raise FormatError(f"{members.shown}: has {len(tops)} members data.pkl; expected one")
+    return tops[0].removesuffix("data.pkl")
+
+
+def byte_order(members: ZipMembers, top: str) -> str:
+    """``<`` or ``>``; files from before the member existed are little-endian."""
+    name = top + "byteorder"
+    if name not in members:
+        return "<"
+    said = bytes(members.read(name, limit=16))
+    if said not in (b"little", b"big"):
+        raise FormatError(f"{members.shown}: byteorder is {said!r}; expected little or big")
+    return "<" if said == b"little" else ">"

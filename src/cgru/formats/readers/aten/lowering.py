@@ -62,6 +62,8 @@ class Lowering:
         self.evident = False
         #: Whether the program comes of a file, so that no second size can tell what hangs on sizes.
         self.exported = False
+        #: Whether it comes of a file at all: what there is to say of it must travel in the graph.
+        self.archived = False
         self._memo: dict[Any, Any] = {}
         self._frames = False
         for argument, reading in zip(program.inputs, axes, strict=True):

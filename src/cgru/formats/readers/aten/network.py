@@ -79,10 +79,11 @@ class Traced(NamedTuple):
     notes: list[str]
 
 
-def traced(program: Program, *, exported: bool = False) -> Traced:
+def traced(program: Program, *, exported: bool = False, archived: bool = False) -> Traced:
     """The network that a program computes; :class:`UnsupportedError` naming the operator and line that it cannot.
 
     ``exported``: nothing will run beside it, so a factor that may be the number of steps or rows is refused.
+    ``archived``: it comes of a file whose code was followed at sizes of cgru's choosing, which checks that by itself.
     """
     changing = overwritten(program)
     if changing is not None:
@@ -92,6 +93,7 @@ def traced(program: Program, *, exported: bool = False) -> Traced:
         try:
             lowering = Lowering(program, reading)
             lowering.exported = exported
+            lowering.archived = exported or archived
             lowering.walk()
             if not lowering.evident and any(T in axes and list(axes)[:2] != [B, T] for axes in reading):
                 continue  # any axis could be time: what says that it is not the second?
@@ -167,7 +169,7 @@ def _finished(lo: Lowering, reading: Sequence[Sequence[str]]) -> Traced:
                 f"the module takes {argument.name} as ({text}); here it is {lo.g.values[argument.name].describe()}"
             )
     chain = _chain(lo, names)
-    if chain is not None and not (lo.exported and notes):
+    if chain is not None and not (lo.archived and notes):
         return Traced(chain, layouts, outputs, positions, notes)
     if lo.exported and chain is None:
         sizes = " and ".join(f"{argument.name} {argument.shape}" for argument in lo.program.inputs)
