@@ -64,7 +64,7 @@ def lengths_as_masks(graph: Graph, given: Mapping[str, Any]) -> dict[str, Any]:
         name = key.removesuffix(LENGTHS) if isinstance(key, str) else ""
         if key in graph.inputs or name == key or name not in graph.static_inputs or name not in given:
             continue
-        value, array = graph.inputs[name], np.asarray(given[name])
+        value, array = graph.inputs[name], arrays.as_array(given[name], name, "numbers")
         if value.clock is None:
             raise CgruError(f"{key}: the input {name!r} has no time axis, so it has no lengths")
         axes = 1 + len(value.features)

@@ -27,7 +27,6 @@ from .state import State, StateLayout
 
 if TYPE_CHECKING:
     from .graph_pool import GraphPool
-    from .graph_stream import GraphStream
 
 
 class Runner(Protocol):
@@ -206,11 +205,20 @@ class GraphModel(Model):
             start = end
         return made
 
-    def stream(self, batch: int = 1, state: State | Mapping[str, Any] | None = None) -> GraphStream:
+    def stream(
+        self,
+        batch: int = 1,
+        state: State | Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        from .given_stream import GivenStream, refuse_inputs
         from .graph_stream import GraphStream
 
         refuse_unstreamable(self.graph)
         rows = arrays.positive(batch, "batch")
+        if inputs is not None and self.graph.static_inputs:
+            return GivenStream(self, rows, state, inputs)
+        refuse_inputs(inputs)
         if not self.steps_in_core:
             return GraphStream(self, rows, state)
         from .backends.steppers import PackedGraphStream, SplitGraphStream

@@ -235,13 +235,21 @@ class Model:
         """A state for ``batch`` rows: zero, or from arrays named and shaped as :meth:`State.arrays` gives them."""
         return State.from_arrays(self._layout, {} if arrays_by_name is None else arrays_by_name, batch)
 
-    def stream(self, batch: int = 1, state: State | Mapping[str, Any] | None = None) -> Stream:
+    def stream(
+        self,
+        batch: int = 1,
+        state: State | Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Stream:
         """A stream of ``batch`` rows, in a copy of ``state``, as :meth:`run` takes it, or in the zero state.
 
-        :class:`UnsupportedError` where a layer cannot stream.
+        ``inputs`` are those that are given once, for all its steps: ``{"memory": m, "memory_lengths": n}``, arrays
+        (B, S, F) or (B, F). :class:`UnsupportedError` where a layer cannot stream.
         """
+        from .given_stream import refuse_inputs
         from .stream import open_stream
 
+        refuse_inputs(inputs)
         return open_stream(self, batch, state)
 
     def pool(self, capacity: int) -> Pool:

@@ -100,6 +100,12 @@ class StateLayout:
         assert self._steps is not None
         data[:, self._steps], data[:, self._steps + 1] = steps & 0xFFFFF, steps >> 20
 
+    def of_part(self, graph: Graph) -> StateLayout:
+        """The layout under which a part of the graph runs on states of the whole: rows stay as they are."""
+        part = object.__new__(type(self))
+        vars(part).update(vars(self), timing=Timing(graph))
+        return part
+
     @classmethod
     def _known(cls, blocks: dict[str, list[Block]], keys: Any, width: int, mark: bytes) -> StateLayout:
         """The layout of a network that is elsewhere: what a pickled state brings."""

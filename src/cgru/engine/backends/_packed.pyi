@@ -105,3 +105,45 @@ class IndexedStepper(Stepper):
     def _write(self, row: int, data: Float32) -> None: ...
     def _read(self, row: int) -> Float32: ...
     def step(self, sids: Any, x: Any, out: Any = None, *, threads: int | str | None = None) -> Any: ...
+
+class RowSteps:
+    rows: int
+    def __init__(self, net: GraphNet) -> None: ...
+    def take(self, given: list[np.ndarray | None], state: Float32) -> None: ...
+    def step(self, inputs: list[np.ndarray | None], outputs: list[np.ndarray], threads: int = 1) -> None: ...
+    def greedy(
+        self,
+        token_input: int,
+        outputs: list[np.ndarray],
+        token: NDArray[np.int64],
+        chosen: NDArray[np.int64],
+        total: NDArray[np.float64],
+        over: NDArray[np.uint8],
+        first: int,
+        steps: int,
+        least: int,
+        stop: int,
+        leave: int,
+        probabilities: bool,
+    ) -> int: ...
+
+class Scores:
+    def __init__(
+        self, scores: Float32, probabilities: bool, forbidden: int = -1, allowed: NDArray[np.bool_] | None = None
+    ) -> None: ...
+    def likeliest(self, token: NDArray[np.int64], score: NDArray[np.float64]) -> None: ...
+    def draw(
+        self,
+        u: NDArray[np.float64],
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        token: NDArray[np.int64],
+        score: NDArray[np.float64],
+    ) -> None: ...
+    def continuations(
+        self, base: NDArray[np.float64], bounds: NDArray[np.int64], want: NDArray[np.int64]
+    ) -> tuple[list[int], list[int], list[float], list[int]]: ...
+
+def uniforms(seed: int, streams: NDArray[np.uint64], index: int) -> NDArray[np.float64]: ...
+def top_of_product(matrix: Matrix, x: Float32, k: int) -> tuple[Float32, NDArray[np.int64]]: ...
