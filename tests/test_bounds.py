@@ -93,8 +93,9 @@ def test_millions_of_empty_values_in_a_compressed_pickle(opcode):
     refused(zipped([("m/data.pkl", body)], zipfile.ZIP_DEFLATED), "the pickle")
 
 
-@pytest.mark.parametrize("opcode", [b"\x8f", b"(\x91", b"N0"])
+@pytest.mark.parametrize("opcode", [b"(\x91", b"N0"])
 def test_millions_of_empty_values_in_a_pickle(opcode):
+    """The same as it lies in a file of that size: what leaves most behind, and what leaves nothing."""
     body = b"\x80\x04" + opcode * (4_000_000 // len(opcode)) + b"."
     refused(zipped([("m/data.pkl", body)]), "the pickle")
 

@@ -36,7 +36,8 @@ def test_g2p_encoder(backend: str) -> None:
     assert len(words) == 20
     _, state = net.run(ids, lengths=lengths)
     np.testing.assert_allclose(state.arrays()["gru.h"][0], want, rtol=0, atol=TOLERANCE)
-    for word, last in zip(spelled, want, strict=True):
+    # The reference takes every word the same way, slowly; the core packs a single word as it does no batch.
+    for word, last in list(zip(spelled, want, strict=True))[: 4 if backend == "reference" else None]:
         _, state = net.run(np.array(word))
         np.testing.assert_allclose(state.arrays()["gru.h"][0, 0], last, rtol=0, atol=TOLERANCE)
 
@@ -48,12 +49,13 @@ def nsnet2_gru(tensors: dict[str, np.ndarray], w: str, r: str, b: str) -> cgru.G
 
 
 def test_nsnet2_both_grus(backend: str) -> None:
-    """NSNet2's two GRUs of 400 on 500 frames of speech in noise: each by itself, and one after the other."""
+    """NSNet2's two GRUs of 400 on 500 frames of speech in noise, on the slow reference 100: each, and both in a row."""
     tensors = initializers(MODELS / "nsnet2" / "nsnet2.onnx")
     first = nsnet2_gru(tensors, "192", "193", "194")
     second = nsnet2_gru(tensors, "212", "213", "214")
     with np.load(MODELS / "nsnet2" / "nsnet2_ref.npz") as ref:
-        x, y1, y2 = ref["gru1_x"][:, 0], ref["gru1_y"][:, 0, 0], ref["gru2_y"][:, 0, 0]
+        frames = slice(100 if backend == "reference" else 500)
+        x, y1, y2 = ref["gru1_x"][frames, 0], ref["gru1_y"][frames, 0, 0], ref["gru2_y"][frames, 0, 0]
     np.testing.assert_allclose(first(x, backend=backend)[0], y1, rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(second(y1, backend=backend)[0], y2, rtol=0, atol=TOLERANCE)
     both = cgru.Model([first, second], backend=backend)
@@ -79,5 +81,6 @@ def test_nsnet2_whole(backend: str) -> None:
         backend=backend,
     )
     with np.load(MODELS / "nsnet2" / "nsnet2_ref.npz") as ref:
-        feat, gain = ref["feat"], ref["gain"]
+        frames = slice(100 if backend == "reference" else 500)
+        feat, gain = ref["feat"][:, frames], ref["gain"][:, frames]
     np.testing.assert_allclose(net(feat), gain, rtol=0, atol=TOLERANCE)

@@ -74,7 +74,8 @@ def test_steps_are_the_whole_at_real_sizes(backend: str, hidden: int, reset: str
 
 
 @pytest.mark.parametrize("threads", [2, 3, "auto"])
-def test_feeding_with_threads_is_the_same(threads: int | str) -> None:
+def test_feeding_with_threads_is_the_same(threads: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CGRU_CORES", "4")
     net = build(Kind(64, 192, layers=2), 3, "packed")
     x = draw_input(Kind(64, 192), 2, 60, 3)
     stream = net.stream(2)
