@@ -134,7 +134,7 @@ def warm(files: list[tuple[str, bytes]]) -> None:
     """Every module and every seed once, so that what is imported late is there before imports are forbidden."""
     for module in pkgutil.walk_packages(formats.__path__, "cgru.formats."):
         importlib.import_module(module.name)
-    b"".decode("cp437")  # the names in old zips, whose codec is imported when it is first used
+    b"x".decode("cp437")  # the names in old zips, whose codec is imported when it is first used
     for _, content in files:
         outcome(content)
 
