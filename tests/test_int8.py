@@ -238,7 +238,9 @@ def test_extreme_weights_equal_the_oracle(reset: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", INT8)
-@pytest.mark.parametrize("name", ["gru_reset_after", "gru_reset_before", *sorted(set(KINDS) - {"rnn_relu", "lstm_hard"})])
+@pytest.mark.parametrize(
+    "name", ["gru_reset_after", "gru_reset_before", *sorted(set(KINDS) - {"rnn_relu", "lstm_hard"})]
+)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_bad_number_makes_its_row_nan(precision: str, name: str, value: float) -> None:
     """From the step it comes in, all units; what went before keeps its bits, and so do the other rows."""
