@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Float32
+from ..errors import UnsupportedError
 from ..spec.graph import Graph, Node
 from ..spec.operation import Frames
 from ..spec.operations.recurrent import EMITTED, FRESH, scan_frames
 from ..spec.operations.recurrent_rows import scan_rows
 from ..weights import Store
+from .cycles import cycles
 from .given_once import frames_given, mask_left_out
 from .state import Block, StateLayout
 
@@ -33,12 +35,29 @@ class Interpreter:
     ) -> None:
         self.graph, self.layout, self.timing = graph, layout, layout.timing
         self.record = record
-        self.steps_alone = any(node.op == "carry" for node in graph.nodes)
+        self.groups = cycles(graph)
+        #: Whether a window looks back at what is carried: then the whole graph runs a step at a time.
+        self.steps_alone = any(self._windowed(node) for group in self.groups if len(group) > 1 for node in group)
+        self._refuse_unequal()
         self.arrays = {
             node.name: {key: array.astype(np.float64) for key, array in store[node.weights].arrays().items()}
             for node in graph.nodes
             if node.weights
         }
+
+    def _windowed(self, node: Node) -> bool:
+        return any(self.layout.history[node.name]) or self.graph.operations[node.name].is_whole(node.options)
+
+    def _refuse_unequal(self) -> None:
+        """A graph that runs a step at a time must give a frame for each."""
+        if not self.steps_alone:
+            return
+        for node in self.graph.nodes:
+            if self.graph.operations[node.name].is_whole(node.options) or not self.timing.steady:
+                raise UnsupportedError(
+                    f"{node.layer}: {node.op} beside a carried state that is read through a window: the network runs a "
+                    "step at a time, and something in it gives no frame for each step"
+                )
 
     def run(
         self,
@@ -137,8 +156,12 @@ class _Chunk:
 
     def run(self) -> dict[str, np.ndarray]:
         with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
-            for node in self.graph.nodes:
-                self.values[node.name] = self._node(node)
+            for group in self.of.groups:
+                if len(group) > 1 and not self.of.steps_alone:
+                    self._cycle(group)
+                    continue
+                for node in group:
+                    self.values[node.name] = self._node(node)
         made = {}
         for name in self.graph.outputs:
             value, array = self.graph.values[name], self.values[name]
@@ -147,6 +170,22 @@ class _Chunk:
                 array = np.array(array, _plain(value.dtype), order="C")
             made[name] = array if value.clock is not None else array[:, 0]
         return made
+
+    def _cycle(self, group: Sequence[Node]) -> None:
+        """The nodes of a cycle frame by frame: each frame begins with what is carried from the one before."""
+        inside = {node.name for node in group}
+        outside = {name: self.values[name] for node in group for name in node.inputs if name and name not in inside}
+        frames = self.after[group[0].name] - self.before[group[0].name]
+        made: dict[str, list[Any]] = {name: [] for name in inside}
+        for t in range(max(1, frames)):
+            part = slice(t, t + 1) if frames else slice(0, 0)
+            for name, array in outside.items():
+                self.values[name] = array if self.graph.values[name].clock is None else array[:, part]
+            for node in group:
+                self.values[node.name] = self._node(node)
+                made[node.name].append(self.values[node.name])
+        self.values |= outside
+        self.values |= {name: np.concatenate(parts, axis=1) for name, parts in made.items()}
 
     def _node(self, node: Node) -> Any:
         op = self.graph.operations[node.name]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ...arrays import Float32
 from ...spec.graph import Graph, Node
+from ...spec.timing import Timing
 from ...spec.values import Value
 from ...weights import Weights
 from ..state import StateLayout
@@ -59,6 +60,8 @@ LIMITS: dict[str, Limit] = {}
 def unsupported(graph: Graph) -> str | None:
     """The first operation of the graph that the core lacks, or None."""
     carries = any(node.op == "carry" for node in graph.nodes)
+    if carries and not Timing(graph).steady:
+        return "carry"  # the core runs such a graph a step at a time, and each must give a frame
     for node in graph.nodes:
         if carries and graph.operations[node.name].is_whole(node.options):
             return "carry"

@@ -32,6 +32,11 @@ class Reading(NamedTuple):
     score: int
     own: tuple[str, ...] = ()
 
+    @property
+    def open_axes(self) -> int:
+        """How many axes of the inputs are rows or time, so that a caller may give any number of them."""
+        return sum(axis is not None for axis in (*self.rows.values(), *self.steps.values()))
+
     def describe(self) -> str:
         return ", ".join(f"{shortened(name)}: rows {self.rows[name]}, time {self.steps[name]}" for name in self.rows)
 

@@ -13,7 +13,7 @@ from ...errors import FormatError
 from ..containers.onnx_records import Node
 from . import onnx_fold as fold
 from .onnx_arithmetic import Broadcast, floats, output_name, scaled, shifted
-from .onnx_draft import plain_axes
+from .onnx_draft import Group, plain_axes
 from .onnx_lowering import Lowering, handles
 from .onnx_values import BATCH, TIME, Atom, Known, Tensor, Value
 
@@ -45,22 +45,25 @@ def dense(
     low: Lowering, node: Node, x: Tensor, axis: int, matrix: np.ndarray, bias: np.ndarray | None = None
 ) -> Tensor:
     """x along one axis times a matrix (I, O); the axis stays where it is."""
-    groups = plain_axes(low.draft, x, str(node))
-    inner = groups[axis]
     if any(isinstance(atom, str) for atom in x.axes[axis]):
         raise low.unsupported(node, "a product along the axis of rows or frames")
+    inner: Group = tuple(atom for part in low.draft.segments(x, axis) for atom in part if isinstance(atom, int))
     size = prod(low.draft.features(x)[i] for i in inner)
     if size != matrix.shape[0]:
         raise FormatError(f"{node}: a matrix of {matrix.shape} for {size} features")
-    others = [(i, group) for i, group in enumerate(groups) if i != axis and group]
-    name = low.draft.arranged(x, [*(group for _, group in others), inner])
-    weights = {"weight": np.ascontiguousarray(matrix.T)} | ({} if bias is None else {"bias": bias})
-    made = low.draft.emit("dense", name, units=matrix.shape[1], weights=weights, name=output_name(node))
-    axes: list[tuple[Atom, ...]] = [tuple(a for a in atoms if isinstance(a, str)) for atoms in x.axes]
-    for place, (i, _) in enumerate(others):
-        axes[i] = (place,)
+    others: list[Group] = []
+    axes: list[tuple[Atom, ...]] = []
+    for i in range(x.rank):
+        made: list[Atom] = []
+        for part in low.draft.segments(x, i) if i != axis else ():
+            made.append(part if isinstance(part, str) else len(others))
+            others += [] if isinstance(part, str) else [part]
+        axes.append(tuple(made))
     axes[axis] = (len(others),)
-    return Tensor(made, tuple(axes))
+    weights = {"weight": np.ascontiguousarray(matrix.T)} | ({} if bias is None else {"bias": bias})
+    name = low.draft.arranged(x, [*others, inner])
+    name = low.draft.emit("dense", name, units=matrix.shape[1], weights=weights, name=output_name(node))
+    return Tensor(name, tuple(axes))
 
 
 def _product(low: Lowering, node: Node, a: Tensor, b: Tensor) -> Tensor:

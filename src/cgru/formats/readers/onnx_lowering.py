@@ -19,13 +19,17 @@ from ...errors import CgruError, FormatError, ShapeError, UnsupportedError
 from ..containers.onnx_records import Graph, Node, shortened
 from . import onnx_fold as fold
 from .onnx_draft import Draft
-from .onnx_values import Count, Known, Size, Tensor, Unfolded, Value, divided, product, shape_array
+from .onnx_values import BATCH, TIME, Count, Known, Size, Tensor, Unfolded, Value, divided, product, shape_array
 
 #: An operator's handler: from the node and its inputs (None where left out) to its outputs.
 Handler = Callable[["Lowering", Node, "list[Value | None]"], "Value | Sequence[Value]"]
 
 #: Operator → handler, filled by the modules of the families of operators.
 HANDLERS: dict[str, Handler] = {}
+
+
+#: Operators with graphs of their own: what those read decides whether anything is known of their results.
+CONTROL = ("If", "Loop", "Scan")
 
 
 def handles(*operators: str) -> Callable[[Handler], Handler]:
@@ -53,6 +57,8 @@ class Lowering:
         self.axes: dict[str, tuple[tuple[Any, ...], ...]] = {}
         #: Recurrences that run over the network's own steps: a reading is the better for having any.
         self.scans = 0
+        #: Loops over time that the walk is inside of: there each value is what it is at one step.
+        self.loops = 0
         #: Outputs that do not advance with the network's steps, but with an input that has a time axis of its own.
         self.own_clocks = 0
 
@@ -100,8 +106,12 @@ class Lowering:
             return self._if(node, inputs[0])
         if node.op in ("Shape", "Size"):
             return [self._shape(node, inputs[0])]
-        if all(value is None or isinstance(value, Known) for value in inputs):
-            found = self._folded(node, inputs)
+        if node.op not in CONTROL and all(value is None or isinstance(value, Known) for value in inputs):
+            try:
+                found = self._folded(node, inputs)
+            except Unfolded:
+                inputs = self._spread_all(node, inputs)
+                found = None
             if found is not None:
                 return found
         handler = HANDLERS.get(node.op)
@@ -109,6 +119,12 @@ class Lowering:
             raise UnsupportedError(f"{node}: cgru does not run the operator {shortened(node.op)}")
         made = handler(self, node, inputs)
         return [made] if isinstance(made, (Known, Tensor)) else made
+
+    def _spread_all(self, node: Node, inputs: Sequence[Any]) -> list[Value | None]:
+        """Inputs for a handler where no answer is known before the network runs: numbers along rows become values."""
+        if node.op not in HANDLERS or any(value is not None and value.is_shape for value in inputs):
+            raise Unfolded
+        return [self._spread(value) if value is not None and value.open else value for value in inputs]
 
     def _folded(self, node: Node, inputs: Sequence[Any]) -> list[Value] | None:
         if node.op == "Constant":
@@ -124,7 +140,12 @@ class Lowering:
     @staticmethod
     def _opens(node: Node, inputs: Sequence[Any]) -> bool:
         """Whether a constant is spread to a shape that depends on rows or frames."""
-        return node.op in ("Expand", "Reshape") and len(inputs) > 1 and inputs[1].is_shape and not inputs[0].is_shape
+        return (
+            node.op in ("Expand", "Reshape")
+            and len(inputs) > 1
+            and inputs[1].is_shape
+            and (node.op == "Expand" or not inputs[0].is_shape)
+        )
 
     def _folded_open(self, node: Node, inputs: Sequence[Known | None]) -> list[Value] | None:
         """Constants that repeat along rows or frames: numbers by themselves, and axes moved about."""
@@ -161,6 +182,11 @@ class Lowering:
             for axis in sorted(axis % (rank + len(axes)) for axis in axes):
                 sizes.insert(axis, 1)
             return [open_known(first.array.reshape([1 if isinstance(n, Count) else n for n in sizes]), tuple(sizes))]
+        if node.op == "MatMul" and not isinstance(first.shape[-1], Count):
+            matrix = inputs[1]
+            assert matrix is not None
+            if matrix.array.ndim == 2 and not matrix.open and not matrix.is_shape:
+                return [open_known(np.matmul(first.array, matrix.array), (*first.shape[:-1], matrix.array.shape[1]))]
         if node.op in ("Gather", "Split") and first.open:
             axis = int(node.attributes.get("axis", 0)) % rank
             if not isinstance(first.shape[axis], Count):
@@ -212,10 +238,29 @@ class Lowering:
             return value
         if value is None:
             raise FormatError(f"{node}: {what} is missing")
-        if value.open or value.is_shape:
+        if value.is_shape:
             raise Unfolded
+        if value.open:
+            return self._spread(value)
         name = self.draft.constant(value.array if value.array.ndim else value.array.reshape(1))
         return Tensor(name, tuple((axis,) for axis in range(value.array.ndim)))
+
+    def _spread(self, value: Known) -> Tensor:
+        """A constant that is the same along rows, or along the network's steps."""
+        rows = [axis for axis, size in enumerate(value.sizes) if size == Count(1, (BATCH,))]
+        steps = [axis for axis, size in enumerate(value.sizes) if isinstance(size, Count) and axis not in rows]
+        if len(rows) > 1 or len(steps) > 1 or (steps and self.loops):
+            raise Unfolded
+        name = self.draft.constant(value.array)
+        axes: list[tuple[Any, ...]] = [(axis,) for axis in range(value.array.ndim)]
+        for axis in rows:
+            axes[axis] = (BATCH,)
+        for axis in steps:
+            like = self.timed_input()
+            if value.sizes[axis] != self.draft.atom_size(like, TIME):
+                raise Unfolded
+            name, axes[axis] = self.draft.emit("expand_time", name, like.name), (TIME,)
+        return Tensor(name, tuple(axes))
 
     def timed_input(self) -> Tensor:
         """The input whose frames are the network's steps."""

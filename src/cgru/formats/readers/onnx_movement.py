@@ -12,7 +12,21 @@ from ..containers.onnx_records import Node
 from . import onnx_fold as fold
 from .onnx_arithmetic import Broadcast, output_name
 from .onnx_lowering import Lowering, handles, joined_sizes, renamed, reshaped_sizes
-from .onnx_values import BATCH, TIME, Atom, Count, Known, Size, Tensor, Unfolded, Value, divided, product, whole_numbers
+from .onnx_values import (
+    BATCH,
+    TIME,
+    Atom,
+    Count,
+    Known,
+    Size,
+    Tensor,
+    Unfolded,
+    Value,
+    divided,
+    product,
+    step_of,
+    whole_numbers,
+)
 
 
 def _arrays(inputs: Sequence[Value | None]) -> list[Any]:
@@ -153,10 +167,10 @@ def sliced(low: Lowering, node: Node, x: Tensor, axis: int, part: slice) -> Tens
         return x
     if not indices:
         raise low.unsupported(node, "nothing is left of an axis")
-    return _taken(low, node, x, axis, list(indices))
+    return taken(low, node, x, axis, list(indices))
 
 
-def _taken(low: Lowering, node: Node, x: Tensor, axis: int, indices: list[int]) -> Tensor:
+def taken(low: Lowering, node: Node, x: Tensor, axis: int, indices: list[int]) -> Tensor:
     """Entries of a feature axis by their indices; the axis stays."""
     name, axes, at = _isolated(low, node, x, axis)
     if at is None:
@@ -171,6 +185,8 @@ def _taken(low: Lowering, node: Node, x: Tensor, axis: int, indices: list[int]) 
 
 def _repeated(low: Lowering, x: Tensor, axis: int, count: int) -> Tensor:
     """x with an axis of size 1 repeated."""
+    if any(isinstance(atom, str) for atom in x.axes[axis]):
+        raise Unfolded
     features = low.draft.features(x)
     name = low.draft.emit("reshape", x.name, features=(*features, 1))
     made = low.draft.emit("broadcast", name, features=(*features, count))
@@ -208,8 +224,9 @@ def _frames_sliced(low: Lowering, node: Node, x: Tensor, axis: int, part: slice,
         if size and (first, last) == (size - 1, size):
             start = -1
     if (start, stop, step) == (-1, None, 1):
-        made = low.draft.emit("pool_whole", x.name, kind="last")
-        return Tensor(made, tuple(tuple(a for a in atoms if a != TIME) for atoms in x.axes), x.dtype)
+        return _one_frame(low, x, "last")
+    if (start or 0, stop, step) == (0, 1, 1) and not isinstance(size, int):
+        return _one_frame(low, x, "first")
     if step < 1 or (start or 0) < 0 or (stop is not None and stop >= 0):
         raise low.unsupported(node, f"it takes frames {part.start}:{part.stop}:{step} of a sequence of any length")
     right = stop or 0
@@ -219,6 +236,29 @@ def _frames_sliced(low: Lowering, node: Node, x: Tensor, axis: int, part: slice,
     features = low.draft.features(x)
     made = low.draft.emit("stack_frames", x.name, width=1, stride=step, left=-(start or 0), right=right)
     return Tensor(low.draft.emit("reshape", made, features=features or (1,)), x.axes, x.dtype)
+
+
+def _one_frame(low: Lowering, x: Tensor, kind: str) -> Tensor:
+    made = low.draft.emit("pool_whole", x.name, kind=kind)
+    return Tensor(made, tuple(tuple(a for a in atoms if a != TIME) for atoms in x.axes), x.dtype)
+
+
+@handles("ReverseSequence")
+def _reverse_sequence(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    """Whole axes turned round: a sequence from each row's own end, as ``sequence_lens`` of the network's own says."""
+    x, lengths = low.tensor(inputs[0], node), inputs[1]
+    rows, axis = _axis(node, x.rank, 1, "batch_axis"), _axis(node, x.rank, 0, "time_axis")
+    size, over_time = low.draft.axis_size(x, axis), low.draft.segments(x, axis) == [TIME]
+    if isinstance(lengths, Tensor) and lengths.name in low.lengths:
+        if not over_time or BATCH not in x.axes[rows]:
+            raise low.unsupported(node, "the lengths of rows for another axis than that of frames")
+    elif not isinstance(lengths, Known) or any(length != size for length in lengths.array.reshape(-1)):
+        raise low.unsupported(node, "sequence_lens other than the network's own or whole ones")
+    if over_time:
+        return Tensor(low.draft.emit("reverse_time", x.name), x.axes, x.dtype)
+    if not isinstance(size, int):
+        raise low.unsupported(node, "it turns round the axis of rows")
+    return taken(low, node, x, axis, list(range(size))[::-1])
 
 
 @handles("Slice")
@@ -250,6 +290,8 @@ def _gather(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
         return _embedding(low, node, data, indices)
     x = low.tensor(data, node)
     axis = _axis(node, x.rank)
+    if isinstance(indices, Known) and indices.is_shape and indices.array.size == 1:
+        return at_step(low, node, x, axis, indices)
     which = low.known(indices, node, "the indices").astype(np.int64)
     size = low.draft.axis_size(x, axis)
     if which.size == 1:
@@ -259,12 +301,22 @@ def _gather(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
         if not isinstance(size, int):
             raise Unfolded
         flat = [int(i) % size for i in which.reshape(-1)]
-        made = _taken(low, node, x, axis, flat) if TIME not in x.axes[axis] else _never(low, node)
+        made = taken(low, node, x, axis, flat) if TIME not in x.axes[axis] else _never(low, node)
     if which.ndim == 1:
         return made
     split = [int(n) for n in which.shape]
     sizes = low.draft.shape(made)
     return regrouped(low, node, made, [*sizes[:axis], *split, *sizes[axis + 1 :]])
+
+
+def at_step(low: Lowering, node: Node, x: Tensor, axis: int, index: Known) -> Tensor:
+    """Inside a loop over time: the frame of its step, of a sequence that has one for each."""
+    found = step_of(index.array.reshape(-1)[0])
+    if found is None or found[1] != 0 or low.draft.segments(x, axis) != [TIME]:
+        raise Unfolded
+    if low.draft.atom_size(x, TIME) != found[0].count:
+        raise low.unsupported(node, "a sequence of another length than the loop has iterations")
+    return renamed(x, [*x.axes[:axis], *[()] * index.array.ndim, *x.axes[axis + 1 :]])
 
 
 def _never(low: Lowering, node: Node) -> Tensor:
@@ -365,7 +417,7 @@ def _expand(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
             elif count != 1:
                 if not isinstance(size, int) or not isinstance(count, int) or TIME in x.axes[axis]:
                     raise Unfolded
-                x = _taken(low, node, x, axis, list(range(size)) * count)
+                x = taken(low, node, x, axis, list(range(size)) * count)
         return x
     wanted = joined_sizes([low.draft.shape(x), tuple(given)])
     x = renamed(x, [()] * (len(wanted) - x.rank) + list(x.axes))
@@ -380,7 +432,7 @@ def _expand(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
             x = renamed(x, [*x.axes[:axis], (BATCH,), *x.axes[axis + 1 :]])
         else:
             like = low.timed_input()
-            if low.draft.type(x.name).clock is not None or size != low.draft.atom_size(like, TIME):
+            if low.loops or low.draft.type(x.name).clock is not None or size != low.draft.atom_size(like, TIME):
                 raise Unfolded
             made = low.draft.emit("expand_time", x.name, like.name)
             x = Tensor(made, (*x.axes[:axis], (TIME,), *x.axes[axis + 1 :]), x.dtype)

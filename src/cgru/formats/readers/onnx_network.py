@@ -9,13 +9,16 @@ import numpy as np
 
 from ...builder import Graph as Builder
 from ...errors import FormatError, ShapeError, UnsupportedError
+from ...spec.operation import operation
 from ...spec.values import EVERY_STEP, Clock
 from ...spec.values import Value as ValueType
 from ..containers.file_bytes import Source
 from ..containers.onnx_file import read_model
 from ..containers.onnx_records import Graph, OnnxModel, ValueInfo, shortened
-from . import onnx_arithmetic, onnx_layers, onnx_movement, onnx_recurrent
+from . import onnx_arithmetic, onnx_layers, onnx_loops, onnx_movement, onnx_recurrent
 from .naming import error_prefix
+from .onnx_carried import carried, carry
+from .onnx_cells import recognised
 from .onnx_draft import Draft
 from .onnx_inputs import Reading, declared_shape, fixed_inputs, paired_states, readings
 from .onnx_lowering import HANDLERS, Lowering
@@ -23,7 +26,7 @@ from .onnx_states import take_over
 from .onnx_values import BATCH, TIME, Atom, Known, Tensor, Value
 
 #: The modules whose handlers make :data:`~.onnx_lowering.HANDLERS`.
-FAMILIES = (onnx_arithmetic, onnx_layers, onnx_movement, onnx_recurrent)
+FAMILIES = (onnx_arithmetic, onnx_layers, onnx_loops, onnx_movement, onnx_recurrent)
 
 
 def load(
@@ -88,11 +91,14 @@ def network(
         raise max(problems, key=lambda item: item[0])[1]
     best = max(score for score, _, _ in tried)
     chosen = [(reading, low) for score, reading, low in tried if score == best]
+    # Of readings that agree otherwise, the one that leaves the most to the caller.
+    most = max(reading.open_axes for reading, _ in chosen)
+    chosen = [(reading, low) for reading, low in chosen if reading.open_axes == most]
     steps = {tuple(reading.steps.values()) for reading, _ in chosen}
     if len(steps) > 1:
         shown = "; ".join(reading.describe() for reading, _ in chosen)
         raise UnsupportedError(f"the graph can be read in several ways ({shown}); say which axis is time: time_axis=1")
-    reading, low = max(chosen, key=lambda item: sum(axis is not None for axis in item[0].rows.values()))
+    reading, low = chosen[0]
     return Network(low.draft.g, reading.rows, reading.steps, low.axes)
 
 
@@ -227,8 +233,7 @@ def _state(
     if not frame:
         return Tensor(low.draft.g.declare(_plain(info.name), ValueType(tuple(features), None)), tuple(axes))
     assert low.clocked is not None
-    made = low.draft.emit("carried", low.clocked.name, features=tuple(features), name=_plain(info.name))
-    return Tensor(made, tuple(axes))
+    return carried(low, low.clocked, axes, features, _plain(info.name))
 
 
 def _plain(name: str) -> str:
@@ -238,15 +243,16 @@ def _plain(name: str) -> str:
 def _finish(low: Lowering, graph: Graph, states: Mapping[str, str], frame: bool) -> None:
     """Outputs in cgru's axes, states handed on, and what nothing needs left out."""
     draft = low.draft
-    carried = {output: name for name, output in states.items()}
+    of_state = {output: name for name, output in states.items()}
     keep: list[str] = []
     made: list[tuple[str, Tensor]] = []
     for info in graph.outputs:
         value = low.value(info.name)
-        if info.name in carried and frame:
-            source = low.values[carried[info.name]]
+        if info.name in of_state and frame:
+            source = low.values[of_state[info.name]]
             assert isinstance(source, Tensor)
-            keep.append(_carry(low, info.name, value, source))
+            assert low.clocked is not None
+            keep.append(carry(low, info.name, _plain(info.name), value, source, low.clocked))
             continue
         if isinstance(value, Known):
             raise UnsupportedError(f"the output {shortened(info.name)} is constant")
@@ -265,15 +271,21 @@ def _finish(low: Lowering, graph: Graph, states: Mapping[str, str], frame: bool)
     g = draft.g
     sources = {name: low.values[name].name for name in states}  # type: ignore[union-attr]
     if frame:
-        targets = dict(zip((info.name for info in graph.outputs if info.name in carried), keep, strict=True))
+        targets = dict(zip((info.name for info in graph.outputs if info.name in of_state), keep, strict=True))
     else:
-        targets = {name: _plain(name) for name in carried if _plain(name) in g.outputs}
-    pairs = {sources[name]: targets[output] for output, name in carried.items() if output in targets}
+        targets = {name: _plain(name) for name in of_state if _plain(name) in g.outputs}
+    pairs = {sources[name]: targets[output] for output, name in of_state.items() if output in targets}
     take_over(g, pairs)
     if not g.outputs:
         raise UnsupportedError("all its outputs are states")
     low.axes = {name: axes for name, axes in low.axes.items() if _plain(name) in g.outputs}
-    _prune(g, {source: target for source, target in pairs.items() if target in keep}, states)
+    _prune(g, states)
+    _refuse_single_step(g)
+    outputs = list(g.outputs)
+    recognised(g)
+    for name, made_of in zip(outputs, list(g.outputs), strict=True):
+        if name not in g.values:
+            draft.rename(made_of, name)
 
 
 def _output(low: Lowering, name: str, value: Tensor) -> str:
@@ -301,29 +313,9 @@ def _numbered(low: Lowering, value: Tensor) -> tuple[tuple[Atom, ...], ...]:
     return tuple(axes)
 
 
-def _carry(low: Lowering, name: str, value: Value, source: Tensor) -> str:
-    """The output ``name`` written to what is carried as ``source``."""
-    features = low.draft.type(source.name).features
-    if isinstance(value, Known):
-        if value.is_shape or value.open:
-            raise UnsupportedError(f"the state {shortened(name)} becomes constant")
-        made = low.draft.emit(
-            "constant", features=features, weights={"value": np.broadcast_to(value.array.reshape(features), features)}
-        )
-        assert low.clocked is not None
-        made = low.draft.emit("expand_time", made, low.clocked.name)
-        return low.draft.emit("carry", made, source.name, name=_plain(name))
-    if low.draft.shape(value) != low.draft.shape(source):
-        raise UnsupportedError(
-            f"the state {shortened(name)} has shape {low.draft.shape(value)} at the end of a step, "
-            f"{low.draft.shape(source)} at its beginning"
-        )
-    groups = [tuple(atom for atom in atoms if isinstance(atom, int)) for atoms in value.axes if BATCH not in atoms]
-    return low.draft.emit("carry", low.draft.arranged(value, groups), source.name, name=_plain(name))
-
-
-def _prune(g: Builder, carried: Mapping[str, str], states: Mapping[str, str]) -> None:
+def _prune(g: Builder, states: Mapping[str, str]) -> None:
     """Leave out the nodes that no output needs, states that nothing reads, and their inputs."""
+    carried = {node.inputs[1]: node.name for node in g.nodes if node.op == "carry"}
     keep: set[str] = set()
     while True:
         needed = {*g.outputs, *keep}
@@ -344,6 +336,32 @@ def _prune(g: Builder, carried: Mapping[str, str], states: Mapping[str, str]) ->
     for name in (*dropped, *(_plain(state) for state in states if _plain(state) not in needed)):
         g.values.pop(name, None)
         g.inputs.pop(name, None)
+
+
+def _refuse_single_step(g: Builder) -> None:
+    """Refuse a reading in which single steps at the ends of the input are all that the network looks at.
+
+    Keras on torch writes a recurrence over an open number of steps like that: it traces one of them, and its file gives
+    for any sequence what the first step gives. Where the number is fixed, steps taken one by one are no time axis.
+    """
+    local = {name for name, value in g.inputs.items() if value.clock is not None}
+    ends: set[str] = set()
+    for node in g.nodes:
+        of_time = [name for name in node.inputs if name and g.values[name].clock is not None]
+        if not of_time:
+            continue
+        if node.op == "pool_whole" and node.options["kind"] in ("first", "last") and local.issuperset(of_time):
+            ends.add(node.options["kind"])
+        elif operation(node.op, node.name).is_whole(node.options) or not local.issuperset(of_time):
+            return
+        elif node.op not in ("scan", "scan_rows", "carry"):
+            local.add(node.name)
+    if "first" in ends and not any(g.values[name].clock is not None for name in g.outputs):
+        raise UnsupportedError(
+            "of its sequence it reads the first step alone, as a recurrence over an open number of steps that was "
+            "traced with one (Keras on torch writes such files, and they are wrong by themselves): export it with a "
+            "fixed number of steps, or load the .keras file"
+        )
 
 
 def describe(source: Source) -> dict[str, Any]:

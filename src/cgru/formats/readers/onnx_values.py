@@ -29,8 +29,17 @@ class Unfolded(Exception):
 
 
 @dataclass(frozen=True)
+class Step:
+    """The index of a loop's iterations: from 0 to ``count`` − 1 − ``before_end``."""
+
+    count: Any
+    before_end: int = 0
+
+
+@dataclass(frozen=True)
 class Count:
-    """``factor`` · the product of ``symbols`` + ``offset``. A symbol is ``"B"`` or a clock: at least 1 each."""
+    """``factor`` · the product of ``symbols`` + ``offset``. A symbol is ``"B"`` or a clock, at least 1 each; or, alone
+    and with a factor of 1, a :class:`Step`."""
 
     factor: int
     symbols: tuple[Any, ...]
@@ -120,8 +129,38 @@ def product(sizes: Iterable[Size]) -> Size:
     return reduce(mul, sizes, 1)
 
 
+def step_of(size: Any) -> tuple[Step, int] | None:
+    """The loop whose iteration a number tells, and what is added to it."""
+    if isinstance(size, Count) and size.factor == 1 and len(size.symbols) == 1 and isinstance(size.symbols[0], Step):
+        return size.symbols[0], size.offset
+    return None
+
+
+def _compared_step(kind: str, a: Any, b: Any) -> bool | None:
+    """The answer where one of the two is the index of a loop's iterations, and it is the same in all of them."""
+    if (step_of(a) is None) == (step_of(b) is None):
+        return None
+    ((step, offset), other) = (step_of(a), b) if step_of(a) is not None else (step_of(b), a)  # type: ignore[misc]
+    lowest, highest = offset, step.count - 1 - step.before_end + offset
+    if kind == "equal":
+        raise Unfolded
+    left = step_of(a) is not None
+    # The iteration at which it is the least likely, and the one at which it is the likeliest.
+    hardest, easiest = ((highest, other), (lowest, other)) if left else ((other, lowest), (other, highest))
+    for pair, answer in ((hardest, True), (easiest, False)):
+        try:
+            if compared(kind, *pair) is answer:
+                return answer
+        except Unfolded:
+            pass
+    raise Unfolded
+
+
 def compared(kind: str, a: Any, b: Any) -> bool:
     """a == b, a < b or a <= b of sizes, where they are so for every number of rows and frames; else Unfolded."""
+    found = _compared_step(kind, a, b)
+    if found is not None:
+        return found
     if isinstance(a, Count) or isinstance(b, Count):
         difference = a - b
         if not isinstance(difference, Count):
