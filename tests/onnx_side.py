@@ -48,6 +48,41 @@ def model(graph_: Fields | None, **changes: Any) -> bytes:
     return encode("ModelProto", {key: item for key, item in fields.items() if item is not None}, SCHEMA)
 
 
+# Networks by hand, and what ONNX Runtime makes of them -------------------------------------------------------------
+
+
+RNG = np.random.default_rng(17)
+
+
+def arr(*shape: int) -> np.ndarray:
+    return (RNG.standard_normal(shape) * 0.4).astype(np.float32)
+
+
+def weights(**arrays: Any) -> list[Any]:
+    made = []
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        code = {"f": 1, "i": 7, "b": 9}[array.dtype.kind]
+        array = array.astype({1: np.float32, 7: np.int64, 9: bool}[code])
+        made.append(tensor(name, data_type=code, dims=array.shape, raw_data=array.tobytes()))
+    return made
+
+
+def attribute(name: str, item: Any) -> dict[str, Any]:
+    if isinstance(item, str):
+        return {"name": name, "type": 3, "s": item.encode()}
+    if isinstance(item, float):
+        return {"name": name, "type": 1, "f": item}
+    return {"name": name, "type": 2, "i": item} if isinstance(item, int) else {"name": name, "type": 7, "ints": item}
+
+
+def ran(runtime: Any, source: Any, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    source = source if isinstance(source, bytes) else str(source)
+    return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
 # Records back as a model of the onnx package, which ONNX Runtime runs ------------------------------------------------
 
 

@@ -1,6 +1,8 @@
-"""A carried state beside operations that give no frame for each step, or one for them all: every frame is carried once."""
+"""A carried state beside operations that give no frame for each step, or one for all: each frame is carried once."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +45,8 @@ def test_behind_a_window_that_looks_ahead(left: int, right: int, stride: int, ba
     for whole, part in zip(net(x[1:, :6]).values(), short.values(), strict=True):
         np.testing.assert_allclose(part[1, : whole.shape[1]], whole[0], rtol=0, atol=1e-6)
     stream = net.stream()
-    parts = [list(stream.feed(part).values())[1] for part in np.split(x[0], [4, 5])]
+    fed: list[Any] = [stream.feed(part) for part in np.split(x[0], [4, 5])]
+    parts = [list(part.values())[1] for part in fed]
     parts.append(list(stream.flush().values())[1][0])
     np.testing.assert_allclose(np.concatenate(parts), found[0], rtol=0, atol=1e-6)
 

@@ -8,28 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_side import branches, graph, model, node, tensor, value
+from onnx_side import arr, attribute, branches, graph, model, node, ran, value, weights
 
 import cgru
 from cgru.errors import CgruError, FormatError, ShapeError, UnsupportedError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
-RNG = np.random.default_rng(17)
 published = pytest.mark.skipif(not SHARED.is_dir(), reason="the published models are not here (../shared/models)")
-
-
-def arr(*shape: int) -> np.ndarray:
-    return (RNG.standard_normal(shape) * 0.4).astype(np.float32)
-
-
-def weights(**arrays: Any) -> list[Any]:
-    made = []
-    for name, array in arrays.items():
-        array = np.asarray(array)
-        code = {"f": 1, "i": 7, "b": 9}[array.dtype.kind]
-        array = array.astype({1: np.float32, 7: np.int64, 9: bool}[code])
-        made.append(tensor(name, data_type=code, dims=array.shape, raw_data=array.tobytes()))
-    return made
 
 
 def close(found: np.ndarray, wanted: np.ndarray) -> None:
@@ -37,24 +22,9 @@ def close(found: np.ndarray, wanted: np.ndarray) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
 
 
-def attribute(name: str, item: Any) -> dict[str, Any]:
-    if isinstance(item, str):
-        return {"name": name, "type": 3, "s": item.encode()}
-    if isinstance(item, float):
-        return {"name": name, "type": 1, "f": item}
-    return {"name": name, "type": 2, "i": item} if isinstance(item, int) else {"name": name, "type": 7, "ints": item}
-
-
 @pytest.fixture(scope="module")
 def runtime() -> Any:
     return pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-
-
-def ran(runtime: Any, source: Any, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    source = source if isinstance(source, bytes) else str(source)
-    return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(None, feeds)
 
 
 # Axes -------------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def _trees(roots: Iterable[str], edges: Mapping[str, Sequence[str]], seen: set[s
         seen.add(root)
         stack, left = [(root, iter(edges[root]))], []
         while stack:
-            name, rest = stack[-1]
+            rest = stack[-1][1]
             other = next((other for other in rest if other not in seen), None)
             if other is None:
                 left.append(stack.pop()[0])

@@ -364,7 +364,7 @@ def _free(g: Builder, name: str) -> str:
 
 
 def _exchanged(g: Builder, state: State, memory: State | None, made: list[Node], scan: str, result: str) -> bool:
-    """Readers of the state's next value read ``result``; False, and nothing is changed, where more than that is read."""
+    """Let readers of the state's next value read ``result``; False, and no change, where more than that is read."""
     last = {state.writer.name: result, state.ends: result}
     nodes: list[Node] = []
     placed = False

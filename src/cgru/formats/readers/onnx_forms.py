@@ -1,4 +1,4 @@
-"""What the numbers of a value are, as sums: of products of numbers that are known by a mark, and of matrices times values.
+"""What the numbers of a value are, as sums: of products of numbers known by a mark, and of matrices times values.
 
 The forms in which exporters write out a recurrent cell differ in order and grouping; as such sums they are one. A
 *mark* stands for one number: of a value that is not looked into, or of the result of an activation.
@@ -96,8 +96,9 @@ class Sum:
 
 
 class Forms:
-    """The sums of a graph's values, worked out where they are asked for. ``states`` are values that are not looked into,
-    and of what does not depend on them only the last products and sums are.
+    """The sums of a graph's values, worked out where they are asked for.
+
+    ``states`` are values that are not looked into; of what does not depend on them, the last products and sums are.
 
     ``origins`` has for each range of marks where it begins, and what they are of: the name of a value, or an activation
     and the sum that goes into it.
@@ -217,10 +218,10 @@ class Forms:
         inside = np.concatenate(
             [np.arange(int(np.prod(shape))).reshape(shape) for shape in shapes], axis=node.options["axis"]
         ).reshape(-1)
-        single = [self._single(part) for part in parts]
-        if any(marks is None for marks in single):
+        single = [marks for part in parts if (marks := self._single(part)) is not None]
+        if len(single) != len(parts):
             raise Unknown
-        marks = np.array([single[i][j] for i, j in zip(places, inside, strict=True)])  # type: ignore[index]
+        marks = np.array([single[i][j] for i, j in zip(places, inside, strict=True)])
         return self._of_marks(marks)
 
     def _single(self, part: Sum) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Iteration(NamedTuple):
     """A loop, whichever operator says it: what its body takes and gives in each iteration.
 
     ``states`` and ``frames`` pair the body's inputs with what they begin with, and with the sequence of which they are
-    the frame; ``index`` and ``condition`` are inputs too ("" where there is none). ``next`` are the body's outputs
+    the frame; ``counter`` and ``condition`` are inputs too ("" where there is none). ``next`` are the body's outputs
     that the states become, ``stacked`` those of which every iteration's is kept.
     """
 
@@ -41,7 +41,7 @@ class Iteration(NamedTuple):
     frames: tuple[tuple[str, Tensor], ...]
     next: tuple[str, ...]
     stacked: tuple[str, ...]
-    index: str = ""
+    counter: str = ""
     condition: str = ""
     goes_on: str = ""
 
@@ -124,7 +124,9 @@ def _body(node: Node) -> Graph:
 
 
 def _always(condition: Value) -> bool:
-    return isinstance(condition, Known) and not condition.is_shape and condition.array.size == 1 and condition.array.all()
+    if not isinstance(condition, Known) or condition.is_shape or condition.array.size != 1:
+        return False
+    return bool(condition.array.all())
 
 
 def _clock_of(low: Lowering, count: Size) -> Clock | None:
@@ -177,7 +179,7 @@ def _over_time(low: Lowering, node: Node, it: Iteration, clock: Clock, count: Si
     held: dict[str, tuple[Tensor, Value]] = {}
     counted: dict[str, int] = {}
     with _inside(low):
-        low.values[it.index] = Known(_index(Step(count)))
+        low.values[it.counter] = Known(_index(Step(count)))
         for name, x in it.frames:
             low.values[name] = Tensor(x.name, x.axes[1:], x.dtype)
         for (name, begins), result in zip(it.states, it.next, strict=True):
@@ -235,12 +237,14 @@ def _check_condition(low: Lowering, node: Node, it: Iteration, count: Size) -> N
     saved = dict(low.values)
     last = Step(count, 1)  # what the last iteration says goes nowhere
     low.values[it.condition] = Known(np.array(True))
-    low.values[it.index] = Known(_index(last))
+    low.values[it.counter] = Known(_index(last))
     for name, begins in it.states:
         if isinstance(begins, Known) and begins.array.size == 1 and begins.array.dtype.kind in "iO":
             result = it.next[[state for state, _ in it.states].index(name)]
-            moves = not _passed_on(it.body, result, name)
-            low.values[name] = Known(np.reshape(_index(last) + begins.array.reshape(()), begins.array.shape)) if moves else begins
+            if _passed_on(it.body, result, name):
+                low.values[name] = begins
+            else:
+                low.values[name] = Known(np.reshape(_index(last) + begins.array.reshape(()), begins.array.shape))
     try:
         low.walk(it.body, [it.goes_on])
         found = low.value(it.goes_on)
@@ -352,7 +356,7 @@ def _written_out(low: Lowering, node: Node, it: Iteration, count: int) -> Sequen
     kept: list[list[Value]] = [[] for _ in it.stacked]
     low.values[it.condition] = Known(np.array(True))
     for i in range(count):
-        low.values[it.index] = Known(np.array(i))
+        low.values[it.counter] = Known(np.array(i))
         low.values.update(zip((name for name, _ in it.states), states, strict=True))
         for name, x in it.frames:
             part = sliced(low, node, x, 0, slice(i, i + 1, 1))
