@@ -10,6 +10,7 @@ from .errors import CgruError, ShapeError
 from .spec.graph import MASK, Node
 from .spec.graph import Graph as Specification
 from .spec.operation import checked_options, operation
+from .spec.padding import absorb_padding
 from .spec.values import EVERY_STEP, Clock, Value
 from .weights import Weights, weights_from
 
@@ -180,4 +181,5 @@ class Graph:
         if not self.outputs:
             raise CgruError("the graph has no outputs; name them with g.output(…)")
         shapes = {key: weights.shapes for key, weights in self.store.items()}
-        return Specification(self.inputs, self.nodes, self.outputs, shapes=shapes)
+        nodes = absorb_padding(self.nodes, self.outputs)
+        return Specification(self.inputs, nodes, self.outputs, shapes=shapes)
