@@ -108,8 +108,9 @@ def test_empty_list() -> None:
 
 
 def test_a_dictionary() -> None:
-    with refused("x", "object", kind=ShapeError):
-        NET({"x": X})
+    with refused("x", "no input 'sound'", "it takes x"):
+        NET({"sound": X})
+    assert np.array_equal(NET({"x": X}), NET(X))
 
 
 def test_an_object_that_raises() -> None:

@@ -63,7 +63,7 @@ def test_a_thread_that_writes_ids_during_a_call_changes_nothing() -> None:
 
 
 def core(net: cgru.Model) -> Any:
-    return net._stages(None)[0].net  # type: ignore[attr-defined]
+    return net._plan(None).core
 
 
 @pytest.mark.parametrize("length", [-1, 8, 2**62])

@@ -60,7 +60,7 @@ def test_running_records_nothing_and_is_not_changed() -> None:
     want = net(CASE.x)
     net.gates(CASE.x)
     assert net(CASE.x).tobytes() == want.tobytes()
-    assert list(net._compiled) == [net._backend]
+    assert list(net._plans) == [net._backend]
 
 
 def test_a_simple_rnn_keeps_nothing() -> None:

@@ -77,7 +77,7 @@ def test_copies_dumps_and_what_is_not_pickled() -> None:
 
 def test_the_keys_are_projected_once() -> None:
     """What the memory decides alone is no part of a step."""
-    graph = cgru.Model(graphs("additive"))["decode"].graph  # type: ignore[attr-defined]
+    graph = cgru.Model(graphs("additive"))["decode"].graph
     parts = split(graph)
     assert parts.once is not None
     assert [node.op for node in parts.once.nodes] == ["dense"]

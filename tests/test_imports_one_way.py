@@ -40,7 +40,6 @@ UPWARD = {
     ("engine/model.py", "formats.readers"),  # net.save, and of an ONNX file
     ("engine/model.py", "formats.writers"),
     ("engine/model.py", "reports.comparison"),  # net.quantize(sample=)
-    ("engine/graph_model.py", "reports.comparison"),
 }
 #: Imports upward for the type checker alone.
 TYPES = {

@@ -34,7 +34,7 @@ def test_keras_network(name: str) -> None:
     found = net(GOLDEN[f"{name}|x"])
     np.testing.assert_allclose(found.reshape(GOLDEN[f"{name}|y"].shape), GOLDEN[f"{name}|y"], rtol=0, atol=2e-6)
     if name in SCANS:
-        operations = [item.op for item in net.graph.nodes]  # type: ignore[attr-defined]
+        operations = [item.op for item in net.graph.nodes]
         assert operations.count("scan") == SCANS[name]
         assert ("carry" in operations) == (not SCANS[name])
         assert net.backends[0] == ("reference" if name == "masked_lstm" else "packed")
@@ -137,14 +137,14 @@ def test_a_loop_begins_with_any_state(runtime: Any, start: str, shape: tuple[Any
         made.graph.node[-2].input[2] = "start"
         content = made.SerializeToString()
     net = agrees(runtime, content, arr(3, 6, 5))
-    assert "scan" in [item.op for item in net.graph.nodes]  # type: ignore[attr-defined]
+    assert "scan" in [item.op for item in net.graph.nodes]
 
 
 def test_a_cell_that_is_none_is_carried(runtime: Any) -> None:
     body = [*RNN[:5], node("Sin", ["sb"], ["h_next"]), RNN[6]]
     content = looped(body, {"h": "h0"}, ["y"], (3, 6, 5), h0=np.zeros((3, 4)))
     net = agrees(runtime, content, arr(3, 6, 5))
-    operations = [item.op for item in net.graph.nodes]  # type: ignore[attr-defined]
+    operations = [item.op for item in net.graph.nodes]
     assert "carry" in operations
     assert "scan" not in operations
 
@@ -153,7 +153,7 @@ def test_a_state_that_is_read_elsewhere_stays_carried(runtime: Any) -> None:
     """The state of the step before is given: no scan has that."""
     content = looped([*RNN[:6], node("Identity", ["h"], ["y"])], {"h": "h0"}, ["y"], (3, 6, 5), h0=np.zeros((3, 4)))
     net = agrees(runtime, content, arr(3, 6, 5))
-    assert "carry" in [item.op for item in net.graph.nodes]  # type: ignore[attr-defined]
+    assert "carry" in [item.op for item in net.graph.nodes]
 
 
 def test_what_is_no_recurrence_over_time_is_refused() -> None:
@@ -204,7 +204,7 @@ def test_scan(runtime: Any, reverse: int, back: int) -> None:
     outputs = [value("h_last", ("batch", 4)), value("y_all", ("batch", "time", 4))]
     content = model(graph(nodes, outputs, [value("x", ("batch", "time", 5))], initializer=made))
     net = agrees(runtime, content, arr(3, 6, 5))
-    assert "scan" in [item.op for item in net.graph.nodes]  # type: ignore[attr-defined]
+    assert "scan" in [item.op for item in net.graph.nodes]
 
 
 def test_sequences_turned_round(runtime: Any) -> None:
@@ -259,6 +259,6 @@ def test_a_step_of_a_cell_becomes_a_recurrence(tmp_path: Path, kind: str) -> Non
             y, *states = module(x[:, t], *states)
             wanted.append(y.numpy())
     net = cgru.load(tmp_path / "step.onnx")
-    assert [item.op for item in net.graph.nodes].count("scan") == 1  # type: ignore[attr-defined]
-    assert "carry" not in [item.op for item in net.graph.nodes]  # type: ignore[attr-defined]
+    assert [item.op for item in net.graph.nodes].count("scan") == 1
+    assert "carry" not in [item.op for item in net.graph.nodes]
     np.testing.assert_allclose(net(x.numpy()), np.stack(wanted, axis=1), rtol=0, atol=2e-6)

@@ -331,7 +331,7 @@ def test_states_go_to_the_recurrences_they_belong_to(runtime: Any, swapped: bool
         wanted.append(y)
     net = cgru.load(content)
     np.testing.assert_allclose(net(x), np.stack(wanted, axis=1), rtol=0, atol=2e-6)
-    operations = [item.op for item in net.graph.nodes]  # type: ignore[attr-defined]
+    operations = [item.op for item in net.graph.nodes]
     assert ("carry" in operations) == swapped
     assert operations.count("scan") == (0 if swapped else 2)
 
@@ -361,7 +361,7 @@ def test_a_cache_of_frames_becomes_a_window(runtime: Any, kept: int) -> None:
         wanted.append(y)
     net = cgru.load(content)
     np.testing.assert_allclose(net(x), np.stack(wanted, axis=1), rtol=0, atol=2e-6)
-    operations = [item.op for item in net.graph.nodes]  # type: ignore[attr-defined]
+    operations = [item.op for item in net.graph.nodes]
     assert ("stack_frames" in operations, "carry" in operations) == ((True, False) if kept == 4 else (False, True))
     stream = net.stream(2)
     close(np.concatenate([stream.feed(part) for part in np.split(x, [1, 6], axis=1)], axis=1), net(x))
@@ -395,7 +395,7 @@ def test_gtcrn_with_its_caches_carried() -> None:
     np.testing.assert_allclose(y, wanted[:60], rtol=0, atol=1e-4 * float(np.abs(wanted).max()))
     stream = net.stream()
     close(np.stack([stream.step(frame) for frame in x[:15]]), y[:15])
-    operations = {item.op for item in net.graph.nodes}  # type: ignore[attr-defined]
+    operations = {item.op for item in net.graph.nodes}
     assert {"scan", "scan_rows", "stack_frames"} <= operations
     assert "carry" not in operations
 

@@ -51,8 +51,8 @@ def test_networks(precision: str, way: str) -> None:
     twin = ways.get(way, lambda value: pickle.loads(pickle.dumps(value)))(net)
     want, state = net.run(IDS)
     assert twin is not net
-    assert str(twin) == str(net)
     assert np.array_equal(twin(IDS), want)
+    assert str(twin) == str(net)
     assert np.array_equal(twin.run(IDS, state)[0], net.run(IDS, state)[0])
 
 

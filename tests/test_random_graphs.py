@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cgru
-from cgru.engine.graph_model import GraphModel
 
 Rng = np.random.Generator
 
@@ -146,7 +145,7 @@ class Drawn:
         return made
 
 
-def outputs(net: GraphModel, *args: Any, **options: Any) -> dict[str, np.ndarray]:
+def outputs(net: cgru.Model, *args: Any, **options: Any) -> dict[str, np.ndarray]:
     made = net(*args, **options)
     return made if isinstance(made, dict) else {net.graph.outputs[0]: made}
 
@@ -166,7 +165,7 @@ def test_chunks_equal_the_whole(seed: int, depth: int, steps: int, chunks: list[
     drawn = Drawn(seed, depth, whole=False)
     x = drawn.inputs(2, steps)
     for engine, atol in (("packed", 0.0), ("reference", 1e-6)):
-        net = GraphModel(drawn.g, backend=engine)
+        net = cgru.Model(drawn.g, backend=engine)
         assert set(net.backends) == {engine}
         whole = outputs(net, x)
         stream = net.stream(2)
@@ -197,7 +196,7 @@ def test_a_row_is_the_row_alone_and_the_core_is_the_equations(
     x = drawn.inputs(len(lengths), steps)
     mask = drawn.rng.random((len(lengths), steps)) < 0.7 if drawn.mask else None
     masked: Any = {} if mask is None else {"mask": mask}
-    net, equations = GraphModel(drawn.g, backend="packed"), GraphModel(drawn.g, backend="reference")
+    net, equations = cgru.Model(drawn.g, backend="packed"), cgru.Model(drawn.g, backend="reference")
     together = outputs(net, x, lengths=lengths, threads=threads, **masked)
     alike(together, outputs(equations, x, lengths=lengths, **masked), 2e-5)
     for row, length in enumerate(lengths):

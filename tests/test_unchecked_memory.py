@@ -52,7 +52,7 @@ def test_a_state_of_other_memory(kind: str) -> None:
         with pytest.raises(CgruError):
             model.run(X, state)
     with pytest.raises(CgruError):
-        model._stages(None)[0].run(model._flow(X, None, None), array, 1)
+        model._plan(None).run({"x": X}, array)
 
 
 def test_a_state_is_not_resized_in_place() -> None:
@@ -91,14 +91,14 @@ def test_made_twice() -> None:
     model, other = net(), net(7, 90)
     stream: Any = model.stream()
     pool: Any = model.pool(2)
-    core: Any = other._stages(None)[0]
+    core: Any = other._plan(None).core
     sid = pool.open()
     want = stream.step(X[0, 0])
     for call in (
         lambda: stream.__init__(other, 5),
         lambda: pool.__init__(other, 5),
-        lambda: stream._bind(core.net, np.zeros((1, 96), np.float32)),
-        lambda: pool._bind(core.net, np.zeros((1, 96), np.float32)),
+        lambda: stream._bind(core, np.zeros((1, 96), np.float32)),
+        lambda: pool._bind(core, np.zeros((1, 96), np.float32)),
         lambda: pool._name(np.zeros(9, np.int64), np.zeros(9, np.int64), 16),
     ):
         with pytest.raises(CgruError, match="made already"):
@@ -146,11 +146,11 @@ def test_a_network_whose_sizes_are_written_over() -> None:
     twin = cgru.GRU(layer.arrays())
     twin.weights["_l0"]._held["weight_hh"] = np.zeros((3, 1), np.float32)
     with pytest.raises(CgruError):
-        cgru.Model([twin], backend="packed")
+        cgru.Model([twin], backend="packed")(X)
     dense: Any = cgru.Dense(np.ones((30, 40), np.float32), np.ones(30, np.float32))
     dense.weights[""]._held["bias"] = np.ones(2, np.float32)
     with pytest.raises(CgruError):
-        cgru.Model([dense], backend="packed")
+        cgru.Model([dense], backend="packed")(np.ones((2, 3, 40), np.float32))
 
 
 def test_copies_share_nothing() -> None:

@@ -25,12 +25,12 @@ def run_recurrent(
 ) -> tuple[Any, Any]:
     """What :meth:`cgru.layers.recurrent.Recurrent.__call__` says."""
     model = _model(layer)
-    x3, single = model._input(plain(x))
-    state = _initial(layer, model, h0, len(x3))
-    out = model._advance(x3, single, state, lengths, mask, None, threads, backend)
+    given = model._inputs.admit(plain(x))
+    state = _initial(layer, model, h0, given.batch)
+    out = model._run(given, state, lengths, mask, None, threads, backend)
     final = state.arrays(layer.cell.carried)
     last = tuple(final.values())
-    if single:
+    if given.single:
         last = tuple(array[:, 0] for array in last)
     return out, last[0] if len(last) == 1 else last
 

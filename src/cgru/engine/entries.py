@@ -12,8 +12,8 @@ from ..spec.graph import Graph
 from ..spec.precision import check as check_precision
 from ..weights import Weights
 from . import backends
-from .graph_model import GraphModel
 from .model import Model
+from .network import Network
 
 
 class Entries(Model):
@@ -24,19 +24,14 @@ class Entries(Model):
     to a whole network (save, quantize, print, pickle) is done to all entries; what runs is an entry.
     """
 
-    def __init__(self, layers: Mapping[str, Builder] | Mapping[str, GraphModel], *, backend: str | None = None) -> None:
+    def __init__(self, layers: Mapping[str, Builder] | Mapping[str, Model], *, backend: str | None = None) -> None:
         self._backend = backends.choose(backend)
         store: dict[str, Weights] = {}
-        self.entries: dict[str, GraphModel] = {}
+        self.entries: dict[str, Model] = {}
         for name, entry in _checked(layers).items():
-            if isinstance(entry, GraphModel):
-                model = entry
-                store.update(entry.store)
-            else:
-                graph, own = _into_store(name, entry.build(), entry.store, store)
-                model = GraphModel((graph, own), backend=backend)
-                model.noting(*entry.notes)
-            self.entries[name] = model
+            given = entry.graph if isinstance(entry, Model) else entry.build()
+            graph, own = _into_store(name, given, entry.store, store)
+            self.entries[name] = Model(Network(graph, own), backend=self._backend).noting(*entry.notes)
         self.store = store
         self.layers = tuple(layer for model in self.entries.values() for layer in model.layers)
         self.backends = [name for model in self.entries.values() for name in model.backends]
@@ -45,7 +40,7 @@ class Entries(Model):
         first = next(iter(self.entries.values()))
         self.input_size, self.output_size = first.input_size, first.output_size
 
-    def __getitem__(self, name: str) -> GraphModel:
+    def __getitem__(self, name: str) -> Model:
         """The model of an entry, by name."""
         if not isinstance(name, str) or name not in self.entries:
             raise CgruError(f"the network has no entry {str(name)[:60]!r}; its entries are {', '.join(self.entries)}")
@@ -61,6 +56,10 @@ class Entries(Model):
         return isinstance(name, str) and name in self.entries
 
     # ---- what it is -------------------------------------------------------------------------------------------
+
+    @property
+    def is_chain(self) -> bool:
+        return False
 
     @property
     def parameters(self) -> int:
@@ -95,7 +94,7 @@ class Entries(Model):
         """Another Model on the same weights, which are immutable."""
         return self._of({name: model.__deepcopy__(memo) for name, model in self.entries.items()})
 
-    def _of(self, models: Mapping[str, GraphModel]) -> Entries:
+    def _of(self, models: Mapping[str, Model]) -> Entries:
         twin = Entries(models, backend=self._backend)
         twin.report, twin.notes = self.report, self.notes
         return twin
@@ -164,7 +163,7 @@ class Entries(Model):
                         )
         models = {}
         for name, model in self.entries.items():
-            models[name] = GraphModel((model.graph, {**model.store, **_among(reduced, model)}), backend=self._backend)
+            models[name] = Model(Network(model.graph, {**model.store, **_among(reduced, model)}), backend=self._backend)
             models[name].noting(*model.notes)
         return self._of(models)
 
@@ -194,7 +193,7 @@ def _checked(given: Any) -> Mapping[str, Any]:
     for name, entry in given.items():
         if not isinstance(name, str) or not name or "\0" in name:
             raise CgruError(f"entries: a name must be a text that is not empty, found {str(name)[:60]!r}")
-        if not isinstance(entry, Builder | GraphModel):
+        if not isinstance(entry, Builder | Model):
             raise CgruError(f"entries: {name[:60]!r} must be a cgru.Graph, found {type(entry).__name__}")
     return given
 
@@ -217,7 +216,7 @@ def _into_store(
     return Graph(graph.inputs, nodes, graph.outputs), {found: store[found] for found in keys.values()}
 
 
-def _among(reduced: Mapping[str, Weights], model: GraphModel) -> dict[str, Weights]:
+def _among(reduced: Mapping[str, Weights], model: Model) -> dict[str, Weights]:
     return {key: weights for key, weights in reduced.items() if key in model.store}
 
 

@@ -9,23 +9,20 @@ import numpy as np
 
 from ..errors import CgruError, ShapeError
 from ..threads import resolve
-from .graph_model import GraphModel
+from .model import Model
 from .rows import Rows, plan_of
-from .stream import ExclusiveUse, Stream
+from .stream import Stream
 
 
-class GivenStream(ExclusiveUse, Stream):
+class GivenStream(Stream):
     """A stream whose inputs given once were given when it opened: :meth:`step` and :meth:`feed` take what advances.
 
     Made by ``net.stream(batch, state, inputs={"memory": m, "memory_lengths": n})``. What those inputs decide alone (the
     projection of the keys, an initial state) is worked out once. Rows that are reset begin again over the same inputs.
     """
 
-    net: GraphModel
-
-    def __init__(self, net: GraphModel, batch: int, state: Any, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, net: Model, batch: int, state: Any, inputs: Mapping[str, Any]) -> None:
         Stream.__init__(self, net, batch)
-        ExclusiveUse.__init__(self)
         self._plan = plan_of(net)
         self._given = self._plan.given(inputs, self.batch)
         if state is not None:
@@ -47,7 +44,7 @@ class GivenStream(ExclusiveUse, Stream):
             name: array.reshape(self.batch, *self.net.graph.values[name].features)
             for name, array in zip(self._plan.outputs, made, strict=True)
         }
-        y = self.net._given_back(shaped, single)
+        y = self.net._shown(shaped, single)
         if out is None:
             return y
         if isinstance(y, dict):
@@ -66,7 +63,7 @@ class GivenStream(ExclusiveUse, Stream):
             self._data[...] = state
         finally:
             self._leave()
-        return self.net._given_back(made, single)
+        return self.net._shown(made, single)
 
     def flush(self) -> Any:
         """Nothing: no frame waits for a later one."""
@@ -95,7 +92,7 @@ class GivenStream(ExclusiveUse, Stream):
             if step:
                 array = np.asarray(array)
                 array = array[None] if array.ndim == len(self.net.graph.inputs[name].features) else array[:, None]
-            made[name], single = self.net._input_array(name, array, where)
+            made[name], single = self.net._inputs.of(name).admit(array, where)
             singles.add(single)
             if len(made[name]) != self.batch:
                 raise ShapeError(f"{where}: the stream has {self.batch} rows, found {len(made[name])}")
@@ -108,7 +105,6 @@ class GivenStream(ExclusiveUse, Stream):
     def copy(self) -> Self:
         twin = object.__new__(type(self))
         Stream.__init__(twin, self.net, self.batch)
-        ExclusiveUse.__init__(twin)
         twin._plan, twin._given = self._plan, self._given
         self._enter()
         try:

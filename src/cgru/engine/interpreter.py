@@ -1,4 +1,5 @@
-"""Runs any graph by the equations of its operations in float64, chunk by chunk: the oracle.
+"""Runs any graph by the equations of its operations in float64, chunk by chunk: the oracle, and the plan of the
+reference backend.
 
 The law it keeps, as every backend must: running a chunk and then another gives what running both at once gives, and a
 row gives in a batch what it gives alone.
@@ -6,7 +7,7 @@ row gives in a batch what it gives alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,19 @@ from .cycles import cycles
 from .given_once import frames_given, mask_left_out
 from .state import Block, StateLayout
 
+#: What a node does to arrays with a frame axis, instead of its equation. For a scan (x, state, flag, valid, threads) →
+#: frames, advancing state and flag in place; for others (x, threads) → frames.
+Kernel = Callable[..., np.ndarray]
+
 
 class Interpreter:
-    """A graph in float64; immutable, shared between threads. ``record`` receives what every gate did."""
+    """A graph in float64; immutable, shared between threads. ``record`` receives what every gate did.
+
+    ``kernels`` of some nodes take the place of their equations: the plan of a backend that has those alone.
+    """
+
+    in_place = False
+    core = None
 
     def __init__(
         self,
@@ -32,9 +43,10 @@ class Interpreter:
         store: Store,
         layout: StateLayout,
         record: dict[str, dict[str, Float32]] | None = None,
+        kernels: Mapping[str, Kernel] | None = None,
     ) -> None:
         self.graph, self.layout, self.timing = graph, layout, layout.timing
-        self.record = record
+        self.record, self.kernels = record, dict(kernels or {})
         self.groups = cycles(graph)
         #: Whether a window looks back at what is carried: then the whole graph runs a step at a time.
         self.steps_alone = any(self._windowed(node) for group in self.groups if len(group) > 1 for node in group)
@@ -42,7 +54,7 @@ class Interpreter:
         self.arrays = {
             node.name: {key: array.astype(np.float64) for key, array in store[node.weights].arrays().items()}
             for node in graph.nodes
-            if node.weights
+            if node.weights and node.name not in self.kernels
         }
 
     def _windowed(self, node: Node) -> bool:
@@ -67,14 +79,12 @@ class Interpreter:
         *,
         ended: bool = True,
         threads: int = 1,
+        out: Float32 | None = None,
     ) -> dict[str, np.ndarray]:
-        """Outputs by name, (B, frames, *features) or (B, *features), from inputs shaped likewise; ``state`` (B, width)
-        moves in place. ``ended``: the sequences end here, so what lookahead kept back comes out.
-        One thread, whatever ``threads`` says: other runners have more.
-        """
+        """See :meth:`cgru.engine.plan.Plan.run`. The equations take one thread, whatever ``threads`` says."""
         steps = self._steps(inputs)
         if lengths is None or steps is None or (lengths == steps).all():
-            return self._run(inputs, state, steps or 0, ended)
+            return self._run(inputs, state, steps or 0, ended, threads)
         batch = len(state)
         made: dict[str, np.ndarray] = {}
         frames = self.timing.counts(steps, True)
@@ -86,7 +96,7 @@ class Interpreter:
             rows = np.flatnonzero(lengths == length)
             part = {name: self._rows_of(name, array, rows, int(length)) for name, array in inputs.items()}
             own = state[rows]
-            for name, array in self._run(part, own, int(length), ended).items():
+            for name, array in self._run(part, own, int(length), ended, threads).items():
                 if self.graph.values[name].clock is None:
                     made[name][rows] = array
                 else:
@@ -94,14 +104,16 @@ class Interpreter:
             state[rows] = own
         return made
 
-    def _run(self, inputs: Mapping[str, np.ndarray], state: Float32, steps: int, ended: bool) -> dict[str, np.ndarray]:
+    def _run(
+        self, inputs: Mapping[str, np.ndarray], state: Float32, steps: int, ended: bool, threads: int
+    ) -> dict[str, np.ndarray]:
         """Rows of equal length: at once, or step by step where the end of one step is what the next begins with."""
         if not self.steps_alone or steps < 2:
-            return _Chunk(self, inputs, state, steps, ended).run()
+            return _Chunk(self, inputs, state, steps, ended, threads).run()
         parts = []
         for t in range(steps):
             part = {name: self._frames_of(name, array, t) for name, array in inputs.items()}
-            parts.append(_Chunk(self, part, state, 1, ended and t == steps - 1).run())
+            parts.append(_Chunk(self, part, state, 1, ended and t == steps - 1, threads).run())
         return {
             name: np.concatenate([part[name] for part in parts], axis=1)
             if self.graph.values[name].clock is not None
@@ -125,6 +137,14 @@ def _plain(dtype: str) -> Any:
     return {"float32": np.float32, "int64": np.int64, "bool": np.bool_}[dtype]
 
 
+def _own(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """The array in memory of its own, in C order."""
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.owndata:
+        return array
+    with np.errstate(over="ignore", under="ignore"):
+        return np.array(array, dtype, order="C")
+
+
 class _Chunk:
     """One run over rows of equal length. Values are (B, n, *features) here; those without a clock have n = 1."""
 
@@ -135,9 +155,10 @@ class _Chunk:
         state: Float32,
         steps: int,
         ended: bool,
+        threads: int,
     ) -> None:
         self.of, self.graph, self.layout = interpreter, interpreter.graph, interpreter.layout
-        self.state, self.batch, self.ended = state, len(state), ended
+        self.state, self.batch, self.ended, self.threads = state, len(state), ended, threads
         timing = interpreter.timing
         before = 0 if timing.steady else self.layout.steps(state)
         frames = frames_given(self.graph, inputs)
@@ -150,7 +171,7 @@ class _Chunk:
             array = inputs.get(name)
             if array is None:  # a mask left out: every frame counts
                 array = mask_left_out(value, name, inputs, self.batch, steps)
-            if value.dtype == "float32":
+            if value.dtype == "float32" and not interpreter.kernels:
                 array = array.astype(np.float64)
             self.values[name] = array if value.clock is not None else array[:, None]
 
@@ -166,9 +187,8 @@ class _Chunk:
         for name in self.graph.outputs:
             value, array = self.graph.values[name], self.values[name]
             array = np.broadcast_to(array, (self.batch, *array.shape[1:])) if len(array) != self.batch else array
-            with np.errstate(over="ignore", under="ignore"):
-                array = np.array(array, _plain(value.dtype), order="C")
-            made[name] = array if value.clock is not None else array[:, 0]
+            made[name] = _own(array, _plain(value.dtype)) if name not in self.graph.inputs else array.copy()
+            made[name] = made[name] if value.clock is not None else made[name][:, 0]
         return made
 
     def _cycle(self, group: Sequence[Node]) -> None:
@@ -195,7 +215,9 @@ class _Chunk:
             return self._carried(node) if node.op == "carried" else self._carry(node)
         if node.op == "last_state":
             return self._last_state(node)
-        inputs: list[Any] = [self.values[name] if name else None for name in node.inputs]
+        if kernel := self.of.kernels.get(node.name):
+            return kernel(self.values[node.inputs[0]], self.threads)
+        inputs: list[Any] = [self._wide(self.values[name]) if name else None for name in node.inputs]
         blocks = self.layout.history[node.name]
         if op.is_whole(node.options) or self.graph.values[node.name].clock is None:
             pass
@@ -204,6 +226,10 @@ class _Chunk:
         elif any(blocks):
             inputs = [self._waited(node, i, array, blocks[i]) for i, array in enumerate(inputs)]
         return op.compute(node.options, inputs, self.of.arrays.get(node.name, {}))
+
+    def _wide(self, array: Any) -> Any:
+        """What an equation reads: float64, where a kernel has left float32."""
+        return array.astype(np.float64) if array.dtype == np.float32 else array
 
     # ---- frames carried from chunk to chunk ---------------------------------------------------------------------
 
@@ -260,7 +286,9 @@ class _Chunk:
                 start = start[:, 0].reshape(len(start), -1)
                 view[...] = np.where((flag == FRESH)[:, None], np.broadcast_to(start, view.shape), view)
         x = np.broadcast_to(x, (self.batch, *x.shape[1:]))
-        record = None
+        if kernel := self.of.kernels.get(node.name):
+            return kernel(x, views, flag, valid, self.threads)
+        x, record = self._wide(x), None
         if self.of.record is not None:
             record = self.of.record.setdefault(gate_label(node), {})
         h = [view.astype(np.float64) for view in views]

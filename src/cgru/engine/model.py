@@ -1,4 +1,4 @@
-"""A network ready to run: layers in order, immutable, shared between threads; the caller owns all state."""
+"""A network ready to run: immutable, shared between threads; the caller owns all state."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from .. import arrays
 from ..arrays import Float32
 from ..builder import Graph
-from ..errors import ArgumentTypeError, CgruError, ShapeError, UnsupportedError
-from ..layers import Embedding, LastStep, Layer, Recurrent
+from ..errors import CgruError, ShapeError, UnsupportedError
+from ..layers import Layer
 from ..spec.graph import Graph as Specification
 from ..spec.precision import check as check_precision
 from ..threads import resolve as resolve_threads
 from . import backends
-from .backends.flow import Flow
-from .fingerprint import fingerprint
+from .inputs import Given, Inputs
+from .network import Network, network_of
+from .plan import Plan
 from .state import State, StateLayout
+
+#: Outputs that a plan in C takes: fewer than its limit of 64.
+_VALUES_AT_ONCE = 32
 
 if TYPE_CHECKING:
     from ..reports.comparison import Comparison
@@ -28,23 +31,20 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """A trained network: the layers in the order data passes them, a :class:`cgru.Graph`, or several by name.
+    """A trained network: layers in the order data passes them, a :class:`cgru.Graph` of any form, or several by name.
 
+    ``input_size`` is the number of features wanted at each step (the vocabulary where the network begins with an
+    embedding), ``output_size`` the number it gives; 0 where any number will do. With one input a network is called as
+    ``net(x)``, with several as ``net({"a": a, "b": b})``; with several outputs a graph gives a mapping by name.
     ``Model({"encode": g1, "decode": g2})`` has entries: ``net["encode"]`` and ``net["decode"]`` are models of their own
-    over one set of weights, in one file. ``input_size`` is the number of features wanted at each step (the vocabulary
-    where the network begins with an embedding), ``output_size`` the number it gives; 0 where any number will do.
-    ``backend`` is "auto", "packed", "blas" or "reference", settled per layer here and now. Raises
-    :class:`ShapeError` where one layer's output does not fit the next one's input, and
+    over one set of weights, in one file. ``backend`` is "auto", "packed", "blas" or "reference", settled here and now.
+    Raises :class:`ShapeError` where one layer's output does not fit the next one's input, and
     :class:`UnsupportedError` for an order of layers that cannot run.
     """
 
     def __new__(
-        cls, layers: Sequence[Layer] | Graph | Mapping[str, Graph], *, backend: str | None = None
+        cls, layers: Sequence[Layer] | Graph | Mapping[str, Graph] | Network, *, backend: str | None = None
     ) -> Model:
-        if isinstance(layers, Graph):
-            from .graph_model import GraphModel
-
-            return object.__new__(GraphModel)
         if isinstance(layers, Mapping):
             from .entries import Entries
 
@@ -52,35 +52,44 @@ class Model:
         return object.__new__(cls)
 
     def __init__(
-        self, layers: Sequence[Layer] | Graph | Mapping[str, Graph], *, backend: str | None = None
+        self, layers: Sequence[Layer] | Graph | Mapping[str, Graph] | Network, *, backend: str | None = None
     ) -> None:
-        assert not isinstance(layers, Graph | Mapping)
-        self.layers = _named_apart(layers)
-        _check_chain(self.layers)
-        self._layout = StateLayout(_chain(self.layers), lambda: fingerprint(self.layers))
+        network = self._network = network_of(layers)
+        self.graph, self.store = network.graph, network.store
+        #: The layers of a chain; of any other graph the parts by which its nodes are known.
+        self.layers: tuple[Layer, ...] = network.layers
+        self._layout = StateLayout(network.graph, network.fingerprint)
+        self._inputs = Inputs(network)
         self._backend = backends.choose(backend)
+        #: For each layer, the backend that runs it.
+        self.backends: list[str] = backends.backend(backends.resolve(network, self._backend)).names(network)
         #: What :meth:`quantize` found on its sample; None where there was none. Not saved.
         self.report: Comparison | None = None
         #: What was taken for granted when the network was made, and what was verified: sentences, for ``print``.
-        self.notes: tuple[str, ...] = ()
-        self.input_size: int = next((layer.input_size for layer in self.layers if layer.input_size is not None), 0)
-        self.output_size: int = next(
-            (layer.output_size for layer in reversed(self.layers) if layer.output_size is not None), 0
-        )
-        self._compiled: dict[str, list[backends.Stage]] = {}
-        stages, self.backends = backends.compile_stages(self.layers, self._layout, self._backend)
-        self._compiled[self._backend] = stages
+        self.notes: tuple[str, ...] = tuple(layers.notes) if isinstance(layers, Graph) else ()
+        self.input_size, self.output_size = 0, 0
+        if not network.open_width:
+            first = next(iter(self._inputs.all), None)
+            self.input_size = (first.vocabulary or first.value.size) if first is not None else 0
+            self.output_size = sum(self.graph.values[name].size for name in self.graph.outputs)
+        #: The plans made so far by what was asked for, each with the number of features it is for (0: the network's).
+        self._plans: dict[str, tuple[int, Plan]] = {}
 
     # ---- what it is -------------------------------------------------------------------------------------
 
     @property
+    def is_chain(self) -> bool:
+        """Whether it was made of a list of layers, each of which reads the one before."""
+        return self._network.chain
+
+    @property
     def parameters(self) -> int:
-        return sum(layer.parameters for layer in self.layers)
+        return sum(weights.parameters for weights in self.store.values())
 
     @property
     def nbytes(self) -> int:
         """Bytes of weights held in memory, padding included."""
-        return sum(layer.nbytes for layer in self.layers)
+        return sum(weights.nbytes for weights in self.store.values())
 
     @property
     def precision(self) -> str:
@@ -91,11 +100,20 @@ class Model:
     @property
     def gives_last(self) -> bool:
         """Whether the result is one output a sequence, the last, rather than one a step."""
-        return any(_collapses(layer) for layer in self.layers)
+        return all(self.graph.values[name].clock is None for name in self.graph.outputs)
 
     @property
     def takes_ids(self) -> bool:
-        return self.layers[0].takes_ids
+        return self._network.takes_ids
+
+    @property
+    def input_names(self) -> list[str]:
+        """The inputs a call must bring, in order."""
+        return self._inputs.names
+
+    def vocabulary_of(self, name: str) -> int:
+        """How many ids an input has: the smallest table that it is looked up in; 0 for features."""
+        return self._inputs.of(name).vocabulary
 
     def __str__(self) -> str:
         rows = [
@@ -124,9 +142,9 @@ class Model:
         return self.__deepcopy__({})
 
     def __deepcopy__(self, memo: Any) -> Model:
-        """Another Model on the same layers, which are immutable: no second copy of the weights."""
-        twin = Model(self.layers, backend=self._backend)
-        twin.report = self.report
+        """Another Model on the same weights, which are immutable: no second copy of them."""
+        twin = Model(self._network, backend=self._backend)
+        twin.report, twin.notes = self.report, self.notes
         return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -169,20 +187,20 @@ class Model:
         """Run sequences from ``state`` (zero where None) and return the outputs and the new state.
 
         ``x`` is (B, T, I) or (T, I) of real numbers, or ids (B, T) or (T,) where the network begins with an
-        embedding. ``lengths`` (B,) and ``mask`` (B, T) say which steps count (torch's and Keras' meanings).
-        ``out`` receives the outputs if given: float32 of their exact shape. Nothing else is written to.
-        Where a signal's handler raises during the call, as Ctrl-C's does, what ``out`` then holds is undefined.
+        embedding; a mapping by name where it takes several inputs. ``lengths`` (B,) and ``mask`` (B, T) say which steps
+        count (torch's and Keras' meanings). ``out`` receives the outputs if given: float32 of their exact shape.
+        Nothing else is written to. Where a signal's handler raises during the call, as Ctrl-C's does, what ``out`` then
+        holds is undefined.
 
         Raises :class:`ShapeError` or :class:`CgruError` before anything runs.
         """
-        x3, single = self._input(x)
-        advanced = self._state(state, x3.shape[0])
-        return self._advance(x3, single, advanced, lengths, mask, out, threads, backend), advanced
+        given = self._inputs.admit(x)
+        advanced = self._state(state, given.batch)
+        return self._run(given, advanced, lengths, mask, out, threads, backend), advanced
 
-    def _advance(
+    def _run(
         self,
-        x: np.ndarray,
-        single: bool,
+        given: Given,
         state: State,
         lengths: Any,
         mask: Any,
@@ -190,23 +208,42 @@ class Model:
         threads: int | str | None,
         backend: str | None,
     ) -> Any:
-        """:meth:`run` on input that is checked, (B, T, …), and a state that is its own and advanced in place."""
+        """:meth:`run` on inputs that are checked, and a state that is its own and advanced in place."""
         count = resolve_threads(threads)
-        flow = self._flow(x, lengths, mask)
-        room = None
-        if out is not None:
-            self._check_out(out, x, single)
-            room = out[None] if single else out
-        stages = self._stages(backend)
-        for stage in stages:
-            flow = stage.run(flow, state._data, count, room if stage is stages[-1] else None)
-        if room is not None and flow.x is room:
-            return out
-        y = _finish(flow.x, x, single)
-        if out is not None:
-            out[...] = y
-            return out
-        return y
+        self._inputs.add_masks(given, mask)
+        rows = self._inputs.lengths(given, lengths)
+        plan = self._plan_for(given.arrays, backend)
+        if out is None:
+            return self._shown(plan.run(given.arrays, state._data, rows, threads=count), given.single)
+        room = self._room(out, plan, given)
+        (y,) = plan.run(given.arrays, state._data, rows, threads=count, out=room).values()
+        if y is not room:
+            room[...] = y
+        return out
+
+    def _room(self, out: Any, plan: Plan, given: Given) -> Float32:
+        """``out`` with a batch axis, if it can receive the only output."""
+        graph = plan.graph
+        if len(graph.outputs) > 1:
+            why = " (merge_mode=None)" if self.is_chain else ""
+            raise UnsupportedError(f"out: the network yields several arrays{why}; leave out= away")
+        value = graph.values[graph.outputs[0]]
+        shape: tuple[int, ...] = value.features
+        if value.clock is not None:
+            first = given.arrays.get(value.clock.root)
+            steps = (given.steps or 0) if first is None else first.shape[1]
+            shape = (value.clock.count(steps), *shape)
+        shape = shape if given.single else (given.batch, *shape)
+        check_receives(out, shape)
+        return out[None] if given.single else out
+
+    def _shown(self, made: Mapping[str, np.ndarray], single: bool) -> Any:
+        """Outputs as a caller gets them: one array, a mapping by name, or a chain's pair of directions."""
+        if len(made) == 1:
+            (y,) = made.values()
+            return y[0] if single else y
+        shown = {name: array[0] if single else array for name, array in made.items()}
+        return tuple(shown.values()) if self.is_chain else shown
 
     def gates(
         self, x: Any, lengths: Any = None, mask: Any = None, state: State | Mapping[str, Any] | None = None
@@ -219,15 +256,15 @@ class Model:
 
         A pass of its own in the reference's float64, slow, so that running a network costs nothing for it.
         """
-        from .backends import reference
+        from .gates import record_gates
 
-        x3, single = self._input(x)
-        flow = self._flow(x3, lengths, mask)
-        advanced = self._state(state, x3.shape[0])
-        record: dict[str, dict[str, Float32]] = {}
-        for stage in reference.compile(self.layers, self._layout, record):
-            flow = stage.run(flow, advanced._data, 1)
-        if single:
+        given = self._inputs.admit(x)
+        self._inputs.add_masks(given, mask)
+        rows = self._inputs.lengths(given, lengths)
+        graph = self._graph_for(given.arrays)
+        data = self._state(state, given.batch)._data
+        record = record_gates(graph, self.store, self._layout, given, data, rows)
+        if given.single:
             return {name: {gate: values[0] for gate, values in found.items()} for name, found in record.items()}
         return record
 
@@ -246,11 +283,9 @@ class Model:
         ``inputs`` are those that are given once, for all its steps: ``{"memory": m, "memory_lengths": n}``, arrays
         (B, S, F) or (B, F). :class:`UnsupportedError` where a layer cannot stream.
         """
-        from .given_stream import refuse_inputs
         from .stream import open_stream
 
-        refuse_inputs(inputs)
-        return open_stream(self, batch, state)
+        return open_stream(self, batch, state, inputs)
 
     def pool(self, capacity: int) -> Pool:
         """Room for ``capacity`` independent streams. :class:`UnsupportedError` where a layer cannot stream."""
@@ -261,31 +296,54 @@ class Model:
     def _fingerprint(self) -> bytes:
         return self._layout.fingerprint()
 
-    def _stages(self, backend: str | None) -> list[backends.Stage]:
+    def _plan(self, backend: str | None, width: int = 0) -> Plan:
+        """The plan for a backend, the network's own where None, made at first use; ``width`` where that is open."""
         wanted = self._backend if backend is None else backends.checked(backend)
-        stages = self._compiled.get(wanted)
-        if stages is None:  # two threads may both come here, and then agree on the stages of one of them
-            stages = backends.compile_stages(self.layers, self._layout, wanted)[0]
-            stages = self._compiled.setdefault(wanted, stages)
-        return stages
+        found = self._plans.get(wanted)
+        if found is None or found[0] != width:  # two threads may both come here, and then each has one that runs
+            engine = backends.backend(backends.resolve(self._network, wanted))
+            graph = self._network.at_width(width) if width else self.graph
+            found = self._plans[wanted] = (width, engine.plan(self._network, graph, self._layout))
+        return found[1]
 
-    def _flow(self, x: np.ndarray, lengths: Any, mask: Any) -> Flow:
-        """What enters the first stage: checked input (B, T, …), and which steps count as the caller says it."""
-        batch, steps = x.shape[:2]
-        return Flow(x, arrays.lengths(lengths, batch, steps), arrays.mask(mask, batch, steps))
+    def _plan_for(self, inputs: Mapping[str, np.ndarray], backend: str | None = None) -> Plan:
+        return self._plan(backend, self._width(inputs) if self._network.open_width else 0)
 
-    def _input(self, x: Any) -> tuple[np.ndarray, bool]:
-        first = self.layers[0]
-        if isinstance(first, Embedding):
-            tokens = arrays.ids(x, "x", first.vocabulary)
-            return (tokens[None], True) if tokens.ndim == 1 else (tokens, False)
-        array = arrays.float32(x, "x", (2, 3))
-        if self.input_size and array.shape[-1] != self.input_size:
-            raise ShapeError(
-                f"x: the network takes {self.input_size} features at each step, found shape {array.shape} "
-                f"with {array.shape[-1]}; x is (B, T, {self.input_size}) or (T, {self.input_size})"
-            )
-        return (array[None], True) if array.ndim == 2 else (array, False)
+    def _graph_for(self, inputs: Mapping[str, np.ndarray]) -> Any:
+        return self._network.at_width(self._width(inputs)) if self._network.open_width else self.graph
+
+    def _width(self, inputs: Mapping[str, np.ndarray]) -> int:
+        return inputs[self._inputs.names[0]].shape[-1]
+
+    @property
+    def _steps_in_core(self) -> bool:
+        """Whether streams and pools hand single steps straight to the core."""
+        return not self._network.open_width and self._plan(None).core is not None
+
+    def _values(
+        self, names: Sequence[str], given: Given, lengths: Any, threads: int
+    ) -> dict[str, np.ndarray]:
+        """Values inside the network by name, of sequences from a zero state, on the network's backend."""
+        rows, graph = self._inputs.lengths(given, lengths), self._graph_for(given.arrays)
+        made: dict[str, np.ndarray] = {}
+        features = [name for name in names if graph.values[name].dtype == "float32"]
+        masks = [name for name in names if name not in features]
+        parts = [(features[i : i + _VALUES_AT_ONCE], self._backend) for i in range(0, len(features), _VALUES_AT_ONCE)]
+        for some, backend in (*parts, *([(masks, "reference")] if masks else ())):
+            probe = Network(Specification(graph.inputs, graph.nodes, some), self.store, self.layers)
+            engine = backends.backend(backends.resolve(probe, backend))
+            plan, state = engine.plan(probe, probe.graph, self._layout), self._layout.zeros(given.batch)
+            made |= plan.run(given.arrays, state, rows, threads=threads)
+        return made
+
+    def _split(self, y: Float32) -> dict[str, Float32]:
+        """Outputs that came as one array, by name."""
+        made, start = {}, 0
+        for name in self.graph.outputs:
+            end = start + self.graph.values[name].size
+            made[name] = y[..., start:end]
+            start = end
+        return made
 
     def _state(self, state: State | Mapping[str, Any] | None, batch: int) -> State:
         if state is None:
@@ -305,15 +363,6 @@ class Model:
         if state.batch != batch:
             raise ShapeError(f"state: expected {batch} rows, as x has, found {state.batch}")
         return state.copy()
-
-    def _check_out(self, out: Any, x: np.ndarray, single: bool) -> None:
-        final = self.layers[-1]
-        if isinstance(final, Recurrent) and final.bidirectional and final.merge_mode is None:
-            raise UnsupportedError("out: the network yields several arrays (merge_mode=None); leave out= away")
-        features = self.output_size or x.shape[-1]
-        shape = (x.shape[0], features) if self.gives_last else (*x.shape[:2], features)
-        shape = shape[1:] if single else shape
-        check_receives(out, shape)
 
     # ---- precision --------------------------------------------------------------------------------------
 
@@ -339,8 +388,8 @@ class Model:
         a layer that is in another reduced precision already.
         """
         wanted = self._precisions(precision, layers)
-        made = Model([layer.quantized(wanted[layer.name]) for layer in self.layers], backend=self._backend)
-        made.noting(*self.notes)
+        reduced = [layer.quantized(wanted[layer.name]) for layer in self.layers]
+        made = Model(self._network.with_layers(reduced), backend=self._backend).noting(*self.notes)
         if sample is not None:
             from ..reports.comparison import verify
 
@@ -401,74 +450,3 @@ def check_receives(out: Any, shape: tuple[int, ...]) -> None:
         raise ShapeError(f"out: expected a float32 array of shape {shape}, found {found}")
     if not out.flags.writeable:
         raise ShapeError("out: expected an array that can be written to, found a read-only one")
-
-
-def _finish(y: Any, x: np.ndarray, single: bool) -> Any:
-    """What left the last stage as the caller's own float32 array (or a tuple of them), none of it ``x``."""
-    if isinstance(y, tuple):
-        return tuple(_finish(part, x, single) for part in y)
-    if y is x or y.dtype != np.float32 or not (y.flags.c_contiguous and y.flags.owndata):
-        with np.errstate(over="ignore"):
-            y = np.ascontiguousarray(y, dtype=np.float32)
-        if np.may_share_memory(y, x):
-            y = y.copy()
-    return y[0] if single else y
-
-
-def _named_apart(given: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The layers with names made unique, as Keras does: gru, gru_1, …"""
-    try:
-        layers = list(given)
-    except Exception:
-        raise ArgumentTypeError(f"layers: expected a list of layers, found {arrays.brief(given)}") from None
-    if not layers:
-        raise CgruError("a Model needs at least one layer")
-    seen: set[str] = set()
-    named = []
-    for layer in layers:
-        if not isinstance(layer, Layer):
-            raise CgruError(f"a Model is made of layers, found {type(layer).__name__}")
-        name, count = layer.name, 0
-        while name in seen:
-            count += 1
-            name = f"{layer.name}_{count}"
-        seen.add(name)
-        named.append(layer if name == layer.name else layer.renamed(name))
-    return tuple(named)
-
-
-def _collapses(layer: Layer) -> bool:
-    """Whether one output a sequence goes on, rather than one a step."""
-    return isinstance(layer, LastStep) or (isinstance(layer, Recurrent) and not layer.return_sequences)
-
-
-def _chain(layers: Sequence[Layer]) -> Specification:
-    """The layers as a graph; where any number of features will do, of one."""
-    g = Graph()
-    first = next((layer.input_size for layer in layers if layer.input_size is not None), 1)
-    x = g.input(dtype="int64") if layers[0].takes_ids else g.input(first)
-    g.mask_of_input(x)
-    y: Any = x
-    for layer in layers:
-        y = g.layer(layer, y)
-    g.output(*(y if isinstance(y, tuple) else (y,)))
-    return g.build()
-
-
-def _check_chain(layers: Sequence[Layer]) -> None:
-    """Every layer's input must be what the one before gives."""
-    size: int | None = None
-    before, collapsed = "", False
-    for position, layer in enumerate(layers):
-        if position and layer.takes_ids:
-            raise UnsupportedError(f"{layer.name}: an embedding takes token ids and can only come first")
-        if size is not None and layer.input_size is not None and layer.input_size != size:
-            raise ShapeError(f"{layer.name} takes {layer.input_size} features, but {before} gives {size}")
-        if isinstance(layer, (Recurrent, LastStep)) and collapsed:
-            raise UnsupportedError(f"{layer.name}: it needs a sequence, but {before} gives only the last output")
-        splits = isinstance(layer, Recurrent) and layer.bidirectional and layer.merge_mode is None
-        if splits and position < len(layers) - 1:
-            raise UnsupportedError(f"{layer.name}: merge_mode=None gives two arrays, so it can only come last")
-        collapsed = collapsed or _collapses(layer)
-        size = layer.output_size if layer.output_size is not None else size
-        before = layer.name

@@ -11,10 +11,11 @@ import numpy as np
 
 from .. import arrays
 from ..arrays import Float32
-from ..errors import ArgumentTypeError, CgruError, ShapeError
+from ..errors import ArgumentTypeError, CgruError, UnsupportedError
 from ..forks import Lock, in_use
+from ..spec.graph import refuse_unstreamable
 from . import dumps
-from .stream import advance, check_out, check_streamable
+from .stream import check_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class Pool:
     def __init__(self, net: Model, capacity: int) -> None:
         if hasattr(self, "_data"):
             raise CgruError("this pool is made already; net.pool() makes another")
-        check_streamable(net)
+        check_poolable(net)
         self._net = net
         self._capacity = arrays.positive(capacity, "capacity")
         if self.capacity > MOST:
@@ -157,8 +158,9 @@ class Pool:
         out: Float32 | None = None,
         *,
         threads: int | str | None = None,
-    ) -> Float32:
-        """One step of the streams named: ``x`` (n, I), or ids (n,), row i for the i-th of them → (n, O).
+    ) -> Any:
+        """One step of the streams named: ``x`` (n, I), or ids (n,), row i for the i-th of them → (n, O), or a mapping
+        by name where the network has several outputs.
 
         ``out`` receives the result if given: float32 (n, O) in C order. Raises :class:`CgruError` for an id that is
         not open or stands twice, and :class:`ShapeError` for input that does not fit.
@@ -168,21 +170,23 @@ class Pool:
         team = resolve(threads)
         named = self._names(sids)
         features = self._input(x, len(named))
-        shape = (len(named), self.net.output_size or features.shape[-1])
-        if out is None:
-            out = np.empty(shape, np.float32)
-        else:
-            check_out(out, shape, features)
+        made = [np.empty((len(named), *shape), np.float32) for shape in self._shapes(features)]
+        if out is not None:
+            if len(made) > 1:
+                raise UnsupportedError("out: the network yields several arrays; leave out= away")
+            check_out(out, made[0].shape, [features])
+            made = [out]
         with _books:
             if self._stepping:
                 raise in_use(self._called, self._stepping != os.getpid())
             rows = self._rows(named)
             if not len(rows):
-                return out
+                return self._shown(made)
             state = self._data[rows]
             self._stepping = os.getpid()
         try:
-            out[...] = self._stepped(features, state, team).reshape(out.shape)
+            for array, y in zip(made, self._stepped(features, state, team), strict=True):
+                array[...] = y.reshape(array.shape)
             with _books:
                 self._data[rows] = state
         finally:
@@ -191,11 +195,22 @@ class Pool:
                     self._data[row] = data
                 self._pending.clear()
                 self._stepping = 0
-        return out
+        return self._shown(made)
 
-    def _stepped(self, x: np.ndarray, state: Float32, threads: int) -> Float32:
-        """One step of rows of ``state``, which moves; what leaves the network."""
-        return np.asarray(advance(self.net, x[:, None], state, threads), np.float32)
+    def _stepped(self, x: np.ndarray, state: Float32, threads: int) -> list[np.ndarray]:
+        """One step of rows of ``state``, which moves; what leaves the network, in the order of its outputs."""
+        inputs = {self.net.input_names[0]: x[:, None]}
+        made = self.net._plan_for(inputs).run(inputs, state, ended=False, threads=threads)
+        return [made[name] for name in self.net.graph.outputs]
+
+    def _shapes(self, x: np.ndarray) -> list[tuple[int, ...]]:
+        """The feature axes of every output."""
+        if not self.net.output_size:
+            return [x.shape[-1:]]
+        return [self.net.graph.values[name].features for name in self.net.graph.outputs]
+
+    def _shown(self, made: list[Float32]) -> Any:
+        return made[0] if len(made) == 1 else dict(zip(self.net.graph.outputs, made, strict=True))
 
     def _names(self, sids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
         """Ids as an array of its own."""
@@ -219,30 +234,32 @@ class Pool:
         return rows
 
     def _input(self, x: Any, named: int) -> np.ndarray:
-        if self.net.takes_ids:
-            tokens = arrays.ids(x, "x", self.net.input_size)
-            if tokens.shape != (named,):
-                raise ShapeError(f"x: expected {named} ids, one for each stream named, found shape {tokens.shape}")
-            return np.require(tokens, requirements=["C", "A"])
-        array = arrays.float32(x, "x", 2)
-        width = self.net.input_size or array.shape[-1]
-        if array.shape != (named, width):
-            raise ShapeError(
-                f"x: expected shape ({named}, {width}), one row for each stream named, found {array.shape}"
-            )
-        return np.require(array, requirements=["C", "A"])
+        only = self.net._inputs.only
+        assert only is not None
+        return only.admit_frame(x, named, single=False)[0]
 
     def __repr__(self) -> str:
         return f"<cgru.Pool of {self.net!r}, {len(self)} of {self.capacity} streams open>"
 
 
+def check_poolable(net: Model) -> None:
+    """Raise :class:`UnsupportedError` where a step does not give a frame of every output, or takes several inputs."""
+    graph, timing = net.graph, net._layout.timing
+    refuse_unstreamable(graph)
+    if not timing.steady:
+        raise UnsupportedError("pool: one step of this network does not give one frame; use net.stream(batch)")
+    if net._inputs.only is None:
+        raise UnsupportedError("pool: the network takes several inputs; use net.stream(batch)")
+    for name in graph.outputs:
+        if graph.values[name].dtype != "float32":
+            raise UnsupportedError(f"pool: its output {name!r} does not have a frame for each step")
+
+
 def open_pool(net: Model, capacity: int) -> Pool:
-    """The pool that suits the network's backend."""
-    from .backends.packed import PackedStage
+    """The pool that suits the network's plan."""
+    check_poolable(net)
+    if not net._steps_in_core:
+        return Pool(net, capacity)
+    from .backends.steppers import CorePool, SplitCorePool
 
-    stages = net._stages(None)
-    if len(stages) == 1 and isinstance(stages[0], PackedStage) and stages[0].net is not None:
-        from .backends.steppers import PackedPool
-
-        return PackedPool(net, capacity)
-    return Pool(net, capacity)
+    return (CorePool if len(net.graph.outputs) == 1 else SplitCorePool)(net, capacity)

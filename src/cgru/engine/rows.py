@@ -18,7 +18,6 @@ from ..spec.graph import MASK, Graph, refuse_unstreamable
 from ..spec.operations.attention import check_memory_frames
 from ..weights import Store
 from .given_once import frames_given, lengths_as_masks, mask_left_out, split
-from .graph_model import GraphModel
 from .interpreter import Interpreter
 from .model import Model
 from .state import StateLayout
@@ -28,9 +27,7 @@ class StepPlan:
     """A network made ready to step: its graph in what is given once and what each step does; shared between threads."""
 
     def __init__(self, net: Model) -> None:
-        #: The network as a graph, whatever it was made of.
-        self.net = net if isinstance(net, GraphModel) else _as_graph(net)
-        self.source = net
+        self.net = net
         graph, store = self.net.graph, self.net.store
         refuse_unstreamable(graph)
         if not self.net._layout.timing.steady:
@@ -65,7 +62,7 @@ class StepPlan:
         for name in wanted:
             if name not in found:
                 raise CgruError(f"{where}: the input {name!r} is missing; those given once are {', '.join(wanted)}")
-            array, single = self.net._input_array(name, found[name], f"{where}[{name!r}]")
+            array, single = self.net._inputs.of(name).admit(found[name], f"{where}[{name!r}]")
             if len(array) != batch:
                 what = "1 (it has no batch axis)" if single else str(len(array))
                 raise ShapeError(f"{where}[{name!r}]: expected {batch} rows, found {what}")
@@ -166,21 +163,8 @@ def open_rows(net: Model, inputs: Mapping[str, Any] | None, batch: int, state: A
     """Rows of a network at the beginning of their sequences, or in ``state`` as :meth:`Model.run` takes it."""
     plan = plan_of(net)
     given = plan.given(inputs, batch)
-    data = plan.net._layout.zeros(batch) if state is None else plan.source._state(state, batch)._data
+    data = plan.net._layout.zeros(batch) if state is None else net._state(state, batch)._data
     return Rows(plan, given, data)
-
-
-def _as_graph(net: Model) -> GraphModel:
-    """A network of layers in a row as a graph of the same weights."""
-    from ..builder import Graph as Builder
-
-    g = Builder()
-    first = next((layer.input_size for layer in net.layers if layer.input_size is not None), 1)
-    y: Any = g.input(dtype="int64", name="x") if net.layers[0].takes_ids else g.input(first, name="x")
-    for layer in net.layers:
-        y = g.layer(layer, y)
-    g.output(*(y if isinstance(y, tuple) else (y,)))
-    return GraphModel(g, backend=net._backend)
 
 
 def _runner(graph: Graph, store: Store, layout: StateLayout, packed: bool) -> Any:

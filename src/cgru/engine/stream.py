@@ -13,49 +13,12 @@ from .. import arrays
 from ..arrays import Float32
 from ..errors import ArgumentTypeError, CgruError, ShapeError, UnsupportedError
 from ..forks import in_use
-from ..layers import LastStep, Recurrent
+from ..spec.graph import refuse_unstreamable
 from . import dumps
-from .backends.flow import Flow
 
 if TYPE_CHECKING:
+    from .inputs import Given
     from .model import Model
-
-
-def check_streamable(net: Model) -> None:
-    """Raise :class:`UnsupportedError` naming the layer whose steps depend on later input."""
-    for layer in net.layers:
-        if isinstance(layer, Recurrent) and not layer.streamable:
-            why = "reads its input in both directions" if layer.bidirectional else "reads its input backwards"
-            raise UnsupportedError(f"{layer.name}: it {why}, so the network cannot stream; run whole sequences")
-        if isinstance(layer, LastStep):
-            raise UnsupportedError(f"{layer.name}: a stream has no last step; run whole sequences")
-
-
-def admit_step(net: Model, x: Any, batch: int) -> tuple[np.ndarray, bool]:
-    """``x`` of one step cast and checked: features (B, I) or ids (B,), and whether it came without a batch axis."""
-    if net.takes_ids:
-        single = np.ndim(x) == 0 if isinstance(x, (int, np.ndarray, np.generic)) else False
-        tokens = arrays.ids([x] if single else x, "x", net.input_size)
-        if tokens.shape != (batch,):
-            raise ShapeError(
-                f"x: expected {batch} token id{'s' * (batch > 1)} for one step, found shape {tokens.shape}"
-            )
-        return np.require(tokens, requirements=["C", "A"]), single
-    array = arrays.float32(x, "x", (1, 2))
-    single = array.ndim == 1
-    width = net.input_size or array.shape[-1]
-    if array.shape != ((width,) if single and batch == 1 else (batch, width)):
-        shapes = f"({batch}, {width})" + (f" or ({width},)" if batch == 1 else "")
-        raise ShapeError(f"x: expected shape {shapes} for one step, found {array.shape}")
-    return np.require(array, requirements=["C", "A"]), single
-
-
-def check_out(out: Any, shape: tuple[int, ...], x: np.ndarray) -> None:
-    """Raise :class:`ShapeError` unless ``out`` can take a result of ``shape`` without touching ``x``."""
-    if not (isinstance(out, np.ndarray) and out.dtype == np.float32 and out.shape == shape and out.flags.carray):
-        raise ShapeError(f"out: expected a float32 array of shape {shape} in C order that can be written to")
-    if np.may_share_memory(out, x):
-        raise ShapeError("out: it overlaps x; give a separate array")
 
 
 class ExclusiveUse:
@@ -76,13 +39,17 @@ class ExclusiveUse:
         self._held.release()
 
 
-class Stream:
+class Stream(ExclusiveUse):
     """A batch of rows advancing together through a network, with their state.
 
     Made by ``net.stream(batch=1)``. A stream is one thread's at a time: used from two at once it raises
     :class:`CgruError`, and what was under way goes on undisturbed. Every error leaves the state as it was, and so
     does a signal whose handler raises, as Ctrl-C's does; what ``out`` then holds is undefined. Whole
     sequences, chunks and single steps give the same bits with the packed backend.
+
+    ``delay`` is the number of steps by which the outputs are late (a centred convolution sees that far ahead): the
+    first steps give so many frames fewer, and :meth:`flush` gives what is left at the end. An output without a time
+    axis, a recurrent layer's last, is the one as of now.
     """
 
     _called = "stream"
@@ -90,8 +57,15 @@ class Stream:
     def __init__(self, net: Model, batch: int) -> None:
         if hasattr(self, "_data"):
             raise CgruError("this stream is made already; net.stream() makes another")
+        ExclusiveUse.__init__(self)
         self._net, self._batch = net, arrays.positive(batch, "batch")
         self._data = net._layout.zeros(self._batch)
+        self.delay: int = net._layout.timing.delay
+        self._ended = False
+        #: Whether the last chunk came without a batch axis.
+        self._single = False
+        #: What was given once beside the last chunk, which the frames kept back need as well.
+        self._static: dict[str, np.ndarray] = {}
 
     @property
     def net(self) -> Model:
@@ -101,34 +75,110 @@ class Stream:
     def batch(self) -> int:
         return self._batch
 
-    #: Steps by which outputs are late.
-    delay = 0
+    # ---- running ----------------------------------------------------------------------------------------------
 
-    def flush(self) -> Any:
-        """What lookahead kept back, as at the end of the sequence: no frames, where nothing looks ahead."""
-        return self.feed(np.zeros((self.batch, 0, self.net.input_size), np.float32))
+    def feed(self, chunk: Any, *, threads: int | str | None = None) -> Any:
+        """Any number of steps: (B, T, I) → (B, T, O), or (T, I) → (T, O) for a batch of one; ids (B, T) or (T,).
 
-    def feed(self, chunk: Any, *, threads: int | str | None = None) -> Float32:
-        """Any number of steps: (B, T, I) → (B, T, O), or (T, I) → (T, O) for a batch of one; ids (B, T) or (T,)."""
+        The frames that can be had of them, where outputs are late or of another rate.
+        """
         from ..threads import resolve
 
         count = resolve(threads)
-        x, single = self.net._input(chunk)
-        if x.shape[0] != self.batch:
-            raise ShapeError(f"chunk: the stream has {self.batch} rows, found {x.shape[0]} (shape {x.shape})")
+        given = self.net._inputs.admit(chunk)
+        if given.batch != self.batch:
+            found = next(iter(given.arrays.values())).shape
+            raise ShapeError(f"chunk: the stream has {self.batch} rows, found {given.batch} (shape {found})")
+        made = self._advance(given.arrays, count)
+        self._single = given.single
+        return self.net._shown(made, given.single)
+
+    def step(self, x: Any, out: Float32 | None = None) -> Any:
+        """One time step: features (B, I) → (B, O), or (I,) → (O,) for a batch of one; ids (B,) or one id.
+
+        ``out`` receives the result if given: float32 of its exact shape, C order, apart from ``x``.
+        :class:`UnsupportedError` where one step does not give one frame.
+        """
+        self._refuse_uneven()
+        given = self.net._inputs.admit_step(x, self.batch)
+        if out is not None:
+            self._check_out(out, given)
+        made = {
+            name: array if self.net.graph.values[name].clock is None else array[:, 0]
+            for name, array in self._advance(given.arrays, 1).items()
+        }
+        y = self.net._shown(made, given.single)
+        if out is None:
+            return y
+        out[...] = y
+        return out
+
+    def flush(self) -> Any:
+        """The frames that lookahead kept back, as at the end of the sequence: none, where nothing looks ahead.
+
+        Shaped as the last chunk was. Where outputs are late or of another rate the stream must be reset then.
+        """
+        inputs = dict(self._static)
+        for one in self.net._inputs.all:
+            if one.name not in inputs:
+                if one.name in self.net._inputs.static:
+                    raise UnsupportedError(f"flush: nothing was fed, and the input {one.name!r} comes with a chunk")
+                width = (self.net.output_size or 1,) if one.open_width else one.features
+                inputs[one.name] = np.zeros((self.batch, 0, *width), np.int64 if one.ids else np.float32)
+        made = self.net._shown(self._advance(inputs, 1, ended=True), self._single)
+        self._ended = not self.net._layout.timing.steady
+        return made
+
+    def _refuse_uneven(self) -> None:
+        timing = self.net._layout.timing
+        if timing.steady:
+            return
+        values = [self.net.graph.values[name] for name in self.net.graph.outputs]
+        if timing.delay or any(value.clock is not None and value.clock.rate != 1 for value in values):
+            raise UnsupportedError(
+                f"step: one step of this network does not give one frame (its outputs are {timing.delay} steps late or "
+                "of another rate); use feed() and flush()"
+            )
+
+    def _check_out(self, out: Any, given: Given) -> None:
+        graph = self.net.graph
+        if len(graph.outputs) > 1:
+            raise UnsupportedError("out: the network yields several arrays; leave out= away")
+        features = graph.values[graph.outputs[0]].features
+        if not self.net.output_size:
+            features = next(iter(given.arrays.values())).shape[-1:]
+        check_out(out, features if given.single else (self.batch, *features), given.arrays.values())
+
+    def _advance(self, inputs: dict[str, np.ndarray], threads: int, *, ended: bool = False) -> dict[str, np.ndarray]:
+        """Run steps and return what leaves the network, by output; the state moves only on success."""
+        if self._ended:
+            raise UnsupportedError("this stream was flushed: its sequence is over; reset() begins another")
+        plan = self.net._plan_for(inputs)
         self._enter()
         try:
-            y = np.ascontiguousarray(self._advance(x, count), np.float32)
+            state = self._data if plan.in_place else self._data.copy()
+            made = plan.run(inputs, state, ended=ended, threads=threads)
+            if state is not self._data:
+                self._data[...] = state
+            if self.net._inputs.static:
+                self._static = {name: np.array(inputs[name]) for name in self.net._inputs.static if name in inputs}
         finally:
             self._leave()
-        return y[0] if single else y
+        return made
+
+    # ---- state ------------------------------------------------------------------------------------------------
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
         """Return to the zero state: every row, or those named."""
+        if rows is not None and not self.net._layout.timing.steady:
+            raise UnsupportedError(
+                "rows: the rows of this stream advance together (lookahead, changed rates); reset all"
+            )
         index = slice(None) if rows is None else self._rows(rows)
         self._enter()
         try:
             self._data[index] = 0
+            self._ended = False
         finally:
             self._leave()
 
@@ -152,6 +202,7 @@ class Stream:
         self._enter()
         try:
             twin._data[...] = self._data
+            twin._ended, twin._single, twin._static = self._ended, self._single, self._static
         finally:
             self._leave()
         return twin
@@ -180,66 +231,20 @@ class Stream:
         self._enter()
         try:
             self._data[...] = data
+            self._ended = False
         finally:
             self._leave()
-
-    def step(self, x: Any, out: Float32 | None = None) -> Float32:
-        """One time step: features (B, I) → (B, O), or (I,) → (O,) for a batch of one; ids (B,) or one id.
-
-        ``out`` receives the result if given: float32 of its exact shape, C order, apart from ``x``.
-        """
-        raise NotImplementedError
-
-    def _advance(self, x: np.ndarray, threads: int) -> Any:
-        """Steps of x (B, T, I), or ids (B, T), and what leaves the network; the state moves only on success."""
-        raise NotImplementedError
-
-    def _enter(self) -> None:
-        raise NotImplementedError
-
-    def _leave(self) -> None:
-        raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"<cgru.{type(self).__name__} of {self.net!r}, batch {self.batch}>"
+        return f"<cgru.Stream of {self.net!r}, batch {self.batch}>"
 
 
-class PlainStream(ExclusiveUse, Stream):
-    """A stream over any backend, by way of whole runs of one step."""
-
-    def __init__(self, net: Model, batch: int) -> None:
-        Stream.__init__(self, net, batch)
-        ExclusiveUse.__init__(self)
-
-    def step(self, x: Any, out: Float32 | None = None) -> Float32:
-        array, single = admit_step(self.net, x, self.batch)
-        steps = array.reshape(self.batch, 1) if self.net.takes_ids else array.reshape(self.batch, 1, -1)
-        width = self.net.output_size or steps.shape[-1]
-        shape = (width,) if single else (self.batch, width)
-        if out is None:
-            out = np.empty(shape, np.float32)
-        else:
-            check_out(out, shape, array)
-        self._enter()
-        try:
-            out[...] = np.asarray(self._advance(steps, 1), np.float32).reshape(shape)
-        finally:
-            self._leave()
-        return out
-
-    def _advance(self, x: np.ndarray, threads: int) -> Any:
-        state = self._data.copy()
-        y = advance(self.net, x, state, threads)
-        self._data[...] = state
-        return y
-
-
-def advance(net: Model, x: np.ndarray, state: Float32, threads: int) -> Any:
-    """Run x (B, T, I), or ids (B, T), from ``state`` (B, width), which moves stage by stage; the output."""
-    flow = Flow(x)
-    for stage in net._stages(None):
-        flow = stage.run(flow, state, threads)
-    return flow.x
+def check_out(out: Any, shape: tuple[int, ...], inputs: Iterable[np.ndarray]) -> None:
+    """Raise :class:`ShapeError` unless ``out`` can take a result of ``shape`` without touching the inputs."""
+    if not (isinstance(out, np.ndarray) and out.dtype == np.float32 and out.shape == shape and out.flags.carray):
+        raise ShapeError(f"out: expected a float32 array of shape {shape} in C order that can be written to")
+    if any(np.may_share_memory(out, x) for x in inputs):
+        raise ShapeError("out: it overlaps x; give a separate array")
 
 
 def _stream_from(net: Model, batch: int, blob: bytes) -> Stream:
@@ -248,21 +253,21 @@ def _stream_from(net: Model, batch: int, blob: bytes) -> Stream:
     return stream
 
 
-def open_stream(net: Model, batch: int, state: Any = None) -> Stream:
-    """The stream that suits the network's backend, in ``state`` or the zero state."""
-    check_streamable(net)
-    stream = _suited(net, arrays.positive(batch, "batch"))
+def open_stream(net: Model, batch: int, state: Any = None, inputs: Any = None) -> Stream:
+    """The stream that suits the network's plan, in ``state`` or the zero state; ``inputs`` are those given once."""
+    from .given_stream import GivenStream, refuse_inputs
+
+    refuse_unstreamable(net.graph)
+    rows = arrays.positive(batch, "batch")
+    if inputs is not None and net.graph.static_inputs:
+        return GivenStream(net, rows, state, inputs)
+    refuse_inputs(inputs)
+    made: type[Stream] = Stream
+    if net._steps_in_core:
+        from .backends.steppers import CoreStream, SplitCoreStream
+
+        made = CoreStream if len(net.graph.outputs) == 1 else SplitCoreStream
+    stream = made(net, rows)
     if state is not None:
-        stream._data[...] = net._state(state, batch)._data
+        stream._data[...] = net._state(state, rows)._data
     return stream
-
-
-def _suited(net: Model, batch: int) -> Stream:
-    from .backends.packed import PackedStage
-
-    stages = net._stages(None)
-    if len(stages) == 1 and isinstance(stages[0], PackedStage) and stages[0].net is not None:
-        from .backends.steppers import PackedStream
-
-        return PackedStream(net, batch)
-    return PlainStream(net, batch)

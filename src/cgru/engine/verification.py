@@ -11,6 +11,8 @@ import numpy as np
 from ..arrays import as_array, brief, number
 from ..errors import CgruError, ShapeError
 from ..layers.conventions import plain
+from ..spec.values import EVERY_STEP
+from .inputs import counted
 from .model import Model
 
 #: The relative difference that float32 is allowed: other sums round otherwise, by some 1e-7 a step.
@@ -132,11 +134,13 @@ def _real(value: Any) -> np.ndarray:
 
 def _counted(net: Model, x: Any, lengths: Any, mask: Any) -> np.ndarray | None:
     """(B, T), or (T,) for a single sequence: the steps that count; None where all do or the last alone comes out."""
-    if net.gives_last or (lengths is None and mask is None):
+    if (lengths is None and mask is None) or any(
+        net.graph.values[name].clock != EVERY_STEP for name in net.graph.outputs
+    ):
         return None
-    x3, single = net._input(x)
-    valid = net._flow(x3, lengths, mask).valid()
-    return valid[0] if single and valid is not None else valid
+    given = net._inputs.admit(x)
+    valid = counted(given, lengths, mask)
+    return valid[0] if given.single and valid is not None else valid
 
 
 def _advice(net: Model) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.graph_model import GraphModel
 from ..engine.model import Model
 from ..errors import CgruError
 from ..formats.readers import keras_layers
@@ -30,7 +29,7 @@ def from_keras(model: Any, *, example: Any = None, verify: bool = True, backend:
     net = Model(keras_layers.from_model(model), backend=backend)
     if not verify:
         return net.noting("not verified: from_keras was told verify=False")
-    names = net.input_names if isinstance(net, GraphModel) else ["x"]
+    names = net.input_names
     inputs = random_inputs(net, *_fixed_sizes(model, names)) if example is None else [_example(example, names)]
     with error_prefix(type(model).__name__), _states_kept(model):
         found = verify_against(net, lambda x: _run(model, x), inputs)

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.graph_model import GraphModel
 from ..engine.model import Model
 from ..engine.verification import TOLERANCE, Difference, beyond, difference
 from ..errors import CgruError, UnsupportedError
-from ..layers import Embedding, Masking
+from ..layers import Masking
 
 #: Rows and steps of a random input: unlike each other and unlike 1, so that swapped axes show.
 BATCH, STEPS = 3, 7
@@ -25,25 +24,11 @@ def random_inputs(net: Model, batch: int = BATCH, steps: int | Mapping[str, int]
     The same numbers every time; no framework's random state is touched. A graph of several inputs gets mappings by
     name, and ``steps`` may say how many each of them has.
     """
-    if isinstance(net, GraphModel):
-        return [_graph_inputs(net, batch, steps, scale) for scale in SCALES]
-    if isinstance(steps, Mapping):
-        steps = next(iter(steps.values()), STEPS)
-    rng = np.random.default_rng(20_260)
-    first = net.layers[0]
-    if isinstance(first, Embedding):
-        return [rng.integers(0, first.vocabulary, (batch, steps)) for _ in SCALES]
-    found = []
-    for scale in SCALES:
-        x = (scale * rng.standard_normal((batch, steps, net.input_size or 5))).astype(np.float32)
-        if isinstance(first, Masking):
-            x[batch // 2, steps // 2 :] = first.mask_value
-        found.append(x)
-    return found
+    return [_inputs(net, batch, steps, scale) for scale in SCALES]
 
 
-def _graph_inputs(net: GraphModel, batch: int, steps: int | Mapping[str, int], scale: float) -> Any:
-    """An array for each input of a graph by name, or the only one's."""
+def _inputs(net: Model, batch: int, steps: int | Mapping[str, int], scale: float) -> Any:
+    """An array for each input by name, or the only one's."""
     rng = np.random.default_rng(20_260 + int(scale * 2))
     made: dict[str, np.ndarray] = {}
     for i, name in enumerate(net.input_names):
@@ -51,11 +36,15 @@ def _graph_inputs(net: GraphModel, batch: int, steps: int | Mapping[str, int], s
         count = steps.get(name, STEPS) if isinstance(steps, Mapping) else steps
         if value.clock is not None and value.clock.root and not isinstance(steps, Mapping):
             count += i  # a time axis of its own
-        shape = (batch, *([count] if value.clock is not None else []), *value.features)
+        features = value.features if net.input_size else (5,)
+        shape = (batch, *([count] if value.clock is not None else []), *features)
         if value.dtype == "int64":
             made[name] = rng.integers(0, net.vocabulary_of(name) or 2, shape)
         else:
             made[name] = (scale * rng.standard_normal(shape)).astype(np.float32)
+    first = net.layers[0]
+    if isinstance(first, Masking):
+        made[net.input_names[0]][batch // 2, count // 2 :] = first.mask_value
     return made if len(made) > 1 else made[net.input_names[0]]
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import backends
-from ..engine.graph_model import GraphModel
+from ..engine.inputs import Given, counted
 from ..engine.model import Model
+from ..engine.network import Chain
 from ..engine.verification import difference
 from ..errors import CgruError, CgruWarning
 from ..layers import Activation, Dense, Layer
@@ -112,14 +112,15 @@ def compare(
     for what in (net, other):
         if not isinstance(what, Model):
             raise CgruError(f"compare: expected two cgru.Model, found {type(what).__name__}")
-    if isinstance(net, GraphModel) or isinstance(other, GraphModel):
+    if not (net.is_chain and other.is_chain):
         return _compare_graphs(net, other, (x, lengths, mask), resolve(threads))
     _check_alike(net.layers, other.layers)
     count = resolve(threads)
-    x3, _ = net._input(x)
+    given = net._inputs.admit(x)
+    (x3,) = given.arrays.values()
     if not x3.size:
         raise CgruError(f"x: there is nothing to compare on in shape {x3.shape}")
-    ours, theirs = (_layer_outputs(one, x3, lengths, mask, count) for one in (net, other))
+    ours, theirs = (_layer_outputs(one, given, lengths, mask, count) for one in (net, other))
     errors = [_error(layer.name, a, b) for layer, a, b in zip(net.layers, ours, theirs, strict=True)]
     ends = [_joined(one(x3, lengths, mask, threads=count)) for one in (net, other)]
     counted = ours[-1].counted
@@ -137,7 +138,7 @@ def compare(
 
 
 def _compare_graphs(net: Model, other: Model, call: tuple[Any, Any, Any], threads: int) -> Comparison:
-    if not (isinstance(net, GraphModel) and isinstance(other, GraphModel)):
+    if net.is_chain or other.is_chain:
         raise CgruError("compare: one network is a chain of layers and the other is not; they must be alike")
     if net.graph.to_json() != other.graph.to_json():
         raise CgruError("compare: the networks' graphs differ; they must have the same nodes in the same sizes")
@@ -155,7 +156,7 @@ def _compare_graphs(net: Model, other: Model, call: tuple[Any, Any, Any], thread
     return Comparison(tuple(errors), _error("the network", *flat), None, first, second, np.shape(given), threads)
 
 
-def _by_name(net: GraphModel, y: Any) -> dict[str, np.ndarray]:
+def _by_name(net: Model, y: Any) -> dict[str, np.ndarray]:
     named = y if isinstance(y, dict) else {net.graph.outputs[0]: y}
     return {name: np.asarray(array, np.float32) for name, array in named.items()}
 
@@ -193,14 +194,22 @@ def _check_alike(first: Sequence[Layer], second: Sequence[Layer]) -> None:
             )
 
 
-def _layer_outputs(net: Model, x: np.ndarray, lengths: Any, mask: Any, threads: int) -> list[_Output]:
-    """What leaves every layer, each run as a stage of its own on the network's backend."""
-    flow, state = net._flow(x, lengths, mask), net._layout.zeros(len(x))
-    found = []
-    for layer in net.layers:
-        for stage in backends.compile_stages([layer], net._layout, net._backend)[0]:
-            flow = stage.run(flow, state, threads)
-        found.append(_Output(_joined(flow.x), None if flow.last else flow.valid()))
+def _layer_outputs(net: Model, given: Given, lengths: Any, mask: Any, threads: int) -> list[_Output]:
+    """What leaves every layer of a chain."""
+    chain = net._network
+    assert isinstance(chain, Chain)
+    valid = counted(given, lengths, mask)
+    net._inputs.add_masks(given, mask)
+    masks = [chain.masks.get(ends[0], "") for ends in chain.ends]
+    inside = [name for name in masks if name and name not in net.graph.inputs]
+    names = list(dict.fromkeys([*(name for ends in chain.ends for name in ends), *inside]))
+    values, found = net._values(names, given, lengths, threads), []
+    for ends, name in zip(chain.ends, masks, strict=True):
+        seen = values.get(name)
+        count = valid if seen is None else seen if valid is None else seen & valid
+        last = net.graph.values[ends[0]].clock is None
+        y = values[ends[0]] if len(ends) == 1 else tuple(values[end] for end in ends)
+        found.append(_Output(_joined(y), None if last else count))
     return found
 
 

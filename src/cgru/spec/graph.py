@@ -224,12 +224,36 @@ def check_shapes(infos: Mapping[str, ArrayInfo], found: Mapping[str, tuple[int, 
             raise FormatError(f"{where}: nothing uses the tensor {str(key)[:80]}")
 
 
-def refuse_unstreamable(graph: Graph, what: str = "the network cannot stream") -> None:
+def refuse_unstreamable(graph: Graph) -> None:
     """Raise :class:`UnsupportedError` naming the node that needs the whole sequence."""
     for node in graph.nodes:
-        if graph.operations[node.name].is_whole(node.options) and depends_on_time(graph, node):
-            why = graph.operations[node.name].name.replace("_", " ")
-            raise UnsupportedError(f"{node.layer}: {why} needs the whole sequence, so {what}; run whole sequences")
+        op = graph.operations[node.name]
+        if op.is_whole(node.options) and depends_on_time(graph, node):
+            if op.as_of_now and not _feeds_frames(graph, node.name):
+                continue
+            raise UnsupportedError(
+                f"{node.layer}: {_why_whole(graph, node)}, so the network cannot stream; run whole sequences"
+            )
+
+
+def _why_whole(graph: Graph, node: Node) -> str:
+    if node.op == "scan":
+        ways = {other.options["reverse"] for other in graph.nodes if other.op == "scan" and other.layer == node.layer}
+        return f"it reads its input {'in both directions' if len(ways) > 1 else 'backwards'}"
+    if node.op == "pool_whole" and node.options["kind"] == "last":
+        return "a stream has no last step"
+    return f"{node.op.replace('_', ' ')} needs the whole sequence"
+
+
+def _feeds_frames(graph: Graph, name: str) -> bool:
+    """Whether frames are made of a value without a time axis: frame t would then depend on what follows it."""
+    reached = {name}
+    for node in graph.nodes:
+        if reached & set(node.inputs):
+            if graph.values[node.name].clock is not None:
+                return True
+            reached.add(node.name)
+    return False
 
 
 def depends_on_time(graph: Graph, node: Node) -> bool:

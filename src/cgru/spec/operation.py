@@ -91,6 +91,8 @@ class Operation:
     options: ClassVar[Mapping[str, Option]] = {}
     #: Needs the whole sequence before it gives anything.
     whole: ClassVar[bool] = False
+    #: Of one that needs the whole sequence: what it gives is in what a row carries, so a stream has it after each step.
+    as_of_now: ClassVar[bool] = False
 
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
         """The type of the result, or a :class:`ShapeError` that names ``where``."""

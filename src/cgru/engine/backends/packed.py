@@ -1,13 +1,13 @@
-"""The packed backend: layers become nodes of one C network over weights in the kernels' own order.
+"""The packed backend: networks in C, over weights in the kernels' own order.
 
-Consecutive layers make one stage, so that a call crosses into C once. The packed weights belong to the layer and
-replace its arrays: there is no second copy.
+A chain of layers goes by a straight line, one call into C from end to end; any other graph by
+:mod:`~cgru.engine.backends.packed_graph`. The packed weights replace the arrays: there is no second copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -16,9 +16,13 @@ from ...forks import Lock
 from ...layers import Activation, Dense, Embedding, LastStep, Layer, Masking, Recurrent
 from ...layers.recurrent import MERGES
 from ...spec.activations import CODES
+from ...spec.graph import MASK, Graph
 from ...weights import Weights
+from ..network import Network
 from ..state import StateLayout
-from .flow import Flow
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 #: The core's number for each way to merge two directions; a pair is cut from what concatenates them.
 _MERGES = {mode: code for code, mode in enumerate(MERGES)} | {None: 0}
@@ -34,12 +38,22 @@ def unavailable() -> str | None:
     return None
 
 
-def supports(layer: Layer) -> bool:
-    return not isinstance(layer, LastStep)  # which computes nothing
+def unsupported(network: Network) -> str | None:
+    from . import packed_graph
+
+    return None if network.chain else packed_graph.unsupported(network.graph)
 
 
-def compile(layers: Sequence[Layer], layout: StateLayout) -> list[PackedStage]:
-    return [PackedStage(layers, layout)]
+def names(network: Network) -> list[str]:
+    return ["packed"] * len(network.layers)
+
+
+def plan(network: Network, graph: Graph, layout: StateLayout) -> Plan:
+    if network.chain:
+        return StraightLine(network, graph, layout)
+    from .packed_graph import PackedRunner
+
+    return PackedRunner(graph, network.store, layout)
 
 
 def packed(layer: Layer) -> list[Any]:
@@ -66,52 +80,93 @@ def packed(layer: Layer) -> list[Any]:
         return [part.packed(dense if isinstance(layer, Dense) else scan) for part in layer.weights.values()]
 
 
-class PackedStage:
-    """Consecutive layers as one C network."""
+class StraightLine:
+    """A chain of layers as one C network; two where a :class:`~cgru.layers.LastStep` stands between, which takes one
+    step of what the first gives.
+    """
 
-    def __init__(self, layers: Sequence[Layer], layout: StateLayout) -> None:
-        from . import _packed
+    in_place = True
 
-        self.layers = tuple(layers)
-        self.collapses = any(isinstance(layer, Recurrent) and not layer.return_sequences for layer in layers)
-        last = layers[-1]
-        self.splits = isinstance(last, Recurrent) and last.bidirectional and last.merge_mode is None
-        self.nodes: list[dict[str, Any]] = []
-        width = next((layer.input_size for layer in layers if layer.input_size is not None), None)
-        for layer in layers:
-            made = _nodes(layer, layout, width)
-            self.nodes += made
-            width = made[-1]["out"]
-        # Activations alone fit any width: that of the data, then.
-        self.features = self.nodes[-1]["out"]
-        self.net = None if width is None else _packed.Net(self.nodes)
-        self.masks = any(isinstance(layer, Masking) or getattr(layer, "mask_zero", False) for layer in layers)
-        self._core = _packed
+    def __init__(self, network: Network, graph: Graph, layout: StateLayout) -> None:
+        self.graph, layers = graph, network.layers
+        (self._input,) = network.inputs
+        self._mask = self._input + MASK
+        cut = next((i for i, layer in enumerate(layers) if isinstance(layer, LastStep)), None)
+        self._cut = cut is not None
+        width = network.vocabulary(self._input) or graph.inputs[self._input].size
+        self._before, width = _net(layers[:cut], layout, width)
+        self._after = _net(layers[cut + 1 :], layout, width)[0] if cut is not None else None
+        self._collapses = any(isinstance(layer, Recurrent) and not layer.return_sequences for layer in layers)
+        self.core = None if self._cut or network.open_width else self._before
 
-    def run(self, flow: Flow, state: Float32, threads: int, out: Float32 | None = None) -> Flow:
-        x = _adjacent(flow.x[:, None] if flow.last else flow.x)
-        net, features = self.net, self.features
-        if net is None:
-            features = x.shape[-1]
-            net = self._core.Net([{**node, "in": features, "out": features} for node in self.nodes])
-        batch, steps = x.shape[:2]
-        shape = (batch, features) if self.collapses else (batch, steps, features)
-        if out is None or out.shape != shape or _adjacent(out) is not out or np.may_share_memory(out, x):
-            out = np.empty(shape, np.float32)
-        mask = None
-        if (self.masks or flow.mask is not None) and not self.collapses and not flow.last:
-            mask = np.empty((batch, steps), np.bool_)
-        net.run(x, out, state, flow.lengths, flow.mask, mask, threads)
-        y: Any = out[:, 0] if flow.last else out
-        if self.splits:
-            half = features // 2
-            y = y[..., :half], y[..., half:]
-        if self.collapses or flow.last:
-            return Flow(y, last=True)
-        return Flow(y, flow.lengths, mask)
+    def run(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        state: Float32,
+        lengths: np.ndarray | None = None,
+        *,
+        ended: bool = True,
+        threads: int = 1,
+        out: Float32 | None = None,
+    ) -> dict[str, np.ndarray]:
+        """See :meth:`cgru.engine.plan.Plan.run`."""
+        x, outputs = inputs[self._input], self.graph.outputs
+        if not self._cut:
+            y = _through(self._before, x, state, lengths, inputs.get(self._mask), threads, self._collapses, out)
+        else:
+            if self._before is not None:
+                x = _through(self._before, x, state, lengths, inputs.get(self._mask), threads, False, None)
+            y = _last_step(x, lengths)
+            if self._after is not None:
+                y = _through(self._after, y[:, None], state, None, None, threads, False, None)[:, 0]
+        if len(outputs) == 1:
+            return {outputs[0]: y}
+        half = y.shape[-1] // 2
+        return {name: np.ascontiguousarray(y[..., i * half : (i + 1) * half]) for i, name in enumerate(outputs)}
 
 
-def _nodes(layer: Layer, layout: StateLayout, width: int | None) -> list[dict[str, Any]]:
+def _net(layers: Sequence[Layer], layout: StateLayout, width: int) -> tuple[Any, int]:
+    """The C network of consecutive layers, None of none, and the number of features that leave it."""
+    from . import _packed
+
+    nodes: list[dict[str, Any]] = []
+    for layer in layers:
+        nodes += _nodes(layer, layout, width)
+        width = nodes[-1]["out"]
+    return (_packed.Net(nodes) if nodes else None), width
+
+
+def _through(
+    net: Any,
+    x: np.ndarray,
+    state: Float32,
+    lengths: np.ndarray | None,
+    mask: np.ndarray | None,
+    threads: int,
+    collapses: bool,
+    out: Float32 | None,
+) -> Float32:
+    """x (B, T, F), or ids (B, T), through a C network: (B, T, O), or (B, O) where it gives the last output alone."""
+    x = _adjacent(x)
+    shape = (x.shape[0], net.outputs) if collapses else (*x.shape[:2], net.outputs)
+    if out is None or out.shape != shape or _adjacent(out) is not out or np.may_share_memory(out, x):
+        out = np.empty(shape, np.float32)
+    net.run(x, out, state, lengths, mask, None, threads)
+    return out
+
+
+def _last_step(x: Float32, lengths: np.ndarray | None) -> Float32:
+    """(B, F): the features at each row's last step; zeros for a row without any."""
+    batch, steps, features = x.shape
+    if not steps:
+        return np.zeros((batch, features), np.float32)
+    if lengths is None:
+        return np.array(x[:, -1], order="C")
+    last = x[np.arange(batch), np.maximum(lengths - 1, 0)]
+    return np.where((lengths > 0)[:, None], last, np.float32(0))
+
+
+def _nodes(layer: Layer, layout: StateLayout, width: int) -> list[dict[str, Any]]:
     """What the layer is to the C network; ``width`` is the number of features that come in."""
     node: dict[str, Any] = {"kind": layer.kind, "in": width, "out": layer.output_size}
     if isinstance(layer, Embedding):

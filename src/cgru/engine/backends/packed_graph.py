@@ -5,7 +5,7 @@ The lowerings of operations on frames with inner axes are :mod:`.graph_lowering_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, cast
 
@@ -46,7 +46,9 @@ POOLING = {"max": 0, "average": 1, "mean": 1, "sum": 2, "last": 3, "first": 4, "
 
 
 class PackedRunner:
-    """A graph in the core, for :class:`~cgru.engine.graph_model.GraphModel`; the interpreter's interface."""
+    """A graph in the core, as :class:`~cgru.engine.plan.Plan`."""
+
+    in_place = False
 
     def __init__(self, graph: Graph, store: Store, layout: StateLayout) -> None:
         from . import _packed
@@ -85,6 +87,23 @@ class PackedRunner:
         self.net = _packed.GraphNet(
             values, len(graph.inputs), nodes, [numbers[name] for name in self.plain], layout.width
         )
+        self.core = self.net if self._steps_alone() else None
+
+    def _steps_alone(self) -> bool:
+        """Whether the core takes single steps: one input of vectors or ids, and a frame of each output for each."""
+        graph = self.graph
+        given = [value for name, value in graph.inputs.items() if name not in graph.optional]
+        values = [graph.values[name] for name in graph.outputs]
+        return (
+            self.timing.steady
+            and len(given) == 1
+            and not graph.static_inputs
+            and self.plain == list(graph.outputs)
+            and len(graph.inputs) <= 8
+            and len(values) <= 16
+            and all(value.clock is not None and value.dtype == "float32" for value in values)
+            and all(len(value.features) == 1 for value in (*values, *given) if value.dtype == "float32")
+        )
 
     def run(
         self,
@@ -94,8 +113,9 @@ class PackedRunner:
         *,
         ended: bool = True,
         threads: int = 1,
+        out: Float32 | None = None,
     ) -> dict[str, np.ndarray]:
-        """See :meth:`cgru.engine.interpreter.Interpreter.run`."""
+        """See :meth:`cgru.engine.plan.Plan.run`."""
         graph, batch = self.graph, len(state)
         given = [_flat(inputs.get(name), value) for name, value in graph.inputs.items()]
         steps = next((inputs[name].shape[1] for name in graph.timed_inputs), 0)
@@ -113,9 +133,9 @@ class PackedRunner:
         for name in self.plain:
             value = graph.values[name]
             head = (batch,) if value.clock is None else (batch, frames[name])
-            array = np.empty((*head, value.size), np.float32)
+            array = _receiving(out, (*head, value.size), value, given)
             flat.append(array)
-            made[name] = array.reshape(*head, *value.features)
+            made[name] = out if array is out else array.reshape(*head, *value.features)
         self.net.run(given, flat, state, lengths, steps, before, ended, threads)
         if not self.timing.steady:
             self.layout.set_steps(state, before + steps)
@@ -123,6 +143,16 @@ class PackedRunner:
             if name in graph.inputs:
                 made[name] = _cleared(np.array(inputs[name]), graph.values[name], lengths)
         return {name: made[name] != 0 if graph.values[name].dtype == "bool" else made[name] for name in graph.outputs}
+
+
+def _receiving(
+    out: Float32 | None, shape: tuple[int, ...], value: Value, inputs: Sequence[np.ndarray | None]
+) -> Float32:
+    """``out`` where the core can write the value there as it is and nothing is read from it, else a new array."""
+    fits = out is not None and out.shape == shape and value.dtype == "float32" and out.flags.carray
+    if fits and not any(array is not None and np.may_share_memory(out, array) for array in inputs):
+        return cast(Float32, out)
+    return np.empty(shape, np.float32)
 
 
 def _cleared(array: np.ndarray, value: Value, lengths: np.ndarray | None) -> np.ndarray:

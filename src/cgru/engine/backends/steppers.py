@@ -1,4 +1,4 @@
-"""Streams and pools whose steps go straight to the C network."""
+"""Streams and pools whose steps go straight to the core."""
 
 from __future__ import annotations
 
@@ -7,61 +7,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import UnsupportedError
-from ..graph_pool import GraphPool
-from ..graph_stream import GraphStream
 from ..pool import MOST, Pool
-from ..stream import Stream, admit_step
+from ..stream import Stream
 from ._packed import BatchStepper, IndexedStepper
-from .flow import Flow
 
 if TYPE_CHECKING:
-    from ..graph_model import GraphModel
     from ..model import Model
 
 
-class PackedStream(BatchStepper, Stream):
-    """A stream over the packed backend; :meth:`step` is the C call and little else."""
+class CoreStream(BatchStepper, Stream):
+    """A stream of a network with one input and a frame of its outputs for every step: :meth:`step` is the C call and
+    little else."""
 
     __reduce__ = Stream.__reduce__  # before that of the extension type, which refuses
 
     def __init__(self, net: Model, batch: int) -> None:
         Stream.__init__(self, net, batch)
-        stage: Any = net._stages(None)[0]
-        self._bind(stage.net, self._data)
-
-    def _advance(self, x: np.ndarray, threads: int) -> Any:
-        # In place: the C network fails before it writes, or not at all.
-        return self.net._stages(None)[0].run(Flow(x), self._data, threads).x
+        self._bind(net._plan(None).core, self._data)
 
     def _admit(self, x: Any) -> tuple[np.ndarray, bool]:
-        return admit_step(self.net, x, self.batch)
+        only = self.net._inputs.only
+        assert only is not None
+        return only.admit_frame(x, self.batch)
 
 
-class PackedPool(IndexedStepper, Pool):
-    """A pool over the packed backend: the states stay where they are and are stepped in place."""
-
-    def __init__(self, net: Model, capacity: int) -> None:
-        Pool.__init__(self, net, capacity)
-        stage: Any = net._stages(None)[0]
-        self._bind(stage.net, self._data)
-        self._name(self._owner, self._place, MOST)
-
-
-class PackedGraphStream(BatchStepper, GraphStream):
-    """A stream of a graph with one input and frames for every step; :meth:`step` is the C call and little else."""
-
-    __reduce__ = Stream.__reduce__
-
-    def __init__(self, net: GraphModel, batch: int, state: Any = None) -> None:
-        GraphStream.__init__(self, net, batch, state)
-        runner: Any = net._runner(None)
-        self._bind(runner.net, self._data)
-
-    def _admit(self, x: Any) -> tuple[np.ndarray, bool]:
-        return admit_step(self.net, x, self.batch)
-
-
-class SplitGraphStream(PackedGraphStream):
+class SplitCoreStream(CoreStream):
     """The same where there are several outputs: a mapping by name."""
 
     def step(self, x: Any, out: Any = None) -> Any:
@@ -70,17 +40,16 @@ class SplitGraphStream(PackedGraphStream):
         return self.net._split(super().step(x))
 
 
-class PackedGraphPool(IndexedStepper, GraphPool):
-    """A pool of a graph: the states stay where they are and are stepped in place."""
+class CorePool(IndexedStepper, Pool):
+    """A pool over the core: the states stay where they are and are stepped in place."""
 
-    def __init__(self, net: GraphModel, capacity: int) -> None:
-        GraphPool.__init__(self, net, capacity)
-        runner: Any = net._runner(None)
-        self._bind(runner.net, self._data)
+    def __init__(self, net: Model, capacity: int) -> None:
+        Pool.__init__(self, net, capacity)
+        self._bind(net._plan(None).core, self._data)
         self._name(self._owner, self._place, MOST)
 
 
-class SplitGraphPool(PackedGraphPool):
+class SplitCorePool(CorePool):
     """The same where there are several outputs: a mapping by name."""
 
     def step(self, sids: Any, x: Any, out: Any = None, *, threads: Any = None) -> Any:

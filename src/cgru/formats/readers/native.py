@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -55,12 +55,11 @@ def to_bytes(model: Model) -> bytes:
 def _contents(model: Model) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
     """The tensors, the metadata, and what the reduced ones are called."""
     entries = getattr(model, "entries", None) or {native_graph.MAIN: model}
-    graphs: Any = {name: getattr(entry, "graph", None) for name, entry in entries.items()}
-    if None in graphs.values():
+    if model.is_chain:
         version, (tensors, spec, dtypes) = native_chain.VERSION, native_chain.contents(model.layers)
     else:
-        store: Any = getattr(model, "store", None)
-        version, (tensors, spec, dtypes) = native_graph.VERSION, native_graph.contents(graphs, store)
+        graphs = {name: entry.graph for name, entry in entries.items()}
+        version, (tensors, spec, dtypes) = native_graph.VERSION, native_graph.contents(graphs, model.store)
     return tensors, {"format": FORMAT, "version": version, "spec": spec}, dtypes
 
 

@@ -62,7 +62,7 @@ def to_bytes(model: Model) -> bytes:
 
 
 def _graph_of(model: Any) -> tuple[Graph, Store]:
-    if hasattr(model, "graph"):
+    if not model.is_chain:
         return model.graph, model.store
     from ...builder import Graph as Builder
 

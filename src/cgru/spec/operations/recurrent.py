@@ -139,7 +139,7 @@ class LastState(Operation):
         "size": Option(int, ..., at_least(1)),
         "as_output": Option(bool, False),
     }
-    whole = True
+    whole = as_of_now = True
 
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
         timed(features(inputs[0], where, "scan", axes=1), where, "scan")
