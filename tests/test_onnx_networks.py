@@ -372,6 +372,22 @@ def test_a_state_that_is_no_output_stays_an_input() -> None:
     assert list(net({"x": arr(2, 1, 4), "begin": arr(2, 1, 5)})) == ["y", "end"]
 
 
+@pytest.mark.parametrize(
+    ("equation", "shape"),
+    [("btgi,gio->btgo", (3, 4, 2)), ("btgi,io->btgo", (4, 5)), ("btgi,goi->btgo", (3, 2, 4)), ("btgi,g->btgi", (3,))],
+)
+def test_einsum_as_a_product(runtime: Any, equation: str, shape: tuple[int, ...]) -> None:
+    nodes = [node("Einsum", ["x", "w"], ["y"], attribute("equation", equation))]
+    content = model(graph(nodes, [value("y", ("b", "t", 3, 9))], [value("x", ("b", "t", 3, 4))],
+                          initializer=weights(w=arr(*shape))))  # fmt: skip
+    x = arr(2, 6, 3, 4)
+    if equation == "btgi,g->btgi":
+        with pytest.raises(UnsupportedError, match="the equation"):
+            cgru.load(content)
+        return
+    np.testing.assert_allclose(cgru.load(content)(x), ran(runtime, content, {"x": x})[0], rtol=0, atol=2e-6)
+
+
 # Published networks -----------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from ...errors import FormatError
 from ...spec.operations.pointwise import UNARY
+from ...spec.precision import Stored
+from ...weights import Weights
 from ..containers.onnx_records import Node
 from . import onnx_fold as fold
 from .onnx_lowering import Lowering, handles
@@ -130,7 +132,9 @@ def floats(low: Lowering, node: Node, *values: Value | None) -> list[Value]:
     for value in values:
         if value is None:
             raise FormatError(f"{node}: an input is missing")
-        if isinstance(value, Tensor) and value.dtype == "int64":
+        if isinstance(value, Tensor) and value.dtype not in ("float32", "bool"):
+            if value.dtype != "int64":
+                raise low.unsupported(node, f"arithmetic on codes ({value.dtype}), whose scale is not in them")
             raise low.unsupported(
                 node,
                 "arithmetic on whole numbers of an input; where it stays the same, say so: inputs={'name': value}",
@@ -163,6 +167,8 @@ def _pair(low: Lowering, node: Node, a: Value, b: Value) -> Value:
     if logical:
         made = _pair_of(low, node, logical, _as_bit(a), _as_bit(b), "bool")
         return Tensor(low.draft.emit("unary", made.name, kind="abs"), made.axes, "bool") if node.op == "Xor" else made
+    if node.op == "Mul" and (held := _with_scale(low, a, b) or _with_scale(low, b, a)):
+        return held
     if node.op in ("Add", "Sum") and (fused := _with_bias(low, node, a, b)):
         return fused
     return _pair_of(low, node, _BINARY.get(node.op, "add"), a, b)
@@ -170,6 +176,27 @@ def _pair(low: Lowering, node: Node, a: Value, b: Value) -> Value:
 
 def _as_bit(value: Value) -> Value:
     return Known(value.array.astype(bool).astype(np.float32), value.sizes) if isinstance(value, Known) else value
+
+
+def _with_scale(low: Lowering, x: Value, factor: Value) -> Tensor | None:
+    """The scale of weights that are held as codes, where x is their product and nothing else reads that."""
+    if not isinstance(x, Tensor) or not isinstance(factor, Known) or factor.open or not low.alone(x):
+        return None
+    made = low.draft.node(x.name)
+    if made is None or made.op != "dense" or low.draft.g.store[made.weights].precision != "int8":
+        return None
+    held = low.draft.g.store[made.weights].stored()
+    units = made.options["units"]
+    if set(held) != {"weight"} or factor.array.size not in (1, units) or factor.array.ndim > 1:
+        return None
+    weight = held["weight"]
+    assert isinstance(weight, Stored)
+    assert weight.scale is not None
+    scale = (weight.scale * factor.array.reshape(-1)).astype(np.float32)
+    if not (np.isfinite(scale).all() and (scale >= 0).all()):
+        return None
+    low.draft.g.store[made.weights] = Weights({"weight": Stored(weight.values, scale)}, {"weight"}, "int8")
+    return x
 
 
 def _pair_of(low: Lowering, node: Node, op: str, a: Value, b: Value, dtype: str = "float32") -> Tensor:
@@ -210,7 +237,7 @@ def _with_bias(low: Lowering, node: Node, a: Value, b: Value) -> Tensor | None:
         where = [] if units == 1 else [(len(low.draft.features(x)) - 1,)]
         if "bias" in arrays or not fits or last != where:
             continue
-        low.draft.changed(made, {}, {**arrays, "bias": bias.array.reshape(-1)})
+        low.draft.biased(made, bias.array.reshape(-1))
         return x
     return None
 

@@ -134,6 +134,12 @@ class Draft:
     def node(self, name: str) -> Node | None:
         return next((node for node in reversed(self.g.nodes) if node.name == name), None)
 
+    def biased(self, node: Node, bias: np.ndarray) -> None:
+        """A bias beside weights that had none, which stay as they are held."""
+        held = self.g.store[node.weights]
+        arrays = {**held.stored(), "bias": np.ascontiguousarray(bias, np.float32)}
+        self.g.store[node.weights] = Weights(arrays, held.matrices, held.precision)
+
     def changed(self, node: Node, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """The same node with other options and arrays, of the same result."""
         index = next(i for i, other in enumerate(self.g.nodes) if other.name == node.name)

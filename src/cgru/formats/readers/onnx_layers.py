@@ -533,6 +533,9 @@ def _lp_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     x = low.tensor(inputs[0], node)
     axis = int(node.attributes.get("axis", -1)) % x.rank
     norm = reduced(low, node, x, [axis], f"l{node.attributes.get('p', 2)}", keep=True)
+    # Where all are zero, so is the result.
+    name = low.draft.emit("add", norm.name, low.draft.emit("unary", norm.name, kind="not"))
+    norm = Tensor(name, norm.axes)
     both = Broadcast(low, node, [x, norm])
     return both.result(low.draft.emit("div", *both.names, name=output_name(node)))
 

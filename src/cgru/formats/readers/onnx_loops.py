@@ -77,9 +77,9 @@ def _loop(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Val
 
 @handles("Scan")
 def _scan(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value]:
-    body, given = _body(node), [low.tensor(value, node) if value is None else value for value in inputs]
     if node.version < 9:
         raise low.unsupported(node, "a Scan as before operator set 9")
+    body, given = _body(node), [low.tensor(value, node) if value is None else value for value in inputs]
     parts = int(node.attributes["num_scan_inputs"])
     held = len(given) - parts
     names, results = [info.name for info in body.inputs], [info.name for info in body.outputs]

@@ -33,13 +33,16 @@ CONTROL = ("If", "Loop", "Scan")
 
 
 def handles(*operators: str) -> Callable[[Handler], Handler]:
-    """Put a handler into the table for these operators of ONNX' own domain."""
+    """Put a handler into the table for these operators; a domain that is not ONNX' own stands before the name."""
 
     def register(handler: Handler) -> Handler:
         HANDLERS.update(dict.fromkeys(operators, handler))
         return handler
 
     return register
+
+
+_OUTSIDE = Node("", "", "", 0, (), (), {})
 
 
 class Lowering:
@@ -49,6 +52,8 @@ class Lowering:
         self.draft, self.shown = draft, shown
         self.values: dict[str, Value] = {}
         self.uses: Counter[str] = Counter()
+        #: The nodes that read a name, of the graphs walked so far; one without an operator stands for what is wanted.
+        self.readers: dict[str, list[Node]] = {}
         #: Values that say how many frames of each row count: the network's own ``lengths`` when it runs.
         self.lengths: set[str] = set()
         #: The input whose frames are the network's steps; None in a network without time.
@@ -71,6 +76,11 @@ class Lowering:
         needed = _needed(graph.nodes, wanted)
         self.uses.update(name for node in needed for name in node.reads())
         self.uses.update(wanted)
+        for node in needed:
+            for name in dict.fromkeys(node.reads()):
+                self.readers.setdefault(name, []).append(node)
+        for name in wanted:
+            self.readers.setdefault(name, []).append(_OUTSIDE)
         for node in needed:
             self._node(node)
 
@@ -100,7 +110,7 @@ class Lowering:
         return self.values[name]
 
     def _lowered(self, node: Node, inputs: list[Value | None]) -> Sequence[Value]:
-        if node.domain:
+        if node.domain and f"{node.domain}.{node.op}" not in HANDLERS:
             raise UnsupportedError(f"{node}: cgru knows ONNX' own operators alone, not those of {node.domain!r}")
         if node.op == "If":
             return self._if(node, inputs[0])
@@ -114,7 +124,7 @@ class Lowering:
                 found = None
             if found is not None:
                 return found
-        handler = HANDLERS.get(node.op)
+        handler = HANDLERS.get(f"{node.domain}.{node.op}" if node.domain else node.op)
         if handler is None:
             raise UnsupportedError(f"{node}: cgru does not run the operator {shortened(node.op)}")
         made = handler(self, node, inputs)

@@ -70,11 +70,6 @@ def _recurrent(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequenc
     return lowered(low, node, operands)
 
 
-@handles("DynamicQuantizeLSTM")
-def _quantized(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value]:
-    raise low.unsupported(node, "an operator of ONNX Runtime's own")
-
-
 def lowered(low: Lowering, node: Node, given: Operands) -> Sequence[Value]:
     directions = _directions(low, node, given)
     hidden = given.r.shape[-1]
@@ -147,14 +142,19 @@ def _check_lengths(low: Lowering, node: Node, lengths: Value | None, steps: Any)
 # Weights and activations ------------------------------------------------------------------------------------------
 
 
+def in_order(op: str, array: np.ndarray) -> np.ndarray:
+    """Rows (gates · H, …) of ONNX' operator in cgru's order of gates."""
+    return np.concatenate([np.split(array, len(_ORDER[op]))[i] for i in _ORDER[op]])
+
+
 def _directions(low: Lowering, node: Node, given: Operands) -> list[Direction]:
     attributes, op = node.attributes, node.op
     names = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
     direction = attributes.get("direction", "forward")
     if direction not in names:
         raise FormatError(f"{node}: direction {direction!r}")
-    reverses, order = names[direction], _ORDER[op]
-    gates, hidden = len(order), given.r.shape[-1]
+    reverses = names[direction]
+    gates, hidden = len(_ORDER[op]), given.r.shape[-1]
     count = len(reverses)
     if given.r.shape != (count, gates * hidden, hidden) or given.w.shape[:2] != (count, gates * hidden):
         raise FormatError(f"{node}: W {given.w.shape} and R {given.r.shape} do not fit {count} directions of {op}")
@@ -166,7 +166,7 @@ def _directions(low: Lowering, node: Node, given: Operands) -> list[Direction]:
         raise FormatError(f"{node}: P is {given.p.shape}, expected {(count, 3 * hidden)}")
 
     def ordered(array: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.split(array, gates)[i] for i in order]).astype(np.float32)
+        return in_order(op, array).astype(np.float32)
 
     wanted = len(_DEFAULTS[op])
     functions = list(attributes.get("activations") or _DEFAULTS[op] * count)
