@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import stat
@@ -231,6 +232,16 @@ def test_an_export_without_its_program_gives_its_arrays_alone() -> None:
     assert cgru.read(CONTAINERS / "exported.pt2")["weight"].shape == (1, 2)
     with pytest.raises(FormatError, match=r"exported\.pt2: .*is no JSON"):
         cgru.load(CONTAINERS / "exported.pt2")
+
+
+def test_an_export_whose_json_is_not_utf8_is_refused() -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(CONTAINERS / "exported.pt2") as old, zipfile.ZipFile(made, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, content.decode().encode("utf-16-le") if name.endswith("weights_config.json") else content)
+    with pytest.raises(FormatError, match=r"weights_config\.json: is no JSON"):
+        cgru.read(made.getvalue())
 
 
 def test_a_pickle_without_arrays_is_refused() -> None:

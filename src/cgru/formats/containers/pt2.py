@@ -61,7 +61,8 @@ def tensors(members: ZipMembers) -> dict[str, np.ndarray]:
 
 def _json(members: ZipMembers, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(bytes(members.read(name)))
+        # From bytes, json would guess at UTF-16 and UTF-32 as well.
+        found = json.loads(str(members.read(name), "utf-8"))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{name}: is no JSON ({str(error)[:100]})") from None
     if not isinstance(found, dict):
