@@ -239,7 +239,9 @@ def test_an_export_whose_json_is_not_utf8_is_refused() -> None:
     with zipfile.ZipFile(CONTAINERS / "exported.pt2") as old, zipfile.ZipFile(made, "w") as new:
         for name in old.namelist():
             content = old.read(name)
-            new.writestr(name, content.decode().encode("utf-16-le") if name.endswith("weights_config.json") else content)
+            if name.endswith("weights_config.json"):
+                content = content.decode().encode("utf-16-le")
+            new.writestr(name, content)
     with pytest.raises(FormatError, match=r"weights_config\.json: is no JSON"):
         cgru.read(made.getvalue())
 
