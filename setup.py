@@ -42,6 +42,8 @@ ISA = {
     "neon": Isa(ARM, []),
     "neondot": Isa(ARM, ["-march=armv8.2-a+dotprod"]),
 }
+# Loops for the compiler to vectorize: nobody reads errno or the floating-point flags, and the bits stay the same.
+LOOPS = ["-fno-math-errno", "-fno-trapping-math"]
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
@@ -50,6 +52,12 @@ def isa_of(source: str) -> Isa | None:
     """The instruction set that a source file is for, from its name; None for an ordinary one."""
     path = Path(source)
     return ISA[path.stem.rpartition("_")[2]] if path.parent.name == "isa" else None
+
+
+def flags_of(source: str) -> list[str]:
+    """The flags that a source file alone gets."""
+    isa = isa_of(source)
+    return [*(isa.flags if isa else []), *(LOOPS if Path(source).stem.startswith("loops_") else [])]
 
 
 def processors() -> int:
@@ -112,9 +120,8 @@ class BuildExt(build_ext):
 
         def compile_one(source: str) -> list[str]:
             begun = time.monotonic()
-            isa = isa_of(source)
             objects: list[str] = self.compile_all(
-                [source], *args, **rest, extra_postargs=[*extra_postargs, *(isa.flags if isa else [])]
+                [source], *args, **rest, extra_postargs=[*extra_postargs, *flags_of(source)]
             )
             if self.verbose:
                 sys.stdout.write(f"cgru: compiled {source} in {time.monotonic() - begun:.0f} s\n")

@@ -375,6 +375,20 @@ built(
 )  # fmt: skip
 _rows: dict[str, Any] = {"cell": "gru_after", "units": 5, "activations": ("sigmoid", "tanh"), "weights": _gru}
 case("scan_rows", [(3, 4)], lambda x: np.stack([gru(x[:, r], _gru) for r in range(3)], axis=1), **_rows)
+case(
+    "scan_rows", [(3, 4)],
+    lambda x, m: np.stack([gru(x[:, r], _gru, seen=m) * m[: len(x), None] for r in range(3)], axis=1), mask=True,
+    **_rows,
+)  # fmt: skip
+case(
+    "scan_rows", [(3, 4)], lambda x: np.stack([gru(x[::-1, r], _gru)[::-1] for r in range(3)], axis=1), reverse=True,
+    whole=True, **_rows,
+)  # fmt: skip
+built(
+    "scan_rows", [(3, 4), Given((3, 5), timed=False)],
+    lambda x, h: np.stack([gru(x[:, r], _gru, h[r]) for r in range(3)], axis=1),
+    lambda g, x, h: g.scan_rows(x, "", h, **_rows),
+)  # fmt: skip
 case("scan_inner", [(3, 6, 4)], each(lambda x: np.array([gru(row, _gru) for row in x])), **_rows)
 case(
     "scan_inner", [(6, 4), (5,)], each(lambda x, h: gru(x[::-1], _gru, h)[::-1]), reverse=True, **_rows,

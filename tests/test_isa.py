@@ -92,6 +92,99 @@ def test_fused_instruction_sets_agree_to_the_bit() -> None:
                 assert np.array_equal(array, checked(other)[key]), (first, other, key)
 
 
+# Every operation of graphs that the core has, and loops of all lengths: whole vectors, parts of one, less than one.
+GRAPHS = """
+import numpy as np
+import cgru
+from cgru.engine.backends import _packed
+from cgru.engine.graph_model import GraphModel
+from test_operations import CASES, drawn, graph_of, in_core
+
+found = {}
+
+def arr(*shape):
+    return (rng.standard_normal(shape) * 0.5).astype(np.float32)
+
+def run(g, backend, inputs, mask):
+    made = GraphModel(g, backend=backend)(inputs, mask=mask)
+    return made if isinstance(made, dict) else {"y": made}
+
+def keep(name, g, inputs, mask=None):
+    made = run(g, "packed", inputs, mask)
+    found.update({f"{name} {key}": y for key, y in made.items()})
+    if _packed.isa_in_use() == "generic":  # the others are compared with it
+        found.update({f"{name} {key}, near": y for key, y in run(g, "reference", inputs, mask).items()})
+
+for op, cases in CASES.items():
+    for i, case in enumerate(cases):
+        if in_core(case):
+            inputs, mask = drawn(case)
+            keep(f"{op} {i}", graph_of(case), inputs, mask)
+
+for n in (1, 2, 7, 8, 15, 17, 33, 48, 65):
+    rng = np.random.default_rng(n)
+    x = arr(2, 9, n)
+    g = cgru.Graph()
+    a = g.input(n, name="a")
+    b = g.sub(a, g.reduce(a, kind="mean", axes=(0,)))
+    g.output(
+        g.mul(b, a, name="mul"), g.maximum(a, b, name="max"), g.prelu(a, weights={"slope": arr(n)}, name="prelu"),
+        g.scale_shift(a, weights={"scale": arr(n), "shift": arr(n)}, name="scale"),
+        g.layer_norm(a, weights={"weight": arr(n), "bias": arr(n)}, name="norm"),
+        g.unary(a, kind="abs", name="abs"), g.clip(a, low=-0.5, high=0.5, name="clip"),
+        g.activation(a, activation="leaky_relu", alpha=0.1, name="leaky"),
+        g.reduce(a, kind="l2", axes=(0,), name="l2"), g.reduce(a, kind="l1", axes=(0,), name="l1"),
+        g.conv1d(
+            a, units=n, width=3, groups=n, left=2, weights={"weight": arr(n, 1, 3), "bias": arr(n)}, name="depthwise"
+        ),
+    )
+    keep(f"numbers {n}", g, x)
+    for channels, units, groups, high, kernel, strides, dilations in (
+        (3, 5, 1, 1, (1, 1), (1, 1), (1, 1)), (4, 6, 2, 2, (2, 3), (1, 2), (1, 1)),
+        (2, 2, 2, 3, (1, 3), (2, 1), (1, 2)), (1, 7, 1, 2, (2, 2), (1, 3), (1, 1)),
+    ):
+        g = cgru.Graph()
+        a = g.input((channels, high, n), name="a")
+        more = {"kernel": kernel, "strides": strides, "dilations": dilations, "groups": groups, "units": units}
+        more["pads"] = (1, 2, 0, 2)
+        shape = (units, channels // groups, *kernel)
+        g.output(g.conv_inner(a, weights={"weight": arr(*shape), "bias": arr(units)}, name="inner", **more))
+        shape = (units, channels // groups, 2, *kernel)
+        g.output(g.conv2d(a, width=2, dilation=2, left=2, weights={"weight": arr(*shape)}, name="time", **more))
+        more |= {"pads": (0,) * 4, "extra": (0, 1)}
+        weights = {"weight": arr(channels, units // groups, *kernel), "bias": arr(units)}
+        g.output(g.conv_transpose_inner(a, weights=weights, name="up", **more))
+        keep(f"plane {n} {channels}", g, arr(2, 5, channels, high, n))
+"""
+
+
+@cache
+def graphs(name: str) -> dict[str, Any]:
+    return isa.arrays(GRAPHS, name)
+
+
+#: One instruction set for each build of the loops.
+LOOPS = list({isa.float32_kernels()[name]: name for name in ISAS}.values())
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_graphs_on_each(name: str) -> None:
+    """Near the equations, as generic code is: sums of a few dozen terms in float32."""
+    near = {key: array for key, array in graphs(ISAS[0]).items() if key.endswith(", near")}
+    assert len(near) > 150
+    for key, wanted in near.items():
+        np.testing.assert_allclose(graphs(name)[key.removesuffix(", near")], wanted, rtol=4e-6, atol=4e-6, err_msg=key)
+
+
+def test_graphs_agree_to_the_bit_where_multiply_adds_are_fused() -> None:
+    if len(LOOPS) < 3:
+        pytest.skip(f"this machine has one set of loops with a fused multiply-add at most, of {', '.join(ISAS)}")
+    _, first, *others = LOOPS
+    for other in others:
+        for key, array in graphs(first).items():
+            assert np.array_equal(array, graphs(other)[key], equal_nan=True), (first, other, key)
+
+
 def test_generic_is_always_there() -> None:
     assert ISAS[0] == "generic"
 

@@ -9,7 +9,8 @@ import pytest
 
 from cgru.engine.backends import packed_graph
 from cgru.layers.recurrent import MERGES
-from cgru.spec.activations import CODES
+from cgru.spec.activations import CODES, PARAMETRIC
+from cgru.spec.operations.pointwise import UNARY
 from cgru.spec.operations.recurrent import BOOKKEEPING, EMITTED, FRESH, GIVEN
 from cgru.spec.precision import PRECISIONS
 
@@ -42,8 +43,15 @@ def test_merges() -> None:
 
 
 def test_joins() -> None:
-    core = enumerated("ops/elementwise.c", "ADD")
+    core = [name.removeprefix("pair_") for name in enumerated("loops.h", "CGRU_PAIR_ADD")]
     assert {name: core.index(name) for name in packed_graph.BINARY} == packed_graph.BINARY
+
+
+def test_functions_of_each_number() -> None:
+    *unary, last = enumerated("loops.h", "CGRU_ABS")
+    assert (unary, last) == (list(UNARY), "unary_kinds")
+    *shapes, last = enumerated("loops.h", "CGRU_AFFINE")
+    assert (shapes, last) == ([*PARAMETRIC], "parametric_kinds")
 
 
 def test_poolings() -> None:

@@ -28,13 +28,14 @@ class Weights:
     arrays that reduced precision holds smaller; ``precision`` says which they are in.
     """
 
-    __slots__ = ("_held", "_packed", "matrices", "parameters", "precision", "shapes")
+    __slots__ = ("_form", "_held", "_packed", "matrices", "parameters", "precision", "shapes")
 
     def __init__(
         self, arrays: Mapping[str, Float32 | Stored], matrices: frozenset[str] | set[str], precision: str = "float32"
     ) -> None:
         self._held: dict[str, Float32 | Stored] | None = dict(arrays)
         self._packed: Packed | None = None
+        self._form: tuple[Any, ...] = ()
         # A vector stays float32 whatever its name is: a scale for each row needs rows.
         self.matrices = frozenset(key for key in frozenset(matrices) & arrays.keys() if len(shape_of(arrays[key])) > 1)
         self.precision = precision
@@ -80,12 +81,16 @@ class Weights:
         }
         return Weights(made, self.matrices, precision)
 
-    def packed(self, pack: Callable[[Self], Packed]) -> Packed:
-        """The packed form, made by ``pack`` at first use; the arrays are let go then. The caller holds the lock."""
+    def packed(self, pack: Callable[[Self], Packed], form: tuple[Any, ...] = ()) -> Packed:
+        """The packed form, made by ``pack`` at first use; the arrays are let go then. The caller holds the lock.
+
+        ``form`` says what the packed form depends on beside the arrays. Nodes that share arrays and want another form
+        get one of their own.
+        """
         if self._packed is None:
-            self._packed = pack(self)
+            self._packed, self._form = pack(self), form
             self._held = None
-        return self._packed
+        return self._packed if self._form == form else pack(self)
 
 
 def shape_of(array: Float32 | Stored) -> tuple[int, ...]:

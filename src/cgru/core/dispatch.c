@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "loops.h"
 
 /* A build for several processors at once (macOS' universal2) cannot give each file its flags, and defines
  * CGRU_GENERIC_ONLY. */
@@ -12,13 +13,17 @@
 #define ARM
 #endif
 
-/* Kernels of one precision for one instruction set: isa/<precision>_<instruction set>.c. */
+/* Kernels of one precision, and loops, for one instruction set: isa/<precision>_<instruction set>.c, isa/loops_*.c. */
+#define HAVE_LOOPS(isa) extern const cgru_loops cgru_loops_##isa
 #define HAVE(precision, isa) extern const cgru_arithmetic cgru_##precision##_##isa
+HAVE_LOOPS(generic);
 HAVE(f32, generic);
 HAVE(i8, generic);
 HAVE(bf16, generic);
 HAVE(fp16, generic);
 #if defined(X86)
+HAVE_LOOPS(avx2);
+HAVE_LOOPS(avx512);
 HAVE(f32, avx2);
 HAVE(i8, avx2);
 HAVE(i8, avxvnni);
@@ -32,6 +37,7 @@ HAVE(bf16, avx512bf16);
 HAVE(fp16, avx512);
 #endif
 #if defined(ARM)
+HAVE_LOOPS(neon);
 HAVE(f32, neon);
 HAVE(i8, neon);
 HAVE(i8, neondot);
@@ -39,12 +45,16 @@ HAVE(bf16, neon);
 HAVE(fp16, neon);
 #endif
 
-/* An instruction set that adds to another takes from it what it has nothing better for. */
+/* An instruction set that adds to another takes from it what it has nothing better for; loops go with float32. */
 #define KERNELS(name, vl, f32, i8, bf16, fp16)                                                                         \
     {                                                                                                                  \
-        #name, vl, { &cgru_f32_##f32, &cgru_i8_##i8, &cgru_i8_##i8, &cgru_bf16_##bf16, &cgru_fp16_##fp16 }             \
+        {#name, vl, {&cgru_f32_##f32, &cgru_i8_##i8, &cgru_i8_##i8, &cgru_bf16_##bf16, &cgru_fp16_##fp16}},            \
+            &cgru_loops_##f32                                                                                          \
     }
-static const cgru_kernels built[] = {
+static const struct {
+    cgru_kernels kernels;
+    const cgru_loops *loops;
+} built[] = {
     KERNELS(generic, 4, generic, generic, generic, generic),
 #if defined(X86)
     KERNELS(avx2, 8, avx2, avx2, avx2, avx2),
@@ -107,7 +117,14 @@ static int has(const char *name)
 
 const cgru_kernels *cgru_kernels_at(int index)
 {
-    return index >= 0 && index < (int)(sizeof built / sizeof *built) ? &built[index] : NULL;
+    return index >= 0 && index < (int)(sizeof built / sizeof *built) ? &built[index].kernels : NULL;
+}
+
+const cgru_loops *cgru_loops_of(const cgru_kernels *kernels)
+{
+    int index = 0;
+    while (&built[index].kernels != kernels) index++;
+    return built[index].loops;
 }
 
 int cgru_kernels_usable(int index)

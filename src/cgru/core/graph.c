@@ -71,6 +71,12 @@ static void order_passes(cgru_graph *g)
     for (int i = 0; i < g->count; i++) g->passes += g->mode[i] == CGRU_RUN_WHOLE && g->pass[i] + 1 == g->passes;
 }
 
+static int root_of(const cgru_graph *g, int v)
+{
+    while (g->homes[v].storage == CGRU_IN_VALUE) v = g->homes[v].place;
+    return v;
+}
+
 /* A concatenation along the first axis is written in place: an input that lies nowhere else becomes part of its frames. */
 static void join_in_place(cgru_graph *g)
 {
@@ -78,20 +84,31 @@ static void join_in_place(cgru_graph *g)
         const cgru_gnode *node = &g->nodes[i];
         if (strcmp(node->op->name, "concat") != 0 || node->number[0] != 1 || g->mode[i] != CGRU_RUN_CHUNK) continue;
         for (int k = 0, offset = 0; k < node->inputs; k++) {
-            int v = node->in[k];
+            int v = root_of(g, node->in[k]); /* a view of all of a value may take that along */
             cgru_home *home = &g->homes[v];
-            int free = v >= g->inputs && home->storage == CGRU_NOWHERE && g->values[v].clock == CGRU_STEPS && node->hold[k] == 0;
-            for (int other = 0; other < k; other++) free &= node->in[other] != v;
+            int free = v >= g->inputs && home->storage == CGRU_NOWHERE && g->values[v].clock == CGRU_STEPS &&
+                       g->values[v].size == g->values[node->in[k]].size && node->hold[k] == 0;
+            for (int other = 0; other < k; other++) free &= root_of(g, node->in[other]) != v && node->in[other] != node->in[k];
             if (free && g->mode[v - g->inputs] != CGRU_RUN_ONCE) *home = (cgru_home){CGRU_IN_VALUE, node->out, offset};
-            offset += g->values[v].size;
+            offset += g->values[node->in[k]].size;
         }
     }
 }
 
-static int root_of(const cgru_graph *g, int v)
+/* A reshape or a slice of neighbouring numbers is its input's frames, seen otherwise; a constant is where its node has it. */
+static void view_in_place(cgru_graph *g)
 {
-    while (g->homes[v].storage == CGRU_IN_VALUE) v = g->homes[v].place;
-    return v;
+    for (int i = 0; i < g->count; i++) {
+        const cgru_gnode *node = &g->nodes[i];
+        const int v = node->out, *n = node->size, *stride = node->stride[0];
+        if (g->homes[v].storage != CGRU_NOWHERE) continue;
+        if (strcmp(node->op->name, "constant") == 0) g->homes[v] = (cgru_home){CGRU_IN_WEIGHTS, i, 0};
+        if (strcmp(node->op->name, "copy") != 0 || g->mode[i] != CGRU_RUN_CHUNK || node->hold[0]) continue;
+        const cgru_value *x = &g->values[node->in[0]];
+        const int together = n[0] * n[1] * n[2] == 1 && (stride[3] == 1 || n[3] == 1);
+        if (!together || x->clock != g->values[v].clock) continue;
+        g->homes[v] = (cgru_home){CGRU_IN_VALUE, node->in[0], node->offset};
+    }
 }
 
 /* Where each value lies. A slot is used again once nobody reads what is in it. */
@@ -108,6 +125,7 @@ static int place_values(cgru_graph *g)
         busy[v] = 0;
     }
     for (int o = 0; o < g->output_count; o++) g->homes[g->outputs[o]] = (cgru_home){CGRU_IN_OUTPUT, o, 0};
+    view_in_place(g);
     join_in_place(g);
     for (int i = 0; i < g->count; i++) {
         const cgru_gnode *node = &g->nodes[i];
@@ -122,7 +140,7 @@ static int place_values(cgru_graph *g)
     }
     for (int v = g->inputs; v < n; v++) {
         int root = root_of(g, v);
-        if (root == v) continue;
+        if (root == v || root < g->inputs) continue;
         if (born[v] < born[root]) born[root] = born[v];
         if (kept[v] || g->pass[v - g->inputs] != g->pass[root - g->inputs]) kept[root] = 1;
         busy[root] |= busy[v];
@@ -159,6 +177,18 @@ static void widen(size_t *most, const cgru_matrix *m)
     if (bytes > *most) *most = bytes;
 }
 
+/* A recurrence of the lines of a frame. */
+static void measure_lines(cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_scan *scan = node->scan.direction[0].scan;
+    const cgru_matrix *matrices[] = {&scan->x, &scan->h, &scan->phase1};
+    for (int i = 0; i < 3; i++) {
+        const cgru_matrix *m = matrices[i];
+        widen(&g->prepared, m);
+        g->work += (int64_t)m->out_features * m->gates * m->in_features * (g->values[node->out].size / scan->hidden);
+    }
+}
+
 /* Sizes of scratch and an estimate of work. */
 static int measure(cgru_graph *g)
 {
@@ -170,12 +200,12 @@ static int measure(cgru_graph *g)
         const cgru_gnode *node = &g->nodes[i];
         if (g->values[node->out].clock == CGRU_STEPS) g->steady &= steady(&node->window);
         g->carries |= strcmp(node->op->name, "carry") == 0;
-        if (node->gather > g->gathered) g->gathered = node->gather;
+        if (node->op->scratch && node->op->scratch(g, node) > g->scratch) g->scratch = node->op->scratch(g, node);
         if (node->scan.directions) scans[found++] = node->scan;
+        else if (node->scan.direction[0].scan) measure_lines(g, node);
         for (int k = 0; k < node->groups; k++) {
             const cgru_matrix *m = node->matrix[k];
             int rows = g->values[node->out].size / (m->out_features * node->groups);
-            if ((node->groups > 1 || node->number[1] > 1) && m->in_features > g->gathered) g->gathered = m->in_features;
             widen(&g->prepared, m);
             g->work += (int64_t)m->out_features * m->in_features * rows;
         }
@@ -210,6 +240,7 @@ cgru_graph *cgru_graph_new(const cgru_kernels *kernels, const cgru_value *values
     cgru_graph *g = calloc(1, sizeof *g + (size_t)count * sizeof *nodes);
     if (g == NULL) return NULL;
     g->kernels = kernels;
+    g->loops = cgru_loops_of(kernels);
     g->value_count = value_count, g->inputs = inputs, g->count = count, g->output_count = output_count, g->passes = 1;
     memcpy(g->nodes, nodes, (size_t)count * sizeof *nodes);
     g->values = malloc((size_t)value_count * sizeof *values);

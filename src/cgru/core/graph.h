@@ -3,10 +3,12 @@
 #ifndef CGRU_GRAPH_H
 #define CGRU_GRAPH_H
 
+#include "loops.h"
 #include "net.h"
 
 #define CGRU_MAX_INPUTS 8 /* of a node; a wider concatenation is several */
 #define CGRU_AXES 4       /* of a frame in a strided copy or a broadcast */
+#define CGRU_BATCH 256    /* rows of a product at once */
 
 typedef struct cgru_graph cgru_graph;
 typedef struct cgru_job cgru_job;
@@ -36,9 +38,11 @@ typedef struct {
 typedef struct {
     const char *name;
     int whole;    /* needs all frames of its inputs before it gives any */
-    int windowed; /* reads its input as frames carried and frames new, one after the other (cgru_job.extended) */
+    int windowed; /* reads its input as frames carried and frames new, one after the other */
     int (*check)(const cgru_graph *graph, const cgru_gnode *node);
     void (*run)(const cgru_job *job);
+    size_t (*scratch)(const cgru_graph *graph, const cgru_gnode *node); /* bytes it works with; NULL: none */
+    int moves; /* what a row carries moves on even where nobody reads the result */
 } cgru_op;
 
 /* The operation of that name, or NULL. */
@@ -52,7 +56,7 @@ struct cgru_gnode {
     cgru_window window;
     int hold[CGRU_MAX_INPUTS];    /* frames of each input that a row carries from chunk to chunk */
     int history[CGRU_MAX_INPUTS]; /* where in a state row they lie; behind them stands how many of them are real */
-    cgru_node scan;               /* scan: as a chain has it, with one direction */
+    cgru_node scan;               /* scan: as a chain has it, with one direction; its lines: direction[0] alone */
     const cgru_matrix *const *matrix; /* dense, conv1d: one for each group */
     int groups;
     cgru_stored table; /* embedding */
@@ -60,7 +64,6 @@ struct cgru_gnode {
     const float *vector[4];
     int activation, kind, flag, offset;
     int number[6];
-    int gather; /* numbers of scratch for each of a batch of products */
     float real[4];
     int size[CGRU_AXES], stride[3][CGRU_AXES]; /* of the result, and of its inputs' numbers */
 };
@@ -109,24 +112,26 @@ enum cgru_storage {
     CGRU_IN_CHUNK, /* a slot, shared with values that live at other times */
     CGRU_IN_KEPT,  /* all frames of the call */
     CGRU_IN_OUTPUT,
-    CGRU_IN_VALUE, /* part of another value's frames: an input of a concatenation */
+    CGRU_IN_VALUE, /* part of another value's frames: an input of a concatenation, or a reshape of it */
+    CGRU_IN_WEIGHTS, /* a constant, where its node has it */
     CGRU_NOWHERE   /* nobody reads it */
 };
 
 typedef struct {
     int storage;
-    int place;  /* input, slot, output, or the value it is part of */
+    int place;  /* input, slot, output, the value it is part of, or a constant's node */
     int offset; /* within the frames of that value */
 } cgru_home;
 
 struct cgru_graph {
     const cgru_kernels *kernels;
+    const cgru_loops *loops;
     cgru_net *scans;    /* the largest sizes of all scans, as the scan runner asks for them */
     int value_count, inputs, count, output_count, passes, slots;
     int carries;  /* what a step ends with, the next begins with: a step at a time */
     int steady;   /* every step gives a frame of every value at once */
     int windows;  /* the most inputs that any node extends */
-    int gathered; /* numbers of the widest window that a product has to gather */
+    size_t scratch; /* bytes, the most that any node works with */
     int64_t work;
     size_t prepared;
     cgru_value *values;
@@ -156,11 +161,10 @@ struct cgru_job {
     const int64_t *key_lengths; /* (rows) of in[1], counted from its first frame; attention alone reads them */
     const int *real;    /* windowed: (rows, 2), the first frame of in[0] that is no padding, and the end of them */
     struct cgru_block *scans; /* what the scan runner works with */
-    const float **pointer_in;
+    const float **pointer_in; /* CGRU_BATCH of each */
     float **pointer_out;
-    float *gather; /* room for batch windows of the widest product that has to be gathered */
+    void *scratch; /* as many bytes as the operation asked for */
     cgru_prepared quantized_input;
-    int64_t batch; /* how many pointers there are */
 };
 
 static inline float *cgru_frame(const cgru_span *s, int row, int64_t frame)

@@ -13,10 +13,14 @@
 #include "work.h"
 
 #define BLOCK_ROWS 64      /* rows taken together at most */
-#define CHUNK_FLOATS 32768 /* of all values of a chunk together, as far as may be: 128 KiB */
-#define CHUNK_STEPS 64     /* at most */
+/* Of all values of a chunk together, as far as may be: 128 KiB, so that they stay near; 1 MiB where a step multiplies
+ * much for each of them, since every chunk reads all weights anew (NSNet2's 500 frames in chunks of 8: 1.3 times the
+ * time). */
+#define CHUNK_FLOATS 32768
+#define CHUNK_FLOATS_HEAVY (1 << 18)
+#define HEAVY 128      /* multiply-adds for each number of a step */
+#define CHUNK_STEPS 64 /* at most */
 #define KEPT_STATIC 8      /* inputs given once that a kept plan may have */
-#define BATCH 256          /* rows of a product at once */
 #define ROW_WORK (1 << 17) /* multiply-adds worth waking one more thread for */
 
 /* One block of rows of one call. */
@@ -42,7 +46,7 @@ typedef struct {
     const float **pointer_in;
     float **pointer_out;
     char *prepared;
-    float *gather;
+    void *scratch;
 } graph_block;
 
 /* ---- how many frames ---------------------------------------------------------------------------------------------- */
@@ -78,7 +82,7 @@ static int chunk_steps(const cgru_graph *g, int rows, int64_t steps)
     if (g->carries) return 1;
     int64_t floats = g->scans->projection + 1;
     for (int i = 0; i < g->count; i++) floats += g->values[g->nodes[i].out].size;
-    int64_t chunk = CHUNK_FLOATS / (floats * rows);
+    int64_t chunk = (g->work / floats >= HEAVY ? CHUNK_FLOATS_HEAVY : CHUNK_FLOATS) / (floats * rows);
     if (chunk < 4) chunk = 4;
     if (chunk > CHUNK_STEPS) chunk = CHUNK_STEPS;
     return (int)(chunk < steps ? chunk : steps > 0 ? steps : 1);
@@ -144,10 +148,10 @@ static void lay_out(graph_block *b, cgru_arena *a)
     b->masks = cgru_take(a, (size_t)(g->inputs + 1) * sizeof(float *));
     b->real = cgru_take(a, rows * 2 * sizeof(int));
     b->lengths = call->lengths ? cgru_take(a, n * rows * sizeof(int64_t)) : NULL;
-    b->pointer_in = cgru_take(a, BATCH * sizeof(float *));
-    b->pointer_out = cgru_take(a, BATCH * sizeof(float *));
-    b->prepared = cgru_take(a, BATCH * g->prepared);
-    b->gather = cgru_take(a, BATCH * (size_t)g->gathered * sizeof(float));
+    b->pointer_in = cgru_take(a, CGRU_BATCH * sizeof(float *));
+    b->pointer_out = cgru_take(a, CGRU_BATCH * sizeof(float *));
+    b->prepared = cgru_take(a, CGRU_BATCH * g->prepared);
+    b->scratch = cgru_take(a, g->scratch);
 }
 
 /* What depends on the numbers of frames, which are known by now. */
@@ -228,6 +232,8 @@ static cgru_span span_of(const graph_block *b, int v, int64_t at)
         return (cgru_span){b->kept[v] + (moves ? late * size : 0), (frames_in_call(b, v) + 1) * size, moves ? size : 0};
     case CGRU_IN_CHUNK:
         return (cgru_span){b->slots[home->place] + (at - b->before[v]) * size, b->most[v] * size, size};
+    case CGRU_IN_WEIGHTS:
+        return (cgru_span){(float *)g->nodes[home->place].vector[0], 0, 0};
     case CGRU_IN_VALUE: {
         cgru_span whole = span_of(b, home->place, at);
         if (whole.data) whole.data += home->offset;
@@ -296,11 +302,14 @@ static void run_node(graph_block *b, int i, int64_t from, int64_t to, const int6
     const cgru_gnode *node = &g->nodes[i];
     const int v = node->out, moves = g->values[v].clock == CGRU_STEPS;
     /* Nobody reads it; what a row carries has to move on all the same. */
-    if (g->homes[v].storage == CGRU_NOWHERE && !node->scan.directions && strcmp(node->op->name, "carry") != 0) return;
+    if (g->homes[v].storage == CGRU_NOWHERE && !node->op->moves) return;
+    /* It is there already: a constant, or a value that is another seen otherwise. */
+    const cgru_home *home = &g->homes[v];
+    if (home->storage == CGRU_IN_WEIGHTS || (home->storage == CGRU_IN_VALUE && home->place < v)) return;
     cgru_job job = {.graph = g, .node = node, .call = b->call, .first = b->first, .rows = b->rows, .frames = to - from,
                     .at = from - (moves ? b->start[v] : 0), .scans = &b->scans, .pointer_in = b->pointer_in,
-                    .pointer_out = b->pointer_out, .quantized_input = {b->prepared, (ptrdiff_t)g->prepared}, .batch = BATCH,
-                    .real = b->real, .gather = b->gather};
+                    .pointer_out = b->pointer_out, .quantized_input = {b->prepared, (ptrdiff_t)g->prepared},
+                    .real = b->real, .scratch = b->scratch};
     int window = 0;
     job.out = span_of(b, v, from);
     for (int k = 0; k < node->inputs; k++) {

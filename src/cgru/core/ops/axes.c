@@ -24,7 +24,13 @@ enum { MEAN, SUM, LARGEST, SMALLEST, PRODUCT, L1, L2, SUM_SQUARE, LOG_SUM, LOG_S
 static inline float larger(float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; }
 static inline float smaller(float a, float b) { return a != a ? a : b != b ? b : a < b ? a : b; }
 
-static float reduced(const cgru_gnode *node, const float *x, int base)
+/* The numbers gone over that lie side by side are summed eight at a time. */
+static double summed(const cgru_loops *loops, int kind, const float *x, int n)
+{
+    return kind == L1 ? loops->sum_size(x, n) : kind == L2 || kind == SUM_SQUARE ? loops->sum_squares(x, 0.0f, n) : loops->sum(x, n);
+}
+
+static float reduced(const cgru_loops *loops, const cgru_gnode *node, const float *x, int base)
 {
     const int *gone = node->stride[1], kind = node->kind;
     double sum = kind == PRODUCT ? 1.0 : 0.0;
@@ -40,11 +46,22 @@ static float reduced(const cgru_gnode *node, const float *x, int base)
     }
     switch (kind) {
     case PRODUCT: OVER_GONE(base, at) sum *= x[at]; break;
-    case L1: OVER_GONE(base, at) sum += fabsf(x[at]); break;
-    case L2:
-    case SUM_SQUARE: OVER_GONE(base, at) sum += (double)x[at] * x[at]; break;
     case LOG_SUM_EXP: OVER_GONE(base, at) sum += expf(x[at] - top); break;
-    default: OVER_GONE(base, at) sum += x[at];
+    default:
+        if (gone[3] == 1) {
+            for (int a = 0; a < node->number[0]; a++) {
+                for (int b = 0; b < node->number[1]; b++) {
+                    for (int c = 0; c < node->number[2]; c++)
+                        sum += summed(loops, kind, x + base + a * gone[0] + b * gone[1] + c * gone[2], node->number[3]);
+                }
+            }
+        } else if (kind == L1) {
+            OVER_GONE(base, at) sum += fabsf(x[at]);
+        } else if (kind == L2 || kind == SUM_SQUARE) {
+            OVER_GONE(base, at) sum += (double)x[at] * x[at];
+        } else {
+            OVER_GONE(base, at) sum += x[at];
+        }
     }
     switch (kind) {
     case MEAN: return (float)(sum / ((double)node->number[0] * node->number[1] * node->number[2] * node->number[3]));
@@ -63,7 +80,7 @@ static void run_reduce(const cgru_job *job)
         for (int64_t f = 0; f < job->frames; f++) {
             const float *x = cgru_frame(&job->in[0], r, f);
             float *y = cgru_frame(&job->out, r, f);
-            OVER_KEPT(base) *y++ = reduced(node, x, base);
+            OVER_KEPT(base) *y++ = reduced(job->graph->loops, node, x, base);
         }
     }
 }
@@ -126,20 +143,15 @@ const cgru_op cgru_op_softmax = {"softmax", 0, 0, check_softmax, run_softmax};
 /* ---- normalisation ------------------------------------------------------------------------------------------------- */
 
 /* y = (x - mean) · factor · weight + bias; weight and bias of number i are those of channel (first + i) / inner. */
-static void rescale(float *restrict y, const float *x, int n, float mean, float factor, const float *weight, const float *bias,
-                    int first, int inner)
+static void rescale(const cgru_loops *loops, float *y, const float *x, int n, float mean, float factor, const float *weight,
+                    const float *bias, int first, int inner)
 {
     if (inner == 1) {
-        for (int i = 0; i < n; i++) {
-            const float v = (x[i] - mean) * factor;
-            y[i] = (weight ? v * weight[first + i] : v) + (bias ? bias[first + i] : 0.0f);
-        }
+        loops->standardise_each(y, x, mean, factor, weight ? weight + first : NULL, bias ? bias + first : NULL, n);
         return;
     }
-    for (int i = 0, c = first / inner; i < n; i += inner, c++) {
-        const float w = weight ? weight[c] : 1.0f, b = bias ? bias[c] : 0.0f;
-        for (int k = i; k < i + inner; k++) y[k] = (x[k] - mean) * factor * w + b;
-    }
+    for (int i = 0, c = first / inner; i < n; i += inner, c++)
+        loops->standardise(y + i, x + i, mean, factor, weight ? weight[c] : 1.0f, bias ? bias[c] : 0.0f, inner);
 }
 
 /* Blocks of number[0] numbers, each to mean 0 (unless flag) and variance 1. vector: weight, bias, each or neither; their index
@@ -149,19 +161,16 @@ static void run_norm(const cgru_job *job)
     const cgru_gnode *node = job->node;
     const int n = node->number[0], inner = node->number[1], period = node->number[2];
     const int size = job->graph->values[node->out].size;
+    const cgru_loops *loops = job->graph->loops;
     for (int r = 0; r < job->rows; r++) {
         for (int64_t f = 0; f < job->frames; f++) {
             const float *x = cgru_frame(&job->in[0], r, f);
             float *y = cgru_frame(&job->out, r, f);
             for (int at = 0; at < size; at += n) {
-                double sum = 0.0, squares = 0.0;
-                if (!node->flag) {
-                    for (int i = 0; i < n; i++) sum += x[at + i];
-                }
-                const float mean = (float)(sum / n);
-                for (int i = 0; i < n; i++) squares += (double)(x[at + i] - mean) * (x[at + i] - mean);
+                const float mean = node->flag ? 0.0f : (float)(loops->sum(x + at, n) / n);
+                const double squares = loops->sum_squares(x + at, mean, n);
                 const float factor = (float)(1.0 / sqrt(squares / n + node->real[0]));
-                rescale(y + at, x + at, n, mean, factor, node->vector[0], node->vector[1], at % period, inner);
+                rescale(loops, y + at, x + at, n, mean, factor, node->vector[0], node->vector[1], at % period, inner);
             }
         }
     }
@@ -183,6 +192,7 @@ static void run_norm_time(const cgru_job *job)
     const cgru_gnode *node = job->node;
     const int n = node->number[0], inner = node->number[1], period = node->number[2];
     const int size = job->graph->values[node->out].size;
+    const cgru_loops *loops = job->graph->loops;
     for (int r = 0; r < job->rows; r++) {
         const int64_t frames = job->in_lengths ? job->in_lengths[r] : job->in_frames[0];
         for (int at = 0; at < size; at += n) {
@@ -191,20 +201,19 @@ static void run_norm_time(const cgru_job *job)
             for (int64_t f = 0; f < frames; f++) {
                 if (job->in[1].data && *cgru_frame(&job->in[1], r, f) == 0.0f) continue;
                 const float *x = cgru_frame(&job->in[0], r, f) + at;
-                for (int i = 0; i < n; i++) sum += x[i];
+                sum += loops->sum(x, n);
                 seen++;
             }
             const double count = seen ? (double)seen * n : 1.0;
             const float mean = (float)(sum / count);
             for (int64_t f = 0; f < frames; f++) {
                 if (job->in[1].data && *cgru_frame(&job->in[1], r, f) == 0.0f) continue;
-                const float *x = cgru_frame(&job->in[0], r, f) + at;
-                for (int i = 0; i < n; i++) squares += (double)(x[i] - mean) * (x[i] - mean);
+                squares += loops->sum_squares(cgru_frame(&job->in[0], r, f) + at, mean, n);
             }
             const float factor = (float)(1.0 / sqrt(squares / count + node->real[0]));
             for (int64_t f = 0; f < frames; f++)
-                rescale(cgru_frame(&job->out, r, f) + at, cgru_frame(&job->in[0], r, f) + at, n, mean, factor, node->vector[0],
-                        node->vector[1], at % period, inner);
+                rescale(loops, cgru_frame(&job->out, r, f) + at, cgru_frame(&job->in[0], r, f) + at, n, mean, factor,
+                        node->vector[0], node->vector[1], at % period, inner);
         }
     }
 }
@@ -224,6 +233,7 @@ static void run_matmul(const cgru_job *job)
 {
     const cgru_gnode *node = job->node;
     const int *n = node->size, *sa = node->stride[0], *sb = node->stride[1], inner = node->number[0];
+    const cgru_loops *loops = job->graph->loops;
     for (int r = 0; r < job->rows; r++) {
         for (int64_t f = 0; f < job->frames; f++) {
             const float *a = cgru_frame(&job->in[0], r, f), *b = cgru_frame(&job->in[1], r, f);
@@ -233,10 +243,8 @@ static void run_matmul(const cgru_job *job)
                     for (int m = 0; m < n[2]; m++, y += n[3]) {
                         const float *row = a + i * sa[0] + j * sa[1] + m * inner;
                         memset(y, 0, (size_t)n[3] * sizeof(float));
-                        for (int k = 0; k < inner; k++) {
-                            const float *restrict column = b + i * sb[0] + j * sb[1] + k * n[3];
-                            for (int c = 0; c < n[3]; c++) y[c] += row[k] * column[c];
-                        }
+                        for (int k = 0; k < inner; k++)
+                            loops->add_scaled(y, b + i * sb[0] + j * sb[1] + (ptrdiff_t)k * n[3], row[k], n[3]);
                     }
                 }
             }
@@ -267,13 +275,10 @@ static void run_gather(const cgru_job *job)
 {
     const cgru_gnode *node = job->node;
     const int n = job->graph->values[node->out].size;
-    const float *index = node->vector[0];
     for (int r = 0; r < job->rows; r++) {
-        for (int64_t f = 0; f < job->frames; f++) {
-            const float *restrict x = cgru_frame(&job->in[0], r, f);
-            float *restrict y = cgru_frame(&job->out, r, f);
-            for (int i = 0; i < n; i++) y[i] = index[i] < 0.0f ? node->real[0] : x[(int)index[i]];
-        }
+        for (int64_t f = 0; f < job->frames; f++)
+            job->graph->loops->gather(cgru_frame(&job->out, r, f), cgru_frame(&job->in[0], r, f), node->vector[0],
+                                               node->real[0], n);
     }
 }
 

@@ -1,6 +1,8 @@
-/* Convolutions and pooling over frames and the inner axes of a frame, by loops along the last axis.
+/* Convolutions and pooling over frames and the inner axes of a frame.
  *
- * Every number of the result is the bias and then its products in one order: channels, frames of the window, kernel. */
+ * Every number of the result is the bias and then its products in one order: channels, frames of the window, kernel. The
+ * inputs are staged: copied once with their padding around them, and with the columns of a stride apart, so that every
+ * tap of a kernel reads numbers side by side. A transposed convolution is one over inputs with zeros between them. */
 #include <math.h>
 #include <string.h>
 
@@ -53,71 +55,177 @@ static int plane_fits(const plane *p)
 {
     for (int i = 0; i < 2; i++) {
         if (p->kernel[i] < 1 || p->stride[i] < 1 || p->dilation[i] < 1 || p->pad[i] < 0) return 0;
+        const int64_t in = i ? p->wide : p->high, out = i ? p->wide_out : p->high_out;
+        const int64_t reach = ((int64_t)p->kernel[i] - 1) * p->dilation[i];
+        if (in < 1 || out < 1 || in * p->stride[i] + out * p->stride[i] + reach + p->pad[i] > 1 << 30) return 0;
     }
-    return p->high >= 1 && p->wide >= 1 && p->high_out >= 1 && p->wide_out >= 1;
+    return 1;
 }
 
-/* Places of the result at which tap k of a kernel lies within the input: [*from, *to). */
-static void places(int k, int size, int size_out, int stride, int dilation, int pad, int *from, int *to)
+/* ---- staging ------------------------------------------------------------------------------------------------------------ */
+
+/* How the inputs of one axis are staged: input i lies at position `lead` + i · `apart`; of the positions, every `phases`-th
+ * lies side by side. */
+typedef struct {
+    int size, lead, apart, phases, length; /* length: positions of a phase */
+} staged_axis;
+
+/* Inputs of a frame, [channel][row][phase][position], and what the kernel sees of them. */
+typedef struct {
+    const cgru_gnode *node;
+    plane p;
+    int channels, units, groups, width; /* width: frames of the window */
+    int transposed, taps;
+    staged_axis high, wide;
+    ptrdiff_t row, channel, frame; /* numbers between rows, channels and staged frames */
+    int ring;                      /* frames staged at a time */
+    float *memory;
+    int64_t *held;       /* (ring): which input frame lies there, -1 for none */
+    const float **input; /* (width · taps) as cgru_convolution has them */
+    ptrdiff_t *weight;
+} stage;
+
+/* Laid out from the arena; with an arena of NULL it only counts. */
+static stage stage_of(const cgru_gnode *node, int vl, int transposed, cgru_arena *a)
 {
-    const int offset = k * dilation - pad;
-    *from = offset < 0 ? (-offset + stride - 1) / stride : 0;
-    *to = size - offset <= 0 ? 0 : (size - offset - 1) / stride + 1;
-    if (*to > size_out) *to = size_out;
+    const int *n = node->number;
+    stage s = {.node = node, .p = plane_of(node), .channels = n[0], .units = n[1], .groups = n[2], .width = n[3]};
+    const plane *p = &s.p;
+    s.transposed = transposed;
+    s.taps = p->kernel[0] * p->kernel[1];
+    s.ring = node->window.span;
+    const int reach[2] = {(p->kernel[0] - 1) * p->dilation[0], (p->kernel[1] - 1) * p->dilation[1]};
+    const int places = (p->wide_out + vl - 1) / vl * vl; /* read in whole vectors */
+    if (transposed) {
+        s.high = (staged_axis){p->high, reach[0] - p->pad[0], p->stride[0], 1, p->high_out + reach[0]};
+        s.wide = (staged_axis){p->wide, reach[1] - p->pad[1], p->stride[1], 1, places + reach[1]};
+    } else {
+        s.high = (staged_axis){p->high, p->pad[0], 1, 1, (p->high_out - 1) * p->stride[0] + 1 + reach[0]};
+        s.wide = (staged_axis){p->wide, p->pad[1], 1, p->stride[1], places + reach[1] / p->stride[1]};
+    }
+    s.row = (ptrdiff_t)s.wide.phases * s.wide.length;
+    s.channel = s.row * s.high.length;
+    s.frame = s.channel * s.channels;
+    s.memory = cgru_take(a, (size_t)s.ring * (size_t)s.frame * sizeof(float));
+    s.held = cgru_take(a, (size_t)s.ring * sizeof(int64_t));
+    s.input = cgru_take(a, (size_t)(s.width * s.taps) * sizeof(float *));
+    s.weight = cgru_take(a, (size_t)(s.width * s.taps) * sizeof(ptrdiff_t));
+    return s;
 }
 
-/* y[j] += w · x[j · stride] */
-static void add_row(float *restrict y, const float *restrict x, float w, int n, int stride)
+static size_t stage_bytes(const cgru_graph *g, const cgru_gnode *node)
 {
-    if (stride == 1) for (int j = 0; j < n; j++) y[j] += w * x[j];
-    else for (int j = 0; j < n; j++) y[j] += w * x[(ptrdiff_t)j * stride];
+    cgru_arena counting = {NULL, 0};
+    stage_of(node, g->kernels->vl, 0, &counting);
+    const size_t plain = counting.used;
+    counting.used = 0;
+    stage_of(node, g->kernels->vl, 1, &counting);
+    return counting.used > plain ? counting.used : plain;
 }
 
-/* One channel of one frame with one channel's kernel (kernel[0], kernel[1]) added to one channel of the result. */
-static void add_plane(const plane *p, float *y, const float *x, const float *w)
+/* One row of inputs to their positions; the others stay as they are. */
+static void stage_row(const staged_axis *axis, float *to, const float *from)
 {
-    int top, bottom, left, right;
-    for (int i = 0; i < p->kernel[0]; i++) {
-        places(i, p->high, p->high_out, p->stride[0], p->dilation[0], p->pad[0], &top, &bottom);
-        for (int k = 0; k < p->kernel[1]; k++) {
-            places(k, p->wide, p->wide_out, p->stride[1], p->dilation[1], p->pad[1], &left, &right);
-            const int start = left * p->stride[1] + k * p->dilation[1] - p->pad[1];
-            for (int row = top; row < bottom && right > left; row++) {
-                const int from = row * p->stride[0] + i * p->dilation[0] - p->pad[0];
-                add_row(y + (ptrdiff_t)row * p->wide_out + left, x + (ptrdiff_t)from * p->wide + start,
-                        w[i * p->kernel[1] + k], right - left, p->stride[1]);
-            }
+    int first = 0, end = axis->size;
+    const int positions = axis->phases * axis->length;
+    if (axis->lead < 0) first = (-axis->lead + axis->apart - 1) / axis->apart;
+    while (end > first && axis->lead + (end - 1) * axis->apart >= positions) end--;
+    if (axis->phases == 1 && axis->apart == 1 && end > first) {
+        memcpy(to + axis->lead + first, from + first, (size_t)(end - first) * sizeof(float));
+        return;
+    }
+    for (int i = first; i < end; i++) {
+        const int at = axis->lead + i * axis->apart;
+        to[(ptrdiff_t)(at % axis->phases) * axis->length + at / axis->phases] = from[i];
+    }
+}
+
+/* Input frame `at` of a row of the job, staged; the positions of padding hold zeros since begin_stage. */
+static const float *staged(const stage *s, const cgru_job *job, int r, int64_t at)
+{
+    const int slot = (int)(at % s->ring);
+    float *to = s->memory + slot * s->frame;
+    if (s->held[slot] == at) return to;
+    s->held[slot] = at;
+    const float *x = cgru_frame(&job->in[0], r, at);
+    for (int c = 0; c < s->channels; c++) {
+        for (int i = 0; i < s->high.size; i++, x += s->wide.size) {
+            const int row = s->high.lead + i * s->high.apart;
+            if (row >= 0 && row < s->high.length) stage_row(&s->wide, to + c * s->channel + row * s->row, x);
         }
     }
+    return to;
 }
 
-/* number: channels, units, groups, width, dilation over time. vector: weight (O, C / groups, width, kernel), bias or NULL. */
-static void run_conv(const cgru_job *job)
+static void begin_stage(stage *s)
+{
+    memset(s->memory, 0, (size_t)s->ring * (size_t)s->frame * sizeof(float));
+}
+
+/* The taps of one frame of the window, whose inputs are staged at x: kernel number k of the window's frames. */
+static int add_taps(const stage *s, int taps, const float *x, int k)
+{
+    const plane *p = &s->p;
+    for (int i = 0; i < p->kernel[0]; i++) {
+        for (int j = 0; j < p->kernel[1]; j++, taps++) {
+            const int column = j * p->dilation[1], at = k * s->taps + i * p->kernel[1] + j;
+            s->input[taps] = x + (ptrdiff_t)i * p->dilation[0] * s->row +
+                             (ptrdiff_t)(column % s->wide.phases) * s->wide.length + column / s->wide.phases;
+            s->weight[taps] = s->transposed ? (k + 1) * s->taps - 1 - (i * p->kernel[1] + j) : at;
+        }
+    }
+    return taps;
+}
+
+/* ---- convolutions ------------------------------------------------------------------------------------------------------- */
+
+/* number: channels, units, groups, width, dilation over time. vector: weight (O, C / groups, width, kernel), transposed
+ * (C, O / groups, width, kernel), bias or NULL. Of every input frame of a transposed one come window.up frames, in which
+ * the kernels of the frames before end. */
+static void convolve(const cgru_job *job, int transposed)
 {
     const cgru_gnode *node = job->node;
-    const plane p = plane_of(node);
-    const int channels = node->number[0], units = node->number[1], groups = node->number[2], width = node->number[3];
-    const int own = channels / groups, taps = p.kernel[0] * p.kernel[1];
-    const ptrdiff_t in = (ptrdiff_t)p.high * p.wide, out = (ptrdiff_t)p.high_out * p.wide_out;
+    cgru_arena a = {job->scratch, 0};
+    stage s = stage_of(node, job->graph->kernels->vl, transposed, &a);
+    const plane *p = &s.p;
+    const int own = s.channels / s.groups, made = s.units / s.groups, kernel = s.width * s.taps, up = node->window.up;
+    cgru_convolution c = {.units = s.units, .groups = s.groups, .channels = s.channels, .rows = p->high_out,
+                          .places = p->wide_out, .input = s.input, .channel = s.channel,
+                          .row = s.row * (transposed ? 1 : p->stride[0]), .weights = node->vector[0],
+                          .bias = node->vector[1], .weight = s.weight,
+                          .of_unit = transposed ? kernel : (ptrdiff_t)own * kernel,
+                          .of_channel = transposed ? (ptrdiff_t)made * kernel : kernel,
+                          .of_group = (ptrdiff_t)own * made * kernel};
+    begin_stage(&s);
     for (int r = 0; r < job->rows; r++) {
+        for (int i = 0; i < s.ring; i++) s.held[i] = -1;
         for (int64_t f = 0; f < job->frames; f++) {
-            float *frame = cgru_frame(&job->out, r, f);
-            for (int o = 0; o < units; o++) {
-                float *y = frame + o * out;
-                const float *w = node->vector[0] + (ptrdiff_t)o * own * width * taps, bias = node->vector[1] ? node->vector[1][o] : 0;
-                for (ptrdiff_t i = 0; i < out; i++) y[i] = bias;
-                for (int c = 0; c < own; c++) {
-                    const ptrdiff_t channel = (o / (units / groups) * own + c) * in;
-                    for (int k = 0; k < width; k++, w += taps) {
-                        const int64_t at = f * node->window.stride + (int64_t)k * node->number[4];
-                        add_plane(&p, y, cgru_frame(&job->in[0], r, at) + channel, w);
-                    }
+            c.y = cgru_frame(&job->out, r, f);
+            c.taps = 0;
+            for (int k = 0; k < s.width; k++) {
+                int64_t at = f * node->window.stride + (int64_t)k * node->number[4];
+                if (transposed) {
+                    const int late = k * node->number[4] - (int)(f % up); /* input frames back, times up */
+                    if (late < 0 || late % up != 0) continue;
+                    at = f / up + node->window.left - late / up;
                 }
+                c.taps = add_taps(&s, c.taps, staged(&s, job, r, at), k);
             }
+            job->graph->loops->convolve(&c);
             if (node->activation != CGRU_LINEAR)
-                job->graph->kernels->of[CGRU_INT8]->activate(node->activation, frame, (ptrdiff_t)units * out);
+                job->graph->kernels->of[CGRU_INT8]->activate(node->activation, c.y, (ptrdiff_t)s.units * c.rows * c.places);
         }
     }
+}
+
+static void run_conv(const cgru_job *job)
+{
+    convolve(job, 0);
+}
+
+static void run_conv_transpose(const cgru_job *job)
+{
+    convolve(job, 1);
 }
 
 static int check_conv(const cgru_graph *g, const cgru_gnode *node)
@@ -141,59 +249,8 @@ static int check_conv_inner(const cgru_graph *g, const cgru_gnode *node)
     return check_conv(g, node) && node->number[3] == 1;
 }
 
-const cgru_op cgru_op_conv2d = {"conv2d", 0, 1, check_conv2d, run_conv};
-const cgru_op cgru_op_conv_inner = {"conv_inner", 0, 0, check_conv_inner, run_conv};
-
-/* One channel of a frame, each of whose numbers adds the kernel at its own place. The plane's sizes in are those of x. */
-static void scatter_plane(const plane *p, float *y, const float *x, const float *w)
-{
-    int top, bottom, left, right;
-    for (int i = 0; i < p->kernel[0]; i++) {
-        places(i, p->high_out, p->high, p->stride[0], p->dilation[0], p->pad[0], &top, &bottom);
-        for (int k = 0; k < p->kernel[1]; k++) {
-            places(k, p->wide_out, p->wide, p->stride[1], p->dilation[1], p->pad[1], &left, &right);
-            const float weight = w[i * p->kernel[1] + k];
-            for (int row = top; row < bottom && right > left; row++) {
-                const int at = row * p->stride[0] + i * p->dilation[0] - p->pad[0];
-                float *restrict to = y + (ptrdiff_t)at * p->wide_out + k * p->dilation[1] - p->pad[1];
-                const float *restrict from = x + (ptrdiff_t)row * p->wide;
-                for (int j = left; j < right; j++) to[(ptrdiff_t)j * p->stride[1]] += weight * from[j];
-            }
-        }
-    }
-}
-
-/* As conv; vector[0] is (C, O / groups, width, kernel). Of every input frame come window.up frames, in which the kernels of
- * the frames before end. */
-static void run_conv_transpose(const cgru_job *job)
-{
-    const cgru_gnode *node = job->node;
-    const plane p = plane_of(node);
-    const int channels = node->number[0], units = node->number[1], groups = node->number[2], width = node->number[3];
-    const int own = channels / groups, made = units / groups, taps = p.kernel[0] * p.kernel[1], up = node->window.up;
-    const ptrdiff_t in = (ptrdiff_t)p.high * p.wide, out = (ptrdiff_t)p.high_out * p.wide_out;
-    for (int r = 0; r < job->rows; r++) {
-        for (int64_t f = 0; f < job->frames; f++) {
-            float *frame = cgru_frame(&job->out, r, f);
-            for (int o = 0; o < units; o++) {
-                float *y = frame + o * out;
-                for (ptrdiff_t i = 0; i < out; i++) y[i] = node->vector[1] ? node->vector[1][o] : 0.0f;
-                for (int c = 0; c < own; c++) {
-                    const int channel = o / made * own + c;
-                    const float *w = node->vector[0] + ((ptrdiff_t)channel * made + o % made) * width * taps;
-                    for (int k = 0; k < width; k++) {
-                        const int late = k * node->number[4] - (int)(f % up); /* input frames back, times up */
-                        if (late < 0 || late % up != 0) continue;
-                        const int64_t at = f / up + node->window.left - late / up;
-                        scatter_plane(&p, y, cgru_frame(&job->in[0], r, at) + channel * in, w + (ptrdiff_t)k * taps);
-                    }
-                }
-            }
-            if (node->activation != CGRU_LINEAR)
-                job->graph->kernels->of[CGRU_INT8]->activate(node->activation, frame, (ptrdiff_t)units * out);
-        }
-    }
-}
+const cgru_op cgru_op_conv2d = {"conv2d", 0, 1, check_conv2d, run_conv, .scratch = stage_bytes};
+const cgru_op cgru_op_conv_inner = {"conv_inner", 0, 0, check_conv_inner, run_conv, .scratch = stage_bytes};
 
 static int check_conv_transpose(const cgru_graph *g, const cgru_gnode *node)
 {
@@ -203,8 +260,12 @@ static int check_conv_transpose(const cgru_graph *g, const cgru_gnode *node)
            w->span * w->up > (node->number[3] - 1) * node->number[4] && (x->clock != CGRU_STEPS || node->hold[0] >= w->span - 1);
 }
 
-const cgru_op cgru_op_conv_transpose = {"conv_transpose", 0, 1, check_conv_transpose, run_conv_transpose};
-const cgru_op cgru_op_conv_transpose_inner = {"conv_transpose_inner", 0, 0, check_conv_inner, run_conv_transpose};
+const cgru_op cgru_op_conv_transpose = {"conv_transpose", 0, 1, check_conv_transpose, run_conv_transpose,
+                                        .scratch = stage_bytes};
+const cgru_op cgru_op_conv_transpose_inner = {"conv_transpose_inner", 0, 0, check_conv_inner, run_conv_transpose,
+                                              .scratch = stage_bytes};
+
+/* ---- pooling ------------------------------------------------------------------------------------------------------------ */
 
 /* number[0]: channels; kind: 0 largest, 1 average; flag: padding counts as zeros for the average. */
 static void run_pool_inner(const cgru_job *job)

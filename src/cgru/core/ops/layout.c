@@ -44,21 +44,10 @@ const cgru_op cgru_op_concat = {"concat", 0, 0, check_concat, run_concat};
 static void run_copy(const cgru_job *job)
 {
     const cgru_gnode *node = job->node;
-    const int *n = node->size, *s = node->stride[0];
     for (int r = 0; r < job->rows; r++) {
-        for (int64_t f = 0; f < job->frames; f++) {
-            const float *x = cgru_frame(&job->in[0], r, f) + node->offset;
-            float *y = cgru_frame(&job->out, r, f);
-            for (int i = 0; i < n[0]; i++) {
-                for (int j = 0; j < n[1]; j++) {
-                    for (int k = 0; k < n[2]; k++, y += n[3]) {
-                        const float *from = x + i * s[0] + j * s[1] + k * s[2];
-                        if (s[3] == 1) memcpy(y, from, (size_t)n[3] * sizeof(float));
-                        else for (int l = 0; l < n[3]; l++) y[l] = from[l * s[3]];
-                    }
-                }
-            }
-        }
+        for (int64_t f = 0; f < job->frames; f++)
+            job->graph->loops->copy(cgru_frame(&job->out, r, f), cgru_frame(&job->in[0], r, f) + node->offset,
+                                             node->size, node->stride[0]);
     }
 }
 

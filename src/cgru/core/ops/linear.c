@@ -26,7 +26,7 @@ static void run_dense(const cgru_job *job)
             for (int i = 0; i < vectors; i++) {
                 job->pointer_in[count] = cgru_frame(&job->in[0], r, f) + (ptrdiff_t)i * m->in_features;
                 job->pointer_out[count++] = cgru_frame(&job->out, r, f) + (ptrdiff_t)i * m->out_features;
-                if (count == job->batch) {
+                if (count == CGRU_BATCH) {
                     multiply(job, m, count);
                     count = 0;
                 }
@@ -46,6 +46,18 @@ static int check_dense(const cgru_graph *g, const cgru_gnode *node)
 
 const cgru_op cgru_op_dense = {"dense", 0, 0, check_dense, run_dense};
 
+/* Whether windows are no vectors in memory as they are. */
+static int gathers(const cgru_gnode *node)
+{
+    return node->groups > 1 || node->number[1] > 1;
+}
+
+static size_t window_bytes(const cgru_graph *g, const cgru_gnode *node)
+{
+    (void)g;
+    return gathers(node) ? CGRU_BATCH * (size_t)node->matrix[0]->in_features * sizeof(float) : 0;
+}
+
 /* number: width, dilation, channels. The weights of a group are (units, width · channels of the group). */
 static void run_conv1d(const cgru_job *job)
 {
@@ -53,7 +65,7 @@ static void run_conv1d(const cgru_job *job)
     const int width = node->number[0], dilation = node->number[1], channels = node->number[2], groups = node->groups;
     const int own = channels / groups, units = node->matrix[0]->out_features;
     const ptrdiff_t frame = job->in[0].frame;
-    float *gathered = node->groups > 1 || dilation > 1 ? job->gather : NULL;
+    float *gathered = gathers(node) ? job->scratch : NULL;
     for (int g = 0; g < groups; g++) {
         int count = 0;
         for (int r = 0; r < job->rows; r++) {
@@ -67,7 +79,7 @@ static void run_conv1d(const cgru_job *job)
                 }
                 job->pointer_in[count] = x;
                 job->pointer_out[count++] = cgru_frame(&job->out, r, f) + g * units;
-                if (count == job->batch) {
+                if (count == CGRU_BATCH) {
                     multiply(job, node->matrix[g], count);
                     count = 0;
                 }
@@ -93,7 +105,7 @@ static int check_conv1d(const cgru_graph *g, const cgru_gnode *node)
     return 1;
 }
 
-const cgru_op cgru_op_conv1d = {"conv1d", 0, 1, check_conv1d, run_conv1d};
+const cgru_op cgru_op_conv1d = {"conv1d", 0, 1, check_conv1d, run_conv1d, .scratch = window_bytes};
 
 /* A convolution whose every channel reads itself alone: vector[0] (width, channels), vector[1] the bias or NULL.
  * number: width, dilation. Sums go in the order of the window, the bias first. */
@@ -103,17 +115,13 @@ static void run_depthwise(const cgru_job *job)
     const int width = node->number[0], dilation = node->number[1], n = job->graph->values[node->out].size;
     const ptrdiff_t frame = job->in[0].frame;
     for (int r = 0; r < job->rows; r++) {
-        for (int64_t f = 0; f < job->frames; f++) {
-            const float *x = job->in[0].data + r * job->in[0].row + f * node->window.stride * frame;
-            float *restrict y = cgru_frame(&job->out, r, f);
-            for (int i = 0; i < n; i++) y[i] = node->vector[1] ? node->vector[1][i] : 0.0f;
-            for (int k = 0; k < width; k++) {
-                const float *restrict w = node->vector[0] + (ptrdiff_t)k * n, *restrict v = x + (ptrdiff_t)k * dilation * frame;
-                for (int i = 0; i < n; i++) y[i] += w[i] * v[i];
-            }
+        job->graph->loops->depthwise(cgru_frame(&job->out, r, 0), job->out.frame, cgru_frame(&job->in[0], r, 0),
+                                              node->window.stride * frame, dilation * frame, node->vector[0],
+                                              node->vector[1], width, n, job->frames);
+        for (int64_t f = 0; f < job->frames && node->activation != CGRU_LINEAR; f++) {
+            float *y = cgru_frame(&job->out, r, f);
             if (node->activation == CGRU_SOFTMAX) cgru_softmax(y, n);
-            else if (node->activation != CGRU_LINEAR)
-                job->graph->kernels->of[CGRU_INT8]->activate(node->activation, y, n);
+            else job->graph->kernels->of[CGRU_INT8]->activate(node->activation, y, n);
         }
     }
 }

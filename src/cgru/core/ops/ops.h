@@ -17,7 +17,7 @@ extern const cgru_op cgru_op_softmax_time, cgru_op_reverse_time;
 extern const cgru_op cgru_op_stack_frames, cgru_op_conv2d, cgru_op_conv_inner, cgru_op_pool_inner;
 extern const cgru_op cgru_op_conv_transpose, cgru_op_conv_transpose_inner;
 extern const cgru_op cgru_op_attend, cgru_op_attend_whole, cgru_op_attend_weights;
-extern const cgru_op cgru_op_scan_inner, cgru_op_carried, cgru_op_carry;
+extern const cgru_op cgru_op_scan_inner, cgru_op_scan_rows, cgru_op_carried, cgru_op_carry;
 
 /* Whether a walk over the axes stays within a frame of so many numbers, and how many numbers it visits. */
 int cgru_strides_fit(const int *size, const int *stride, int offset, int numbers);

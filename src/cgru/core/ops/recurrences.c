@@ -1,116 +1,164 @@
-/* Recurrences along an inner axis of each frame, and states that a graph reads and writes itself. */
+/* Recurrences whose frames have lines that share weights: over time, each line with a state of its own, and along an
+ * inner axis of every frame. The cells are those of chains (kernels.h), which see a line as they see a row. */
 #include <math.h>
 #include <string.h>
 
 #include "ops.h"
 
-enum { GRU_AFTER, LSTM, RNN, CELLS };
-static const int GATES[] = {3, 4, 1};
-
-/* What a batch of recurrences works with: for each one the gates of a few steps from the input, the gates from the state,
- * and h and c. */
+/* Scratch for a batch of lines, or of lines by steps where the input side is concerned. */
 typedef struct {
-    const cgru_job *job;
-    const cgru_matrix *x, *h;
-    int units, gates, cell;
-    float *from_x, *from_h, *state;
-} batch;
+    const cgru_scan *scan;
+    cgru_prepared quantized_input;
+    ptrdiff_t projection;                /* numbers of the input side of one line and step */
+    float *projected, *zero;             /* (batch, projection); (units) */
+    float *h, *c;                        /* (batch, 2, units): where no result takes it; (batch, units) */
+    const float **in, **from_x, **h_now; /* of the lines that step: inputs, their input side, the state before */
+    float **to, **out, **cell_state, **phase_scratch;
+    float *range;
+    const float **current; /* of every line: where its h lies */
+    int *active;
+} lines;
 
-static void multiply(const batch *b, const cgru_matrix *m, int count)
+/* Laid out from the arena; with an arena of NULL it only counts. */
+static lines lay_out(const cgru_gnode *node, int vl, cgru_arena *a)
 {
-    m->arithmetic->linear(m, CGRU_LINEAR, count, b->job->pointer_in, b->job->pointer_out, b->job->quantized_input, 0,
-                          m->panels);
-}
-
-/* One recurrence by one step: a are its gates from the input and r those from the state, both with their biases. */
-static void advance(const batch *b, float *restrict a, float *restrict r, float *restrict h)
-{
-    const int n = b->units;
-    void (*activate)(int, float *, ptrdiff_t) = b->job->graph->kernels->of[CGRU_INT8]->activate;
-    if (b->cell == RNN) {
-        for (int i = 0; i < n; i++) h[i] = a[i] + r[i];
-        activate(CGRU_TANH, h, n);
-        return;
+    const cgru_scan *scan = node->scan.direction[0].scan;
+    const size_t batch = CGRU_BATCH, units = (size_t)scan->hidden, padded = (size_t)(scan->panels * vl);
+    lines l = {.scan = scan, .projection = (ptrdiff_t)padded * scan->x.gates};
+    l.projected = cgru_take(a, batch * (size_t)l.projection * sizeof(float));
+    l.zero = cgru_take(a, units * sizeof(float));
+    l.h = cgru_take(a, batch * 2 * units * sizeof(float));
+    l.c = cgru_take(a, batch * units * sizeof(float));
+    float *scratch = cgru_take(a, batch * 2 * padded * sizeof(float));
+    l.in = cgru_take(a, batch * sizeof(float *));
+    l.from_x = cgru_take(a, batch * sizeof(float *));
+    l.h_now = cgru_take(a, batch * sizeof(float *));
+    l.to = cgru_take(a, batch * sizeof(float *));
+    l.out = cgru_take(a, batch * sizeof(float *));
+    l.cell_state = cgru_take(a, batch * sizeof(float *));
+    l.phase_scratch = cgru_take(a, batch * sizeof(float *));
+    l.range = cgru_take(a, batch * sizeof(float));
+    l.current = cgru_take(a, batch * sizeof(float *));
+    l.active = cgru_take(a, batch * sizeof(int));
+    if (a->at) {
+        memset(l.zero, 0, units * sizeof(float));
+        for (size_t i = 0; i < batch; i++) l.phase_scratch[i] = scratch + i * 2 * padded;
     }
-    if (b->cell == GRU_AFTER) {
-        for (int i = 0; i < 2 * n; i++) a[i] += r[i];
-        activate(CGRU_SIGMOID, a, 2 * n);
-        for (int i = 0; i < n; i++) a[2 * n + i] += a[i] * r[2 * n + i];
-        activate(CGRU_TANH, a + 2 * n, n);
-        for (int i = 0; i < n; i++) h[i] = a[n + i] * h[i] + (1.0f - a[n + i]) * a[2 * n + i];
-        return;
-    }
-    float *restrict c = h + n;
-    const float *peephole = b->job->node->vector[0]; /* of i, f and o, or NULL */
-    for (int i = 0; i < 4 * n; i++) a[i] += r[i];
-    for (int i = 0; peephole && i < 2 * n; i++) a[i] += peephole[i] * c[i % n];
-    activate(CGRU_SIGMOID, a, 2 * n);
-    activate(CGRU_TANH, a + 2 * n, n);
-    for (int i = 0; i < n; i++) c[i] = a[n + i] * c[i] + a[i] * a[2 * n + i];
-    for (int i = 0; peephole && i < n; i++) a[3 * n + i] += peephole[2 * n + i] * c[i];
-    activate(CGRU_SIGMOID, a + 3 * n, n);
-    memcpy(h, c, (size_t)n * sizeof(float));
-    activate(CGRU_TANH, h, n);
-    for (int i = 0; i < n; i++) h[i] *= a[3 * n + i];
+    return l;
 }
 
-/* Recurrence number i of the job: row, frame and row of the frame. */
-static void place(const cgru_job *job, int64_t i, int lines, int *row, int64_t *frame, int *line)
+static size_t scratch_bytes(const cgru_graph *g, const cgru_gnode *node)
 {
-    *line = (int)(i % lines);
-    *frame = i / lines % job->frames;
-    *row = (int)(i / lines / job->frames);
+    cgru_arena counting = {NULL, 0};
+    lay_out(node, g->kernels->vl, &counting);
+    return counting.used;
 }
 
-/* number: rows of a frame, steps along the axis, inputs, units; kind: the cell; flag: from the end; offset: what comes out, h
- * or c (1). in[1], in[2]: h0 and c0. Of each recurrence the sums are the same, whatever runs beside it. */
+static lines lines_of(const cgru_job *job)
+{
+    cgru_arena a = {job->scratch, 0};
+    lines l = lay_out(job->node, job->graph->kernels->vl, &a);
+    l.quantized_input = job->quantized_input;
+    return l;
+}
+
+/* The input side of the first `count` inputs, into projected one after the other. */
+static void project(const lines *l, int count)
+{
+    for (int i = 0; i < count; i++) l->to[i] = l->projected + i * l->projection;
+    l->scan->x.arithmetic->project(&l->scan->x, count, l->in, l->to, l->quantized_input, 0, l->scan->panels);
+}
+
+/* One step of the first `count` lines, whose pointers are set. */
+static void step(const lines *l, int count, int64_t at)
+{
+    const cgru_rows rows = {.n = count, .backwards = (int)(at & 1), .proj = l->from_x, .h = l->h_now, .out = l->out,
+                            .cell_state = l->cell_state, .scratch = l->phase_scratch, .range = l->range,
+                            .quantized_input = l->quantized_input};
+    for (int phase = 0; phase < l->scan->cell->phases; phase++)
+        l->scan->cell->step(l->scan, &rows, phase, 0, phase == 0 ? l->scan->panels : l->scan->phase1.panels);
+}
+
+/* The largest |h| that int8 allows for, as in a chain. A NaN is left to the kernels. */
+static float range_of(const cgru_scan *scan, const float *h, int64_t n)
+{
+    float range = 0.0f;
+    if (!scan->bounded || scan->h.scale == NULL) return range;
+    range = 1.0f;
+    for (int64_t i = 0; i < n; i++) range = fabsf(h[i]) > range ? fabsf(h[i]) : range;
+    return range;
+}
+
+/* A cell that begins and ends with the units' own numbers, over frames of so many lines. */
+static int fits(const cgru_gnode *node, int64_t count, int size)
+{
+    const cgru_scan *scan = node->scan.direction[0].scan;
+    return scan && node->scan.directions == 0 && count >= 1 && scan->out == scan->hidden && count * scan->hidden == size;
+}
+
+/* ---- along an inner axis --------------------------------------------------------------------------------------------- */
+
+/* Line number i of the job: row, frame and line of the frame. */
+static void place(const cgru_job *job, int64_t i, int count, int *row, int64_t *frame, int *line)
+{
+    *line = (int)(i % count);
+    *frame = i / count % job->frames;
+    *row = (int)(i / count / job->frames);
+}
+
+/* number: lines of a frame, steps along the axis; kind: what comes out, h or c (1). in[1], in[2]: h0 and c0. */
 static void run_scan_inner(const cgru_job *job)
 {
     const cgru_gnode *node = job->node;
-    const int lines = node->number[0], steps = node->number[1], inputs = node->number[2], n = node->number[3];
-    batch b = {job, node->matrix[0], node->matrix[1], n, GATES[node->kind] * n, node->kind, job->gather, NULL, NULL};
-    b.from_h = b.from_x + job->batch * b.gates;
-    b.state = b.from_h + job->batch * b.gates;
-    const int64_t total = (int64_t)job->rows * job->frames * lines;
-    int64_t together = job->batch / (steps < job->batch ? steps : job->batch);
+    const lines l = lines_of(job);
+    const int count = node->number[0], steps = node->number[1], n = l.scan->hidden, inputs = l.scan->input;
+    const int64_t total = (int64_t)job->rows * job->frames * count;
+    int64_t together = CGRU_BATCH / (steps < CGRU_BATCH ? steps : CGRU_BATCH);
     if (together > total) together = total;
-    const int piece = together ? (int)(job->batch / together) : 0; /* steps whose input side is multiplied at once */
+    const int piece = together ? (int)(CGRU_BATCH / together) : 1; /* steps whose input side is multiplied at once */
     for (int64_t begin = 0; begin < total; begin += together) {
         const int many = (int)(total - begin < together ? total - begin : together);
         int row, line;
         int64_t frame;
         for (int i = 0; i < many; i++) {
-            float *h = b.state + (ptrdiff_t)i * 2 * n;
-            place(job, begin + i, lines, &row, &frame, &line);
+            const float *given[2] = {l.zero, l.zero};
+            place(job, begin + i, count, &row, &frame, &line);
             for (int k = 0; k < 2; k++) {
-                if (job->in[1 + k].data == NULL || node->inputs < 2 + k) memset(h + k * n, 0, (size_t)n * sizeof(float));
-                else memcpy(h + k * n, cgru_frame(&job->in[1 + k], row, frame) + (ptrdiff_t)line * n, (size_t)n * sizeof(float));
+                if (k + 1 < node->inputs && job->in[k + 1].data)
+                    given[k] = cgru_frame(&job->in[k + 1], row, frame) + (ptrdiff_t)line * n;
             }
+            l.current[i] = given[0];
+            l.range[i] = range_of(l.scan, given[0], n);
+            l.cell_state[i] = l.c + (ptrdiff_t)i * n;
+            memcpy(l.cell_state[i], given[1], (size_t)n * sizeof(float));
         }
         for (int done = 0; done < steps; done += piece) {
             const int some = steps - done < piece ? steps - done : piece;
             for (int i = 0; i < many; i++) {
-                place(job, begin + i, lines, &row, &frame, &line);
+                place(job, begin + i, count, &row, &frame, &line);
+                const float *x = cgru_frame(&job->in[0], row, frame) + (ptrdiff_t)line * steps * inputs;
                 for (int s = 0; s < some; s++) {
-                    const int at = node->flag ? steps - 1 - done - s : done + s;
-                    job->pointer_in[i * some + s] = cgru_frame(&job->in[0], row, frame) + ((ptrdiff_t)line * steps + at) * inputs;
-                    job->pointer_out[i * some + s] = b.from_x + ((ptrdiff_t)i * some + s) * b.gates;
+                    const int at = node->scan.direction[0].reverse ? steps - 1 - done - s : done + s;
+                    l.in[i * some + s] = x + (ptrdiff_t)at * inputs;
                 }
             }
-            multiply(&b, b.x, many * some);
+            project(&l, many * some);
             for (int s = 0; s < some; s++) {
+                const int at = node->scan.direction[0].reverse ? steps - 1 - done - s : done + s;
                 for (int i = 0; i < many; i++) {
-                    job->pointer_in[i] = b.state + (ptrdiff_t)i * 2 * n;
-                    job->pointer_out[i] = b.from_h + (ptrdiff_t)i * b.gates;
+                    place(job, begin + i, count, &row, &frame, &line);
+                    float *y = cgru_frame(&job->out, row, frame) + ((ptrdiff_t)line * steps + at) * n;
+                    l.from_x[i] = l.projected + (i * some + s) * l.projection;
+                    l.h_now[i] = l.current[i];
+                    l.out[i] = node->kind ? l.h + ((ptrdiff_t)i * 2 + (at & 1)) * n : y;
                 }
-                multiply(&b, b.h, many);
-                const int at = node->flag ? steps - 1 - done - s : done + s;
+                step(&l, many, at);
                 for (int i = 0; i < many; i++) {
-                    float *h = b.state + (ptrdiff_t)i * 2 * n;
-                    advance(&b, b.from_x + ((ptrdiff_t)i * some + s) * b.gates, b.from_h + (ptrdiff_t)i * b.gates, h);
-                    place(job, begin + i, lines, &row, &frame, &line);
-                    memcpy(cgru_frame(&job->out, row, frame) + ((ptrdiff_t)line * steps + at) * n, h + node->offset * n,
-                           (size_t)n * sizeof(float));
+                    l.current[i] = l.out[i];
+                    if (node->kind == 0) continue;
+                    place(job, begin + i, count, &row, &frame, &line);
+                    float *y = cgru_frame(&job->out, row, frame) + ((ptrdiff_t)line * steps + at) * n;
+                    memcpy(y, l.cell_state[i], (size_t)n * sizeof(float));
                 }
             }
         }
@@ -120,55 +168,114 @@ static void run_scan_inner(const cgru_job *job)
 static int check_scan_inner(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0);
-    const int64_t lines = node->number[0], steps = node->number[1], inputs = node->number[2], n = node->number[3];
-    if (!x || x->content != CGRU_FEATURES || node->kind < 0 || node->kind >= CELLS || node->groups != 2 || lines < 1 || steps < 1)
-        return 0;
-    const cgru_matrix *w = node->matrix[0], *r = node->matrix[1];
-    const int gates = GATES[node->kind];
-    for (int k = 1; k < 3; k++) {
+    const int64_t count = node->number[0], steps = node->number[1];
+    if (!x || x->content != CGRU_FEATURES || steps < 1 || !fits(node, count * steps, g->values[node->out].size)) return 0;
+    const cgru_scan *scan = node->scan.direction[0].scan;
+    for (int k = 1; k < node->inputs; k++) {
         const cgru_value *given = cgru_input_of(g, node, k);
-        if (given && (given->content != CGRU_FEATURES || given->size != lines * n)) return 0;
+        if (given && (given->content != CGRU_FEATURES || given->size != count * scan->hidden)) return 0;
     }
-    return w->in_features == inputs && w->out_features == gates * n && r->in_features == n && r->out_features == gates * n &&
-           node->gather >= 2 * gates * n + 2 * n && x->size == lines * steps * inputs &&
-           g->values[node->out].size == lines * steps * n && (node->offset == 0 || (node->offset == 1 && node->kind == LSTM));
+    return count >= 1 && x->size == count * steps * scan->input && node->inputs <= 1 + scan->cell->states &&
+           (node->kind == 0 || (node->kind == 1 && scan->cell->states > 1));
 }
 
-const cgru_op cgru_op_scan_inner = {"scan_inner", 0, 0, check_scan_inner, run_scan_inner};
+const cgru_op cgru_op_scan_inner = {"scan_inner", 0, 0, check_scan_inner, run_scan_inner, .scratch = scratch_bytes};
 
-/* offset: where in a state row the array lies. A graph with these runs a step at a time. */
-static void run_carried(const cgru_job *job)
+/* ---- over time --------------------------------------------------------------------------------------------------------- */
+
+static int counts(const cgru_job *job, int row, int64_t frame)
 {
-    const size_t bytes = (size_t)job->graph->values[job->node->out].size * sizeof(float);
+    if (job->in_lengths && job->at + frame >= job->in_lengths[row]) return 0;
+    return job->in[1].data == NULL || *cgru_frame(&job->in[1], row, frame) != 0.0f;
+}
+
+/* A row that nothing has gone into yet begins with what h0 and c0 say; where its numbers get a range, all lines share it. */
+static void begin_rows(const cgru_job *job, const cgru_scan *scan, int64_t size)
+{
+    const cgru_gnode *node = job->node;
+    const cgru_direction *dir = &node->scan.direction[0];
     for (int r = 0; r < job->rows; r++) {
-        for (int64_t f = 0; f < job->frames; f++) memcpy(cgru_frame(&job->out, r, f), cgru_state_row(job, r) + job->node->offset, bytes);
-    }
-}
-
-static int check_carried(const cgru_graph *g, const cgru_gnode *node)
-{
-    return node->offset >= 0 && g->values[node->out].clock == CGRU_STEPS && g->values[node->out].content == CGRU_FEATURES;
-}
-
-const cgru_op cgru_op_carried = {"carried", 0, 0, check_carried, run_carried};
-
-static void run_carry(const cgru_job *job)
-{
-    const size_t bytes = (size_t)job->graph->values[job->node->out].size * sizeof(float);
-    for (int r = 0; r < job->rows; r++) {
+        float *state = cgru_state_row(job, r);
+        for (int k = 2; k < node->inputs && state[dir->emitted] == CGRU_FRESH; k++) {
+            if (node->in[k] >= 0)
+                memcpy(state + dir->state + (k - 2) * size, cgru_frame(&job->in[k], r, 0), (size_t)size * sizeof(float));
+        }
+        if (state[dir->emitted + 1] == 0.0f) state[dir->emitted + 1] = range_of(scan, state + dir->state, size);
         for (int64_t f = 0; f < job->frames; f++) {
-            const float *x = cgru_frame(&job->in[0], r, f);
-            if (job->out.data) memcpy(cgru_frame(&job->out, r, f), x, bytes);
-            if (job->in_lengths == NULL || job->at + f < job->in_lengths[r])
-                memcpy(cgru_state_row(job, r) + job->node->offset, x, bytes);
+            if (counts(job, r, f)) state[dir->emitted] = CGRU_EMITTED;
         }
     }
 }
 
-static int check_carry(const cgru_graph *g, const cgru_gnode *node)
+/* number[0]: lines of a frame. in[1]: a mask; in[2], in[3]: h0 and c0. A state row holds h of every line, then c. */
+static void run_scan_rows(const cgru_job *job)
 {
-    const cgru_value *x = cgru_input_of(g, node, 0);
-    return x && check_carried(g, node) && x->content == CGRU_FEATURES && x->size == g->values[node->out].size;
+    const cgru_gnode *node = job->node;
+    const cgru_direction *dir = &node->scan.direction[0];
+    const lines l = lines_of(job);
+    const int count = node->number[0], n = l.scan->hidden, inputs = l.scan->input;
+    const int64_t total = (int64_t)job->rows * count, size = (int64_t)count * n;
+    const int64_t together = total < CGRU_BATCH ? total : CGRU_BATCH;
+    begin_rows(job, l.scan, size);
+    for (int64_t begin = 0; begin < total && job->frames; begin += together) {
+        const int many = (int)(total - begin < together ? total - begin : together);
+        const int64_t piece = CGRU_BATCH / many; /* frames whose input side is multiplied at once */
+        for (int i = 0; i < many; i++)
+            l.current[i] = cgru_state_row(job, (int)((begin + i) / count)) + dir->state + (begin + i) % count * n;
+        for (int64_t done = 0; done < job->frames; done += piece) {
+            const int some = (int)(job->frames - done < piece ? job->frames - done : piece);
+            int projected = 0;
+            for (int s = 0; s < some; s++) {
+                const int64_t f = dir->reverse ? job->frames - 1 - done - s : done + s;
+                for (int i = 0; i < many; i++) {
+                    const int row = (int)((begin + i) / count);
+                    if (!counts(job, row, f)) continue;
+                    l.in[projected++] = cgru_frame(&job->in[0], row, f) + (begin + i) % count * inputs;
+                }
+            }
+            project(&l, projected);
+            projected = 0;
+            for (int s = 0; s < some; s++) {
+                const int64_t f = dir->reverse ? job->frames - 1 - done - s : done + s;
+                int active = 0;
+                for (int i = 0; i < many; i++) {
+                    const int row = (int)((begin + i) / count);
+                    const int64_t line = (begin + i) % count;
+                    float *y = job->out.data ? cgru_frame(&job->out, row, f) + line * n : NULL;
+                    if (!counts(job, row, f)) {
+                        if (y) memset(y, 0, (size_t)n * sizeof(float));
+                        continue;
+                    }
+                    float *state = cgru_state_row(job, row), *ring = l.h + (ptrdiff_t)i * 2 * n;
+                    l.from_x[active] = l.projected + projected++ * l.projection;
+                    l.h_now[active] = l.current[i];
+                    l.out[active] = y ? y : ring + (l.current[i] == ring ? n : 0);
+                    l.cell_state[active] = state + dir->state + size + line * n;
+                    l.range[active] = state[dir->emitted + 1];
+                    l.active[active++] = i;
+                }
+                step(&l, active, f);
+                for (int i = 0; i < active; i++) l.current[l.active[i]] = l.out[i];
+            }
+        }
+        for (int i = 0; i < many; i++) {
+            float *h = cgru_state_row(job, (int)((begin + i) / count)) + dir->state + (begin + i) % count * n;
+            if (h != l.current[i]) memcpy(h, l.current[i], (size_t)n * sizeof(float));
+        }
+    }
 }
 
-const cgru_op cgru_op_carry = {"carry", 0, 0, check_carry, run_carry};
+static int check_scan_rows(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1), *y = &g->values[node->out];
+    if (!x || x->content != CGRU_FEATURES || x->clock == CGRU_ONCE || y->clock != x->clock) return 0;
+    if (!fits(node, node->number[0], y->size) || (mask && (mask->content != CGRU_MASK || mask->clock != x->clock))) return 0;
+    const cgru_scan *scan = node->scan.direction[0].scan;
+    for (int k = 2; k < node->inputs; k++) {
+        const cgru_value *given = cgru_input_of(g, node, k);
+        if (given && (given->clock != CGRU_ONCE || given->content != CGRU_FEATURES || given->size != y->size)) return 0;
+    }
+    return x->size == (int64_t)node->number[0] * scan->input && node->inputs <= 2 + scan->cell->states;
+}
+
+const cgru_op cgru_op_scan_rows = {"scan_rows", 0, 0, check_scan_rows, run_scan_rows, .scratch = scratch_bytes, .moves = 1};

@@ -66,7 +66,7 @@ static int check_scan(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1), *y = &g->values[node->out];
     const cgru_scan *scan = node->scan.direction[0].scan;
-    if (x == NULL || x->content != CGRU_FEATURES || x->clock == CGRU_ONCE || scan == NULL) return 0;
+    if (x == NULL || x->content != CGRU_FEATURES || x->clock == CGRU_ONCE || scan == NULL || node->scan.directions != 1) return 0;
     if (x->size != scan->input || y->size != scan->out || y->clock != x->clock) return 0;
     if (mask && (mask->content != CGRU_MASK || mask->clock != x->clock)) return 0;
     for (int k = 2; k < node->inputs; k++) {
@@ -76,7 +76,7 @@ static int check_scan(const cgru_graph *g, const cgru_gnode *node)
     return node->inputs <= 2 + scan->cell->states;
 }
 
-const cgru_op cgru_op_scan = {"scan", 0, 0, check_scan, run_scan};
+const cgru_op cgru_op_scan = {"scan", 0, 0, check_scan, run_scan, .moves = 1};
 
 /* offset: where in a state row the array lies; number[0]: where the bookkeeping. flag: as the last output has it: zero for
  * a row without a frame that counted, and, with number[1], for one whose last frame (first, with number[2]) did not. */

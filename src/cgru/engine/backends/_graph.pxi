@@ -33,7 +33,6 @@ cdef extern from "graph.h" nogil:
         const float *vector[4]
         int activation, kind, flag, offset
         int number[6]
-        int gather
         float real[4]
         int size[4]
         int stride[3][4]
@@ -207,7 +206,8 @@ cdef void fill_node(cgru_gnode *node, dict given, int out, const cgru_matrix **m
     w.span, w.stride, w.left, w.right, w.up = given["window"]
     if "scan" in given:
         scan, reverse, state, emitted, repeat, flip = given["scan"]
-        node.scan.kind, node.scan.directions, node.scan.sequences = CGRU_RECURRENT, 1, 1
+        # Of the lines of a frame: the scan runner of chains has nothing to do with it.
+        node.scan.kind, node.scan.directions, node.scan.sequences = CGRU_RECURRENT, not given.get("lines", False), 1
         node.scan.in_, node.scan.out = (<Scan?>scan).scan.input, (<Scan?>scan).scan.out
         node.scan.repeat, node.scan.flipped = repeat, flip
         direction = &node.scan.direction[0]
@@ -223,7 +223,6 @@ cdef void fill_node(cgru_gnode *node, dict given, int out, const cgru_matrix **m
                 raise ShapeError(f"{given['name']}: a vector is not float32 in C order")
             node.vector[k] = floats(<cnp.ndarray>vector)
     node.activation, node.kind = given.get("activation", 0), given.get("kind", 0)
-    node.gather = given.get("gather", 0)
     node.flag, node.offset = given.get("flag", 0), given.get("offset", 0)
     for k, number in enumerate(given.get("numbers", ())):
         node.number[k] = number

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from ...arrays import Float32
 from ...spec.activations import CODES
 from ...spec.graph import Node
 from ...spec.operations.axes import REDUCTIONS
 from ...spec.operations.pointwise import UNARY
 from ...spec.values import Value
-from ...weights import Weights
 from .graph_lowering import AXES, Context, broadcast, few_axes, first, lowers, strides_of, weights_of
-from .packed import packing
 
 #: Kinds of the core's binary operation.
 _COMPARISONS = {"less": 8, "less_equal": 9, "equal": 10}
@@ -232,81 +229,3 @@ def _pool_inner(c: Context) -> dict[str, Any]:
 @lowers("stack_frames")
 def _stack_frames(c: Context) -> dict[str, Any]:
     return {"numbers": [c.node.options["width"], c.node.options["dilation"]]}
-
-
-# ---- recurrences inside a frame, and states --------------------------------------------------------------------------
-
-#: Cells that the core has, and the activations they come with there.
-_ROW_CELLS = {
-    "gru_after": (0, ("sigmoid", "tanh")),
-    "lstm": (1, ("sigmoid", "tanh", "tanh")),
-    "rnn": (2, ("tanh",)),
-}
-
-
-class RowCell:
-    """The packed matrices of a recurrence: the gates from the input and from the state."""
-
-    def __init__(self, part: Weights) -> None:
-        from . import _packed
-
-        held = part.stored()
-        self.biased = [name for name in ("bias_ih", "bias_hh") if name in held]
-        self.peepholes = cast("Float32 | None", held.get("weight_ph"))
-        self.matrices = [
-            _packed.Matrix(part.precision, held[f"weight_{side}"], held.get(f"bias_{side}")) for side in ("ih", "hh")
-        ]
-
-    @property
-    def nbytes(self) -> int:
-        own = 0 if self.peepholes is None else self.peepholes.nbytes
-        return own + sum(matrix.nbytes for matrix in self.matrices)
-
-    def stored(self) -> dict[str, Any]:
-        """The arrays it was made of."""
-        made: dict[str, Any] = {}
-        for side, matrix in zip(("ih", "hh"), self.matrices, strict=True):
-            part = matrix.stored()
-            made[f"weight_{side}"] = part["weight"]
-            if f"bias_{side}" in self.biased:
-                made[f"bias_{side}"] = part["bias"]
-        if self.peepholes is not None:
-            made["weight_ph"] = self.peepholes
-        return made
-
-
-def _plain_cell(node: Node, result: Value, inputs: list[Value | None]) -> bool:
-    options = node.options
-    known = _ROW_CELLS.get(options["cell"])
-    return known is not None and tuple(options["activations"]) == known[1] and not options["clip"] + options["coupled"]
-
-
-@lowers("scan_inner", where=_plain_cell)
-def _scan_inner(c: Context) -> dict[str, Any]:
-    options, shape = c.node.options, first(c).features
-    assert c.weights is not None
-    with packing:
-        packed = cast(RowCell, c.weights.packed(RowCell))
-    kind, units = _ROW_CELLS[options["cell"]][0], options["units"]
-    gates = (3, 4, 1)[kind] * units
-    return {
-        "matrices": packed.matrices,
-        "vectors": [packed.peepholes],
-        "kind": kind,
-        "flag": int(options["reverse"]),
-        "offset": int(options["emit"] == "c"),
-        "numbers": [prod(shape[:-2]), shape[-2], shape[-1], units],
-        "gather": 2 * gates + 2 * units,
-    }
-
-
-@lowers("carried")
-def _carried(c: Context) -> dict[str, Any]:
-    (block,) = c.layout.blocks[c.node.name]
-    return {"offset": block.offset}
-
-
-@lowers("carry")
-def _carry(c: Context) -> dict[str, Any]:
-    (block,) = c.layout.blocks[c.node.inputs[1]]
-    return {"offset": block.offset}

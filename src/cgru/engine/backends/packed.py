@@ -64,20 +64,23 @@ def packed(layer: Layer) -> list[Any]:
         held = part.stored()
         return _packed.Matrix(part.precision, held["weight"], cast("Float32 | None", held.get("bias")))
 
-    def scan(part: Weights) -> Any:
-        assert isinstance(layer, Recurrent)
-        return _packed.Scan(
-            part.precision,
-            layer.cell.name,
-            CODES[layer.activation],
-            CODES[layer.recurrent_activation],
-            layer.hidden_size,
-            layer.emitted_size,
-            part.stored(),
-        )
-
     with packing:
-        return [part.packed(dense if isinstance(layer, Dense) else scan) for part in layer.weights.values()]
+        if isinstance(layer, Dense):
+            return [part.packed(dense, ("dense",)) for part in layer.weights.values()]
+        assert isinstance(layer, Recurrent)
+        codes = CODES[layer.activation], CODES[layer.recurrent_activation]
+        return [
+            packed_scan(part, layer.cell.name, *codes, layer.hidden_size, layer.emitted_size)
+            for part in layer.weights.values()
+        ]
+
+
+def packed_scan(weights: Weights, cell: str, activation: int, recurrent: int, hidden: int, emitted: int) -> Any:
+    """The packed weights of one direction, made once for all that share them; the caller holds the lock."""
+    from . import _packed
+
+    form = (cell, activation, recurrent, hidden, emitted)
+    return weights.packed(lambda part: _packed.Scan(part.precision, *form, part.stored()), form)
 
 
 class StraightLine:

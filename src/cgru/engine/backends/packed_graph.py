@@ -1,6 +1,7 @@
 """The packed backend for graphs: every node becomes one of the core's, over weights in the kernels' own order.
 
-The lowerings of operations on frames with inner axes are :mod:`.graph_lowering_inner`'s, the others' are here.
+The lowerings of operations on frames with inner axes are :mod:`.graph_lowering_inner`'s, those of recurrences and
+states :mod:`.graph_lowering_recurrent`'s, the others' are here.
 """
 
 from __future__ import annotations
@@ -13,15 +14,14 @@ import numpy as np
 
 from ...arrays import Float32
 from ...spec.activations import CODES, PARAMETRIC
-from ...spec.cells import CELLS
 from ...spec.graph import Graph
-from ...spec.operations.recurrent import emitted_size
 from ...spec.precision import Stored
 from ...spec.values import Value
 from ...weights import Store, Weights
 from ..given_once import frames_given
 from ..state import StateLayout
 from . import graph_lowering_inner as _inner  # noqa: F401 - fills the table
+from . import graph_lowering_recurrent as _recurrent  # noqa: F401 - likewise
 from .graph_lowering import (
     LOWERINGS,
     Context,
@@ -215,7 +215,7 @@ def _dense(c: Context) -> dict[str, Any]:
 
     assert c.weights is not None
     with packing:
-        matrix = c.weights.packed(pack)
+        matrix = c.weights.packed(pack, ("dense",))
     return {
         "matrices": [matrix],
         "activation": CODES[c.node.options["activation"]],
@@ -290,43 +290,11 @@ def _conv1d(c: Context) -> dict[str, Any]:
             "activation": activation,
         }
     with packing:
-        packed = c.weights.packed(lambda part: PackedConv(part, groups))
+        packed = c.weights.packed(lambda part: PackedConv(part, groups), ("conv1d", groups))
     return {
         "matrices": cast(PackedConv, packed).matrices,
         "numbers": [width, dilation, channels],
         "activation": activation,
-    }
-
-
-@lowers("scan")
-def _scan(c: Context) -> dict[str, Any]:
-    from . import _packed
-
-    options = c.node.options
-
-    def pack(part: Weights) -> Any:
-        codes = (CODES[options["activation"]], CODES[options["recurrent_activation"]])
-        cell, units, emitted = options["cell"], options["units"], emitted_size(options)
-        return _packed.Scan(part.precision, cell, *codes, units, emitted, part.stored())
-
-    assert c.weights is not None
-    with packing:
-        scan = c.weights.packed(pack)
-    (block,) = c.layout.blocks[c.node.name]
-    return {"scan": (scan, options["reverse"], block.offset, block.aux, options["repeat"], options["flip"])}
-
-
-@lowers("last_state")
-def _last_state(c: Context) -> dict[str, Any]:
-    scan = c.graph.node(c.node.inputs[0])
-    assert scan is not None
-    (block,) = c.layout.blocks[scan.name]
-    names = CELLS[scan.options["cell"]].state
-    before = block.sizes[: names.index(c.node.options["array"])]
-    return {
-        "offset": block.offset + sum(before),
-        "flag": int(c.node.options["as_output"]),
-        "numbers": [block.aux, int(not scan.options["repeat"]), int(scan.options["reverse"])],
     }
 
 
