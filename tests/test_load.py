@@ -250,8 +250,8 @@ def test_a_pickle_without_arrays_is_refused() -> None:
     refused(pickle.dumps({"weight": "none"}), FormatError, "a pickle without arrays")
 
 
-def test_rtneural_json_is_not_read_yet() -> None:
-    refused(b'{\n  "in_shape": [null, null, 1], "layers": []}', UnsupportedError, "RTNeural")
+def test_json_without_weights_is_refused() -> None:
+    refused(b'{\n  "in_shape": [null, null, 1], "layers": [], "activation": "tanh"}', UnsupportedError, "without")
 
 
 def test_weights_of_keras_alone_do_not_make_a_network() -> None:

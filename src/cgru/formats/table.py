@@ -7,6 +7,7 @@ reader with ``load(source) -> list[Layer]``, or a :class:`cgru.Graph`, and add a
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 SAFETENSORS = ".containers.safetensors"
 _KERAS = ".readers.keras_files"
+_LAYERS = re.compile(rb'"layers"\s{0,99}:\s{0,99}\[')
+_SETTINGS = re.compile(rb'"model_data"\s{0,99}:\s{0,99}\{')
+_STATE = re.compile(rb'"state_dict"\s{0,99}:\s{0,99}\{')
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -101,6 +105,20 @@ def _is_pickle(probe: Probe) -> bool:
     return looks_like(probe.source.data)
 
 
+def _is_json(probe: Probe) -> bool:
+    from .containers.json_arrays import looks_like
+
+    return looks_like(probe.head)
+
+
+def _is_rtneural(probe: Probe) -> bool:
+    """RTNeural's list of layers, or GuitarML's settings beside a state_dict; other JSON is names and numbers."""
+    if not _is_json(probe):
+        return False
+    text = probe.source.data
+    return bool(_LAYERS.search(text) or (_SETTINGS.search(text) and _STATE.search(text)))
+
+
 def _is_onnx(probe: Probe) -> bool:
     from .containers.onnx_file import looks_like
 
@@ -121,10 +139,8 @@ FORMATS = (
            ".readers.torchscript.network", options=("inputs",), by_layers=True),
     Format("PyTorch before 1.6", (".pt", ".pth"), _is_torch_stream, ".containers.torch_stream"),
     Format("pickle", (".pkl",), _is_pickle, ".containers.pickle_file"),
-    Format("JSON", (".json",), lambda p: p.head.lstrip()[:1] in (b"{", b"["), instead=(
-        "a JSON file, such as RTNeural's, which this version of cgru does not read; "
-        "save the network's own state_dict or .keras file"
-    )),
+    Format("RTNeural", (".json",), _is_rtneural, ".containers.json_arrays", ".readers.rtneural", by_layers=True),
+    Format("JSON", (".json",), _is_json, ".containers.json_arrays"),
     Format("ONNX", (".onnx",), _is_onnx, ".containers.onnx_file", ".readers.onnx_network",
            options=("inputs", "state", "time_axis")),
 )  # fmt: skip

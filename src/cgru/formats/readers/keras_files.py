@@ -8,18 +8,17 @@ that a file names is executed.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from ...builder import Graph
 from ...errors import ArgumentTypeError, CgruError, FormatError, UnsupportedError
 from ...layers import Layer
-from ..containers import hdf5, npz
+from ..containers import hdf5, json_text, npz
 from ..containers.file_bytes import Source, open_bytes
 from ..containers.file_bytes import shown as shown_name
 from ..containers.tensorfile import TensorFile
@@ -31,7 +30,6 @@ from .naming import error_prefix
 #: A configuration's bytes, and what its values may take once parsed: an object in JSON's three letters has 64 bytes.
 MAX_CONFIG = 8 << 20
 MAX_CONFIG_VALUES = 64 << 20
-MAX_CONFIG_DEPTH = 100
 #: The weights in a zip inflate to this at most, whatever the zip's own bound: trained ones hardly compress.
 MAX_WEIGHTS_FLOOR, MAX_WEIGHTS_RATIO = 64 << 20, 32
 _METADATA, _CONFIG, _H5, _NPZ = "metadata.json", "config.json", "model.weights.h5", "model.weights.npz"
@@ -167,35 +165,9 @@ def _text(members: ZipMembers, name: str) -> str:
 
 
 def _json(text: str, where: str) -> Any:
-    def refuse(found: str) -> NoReturn:
-        raise FormatError(f"{where} holds the number {found[:40]}")
-
-    def integer(digits: str) -> int:
-        return int(digits) if len(digits) <= 40 else refuse(digits)
-
     if len(text) > MAX_CONFIG:
         raise FormatError(f"{where} has {len(text)} letters, more than the {MAX_CONFIG} that can be right")
-    if 240 * text.count("{") + 88 * text.count("[") + 64 * text.count(",") > MAX_CONFIG_VALUES:
-        raise FormatError(f"{where} holds more values than the configuration of any model")
-    try:
-        value = json.loads(text, parse_constant=refuse, parse_int=integer)
-    except CgruError:
-        raise
-    except RecursionError:
-        raise FormatError(f"{where} nests too deep") from None
-    except ValueError as error:
-        raise FormatError(f"{where} is not valid JSON ({error})") from None
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > MAX_CONFIG_DEPTH:
-            raise FormatError(f"{where} nests more than {MAX_CONFIG_DEPTH} levels deep")
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
-        ]
-    return value
+    return json_text.parsed(text, where, values=MAX_CONFIG_VALUES)
 
 
 def _groups(file: _KerasFile, top: str) -> dict[str, list[tuple[str, np.ndarray]]]:
