@@ -116,13 +116,21 @@ def _checked(net: Model, check: Any) -> str:
         return f"verified against the outputs given: {verify(net, *check)}"
 
 
-def read(path: Source, *, mmap: bool = False) -> dict[str, np.ndarray]:
+def read(path: Source, *, mmap: bool = False, scale: float | None = None) -> dict[str, np.ndarray]:
     """Every array in a file by its name there, in the file's own order and gate layout; executes nothing.
 
     The arrays are read-only. Of a PyTorch checkpoint they are the model's. ``path`` and ``mmap`` are as for
-    :func:`load`: the arrays of a mapped file show the file itself. Raises as :func:`load` does.
+    :func:`load`: the arrays of a mapped file show the file itself. ``scale`` is for tables in C source, whose whole
+    numbers stand for multiples of it: ``scale=1/256`` gives them as float32. Raises as :func:`load` does.
     """
-    return dict(read_file(path, mmap=mmap).tensors)
+    file = read_file(path, mmap=mmap)
+    if scale is None:
+        return dict(file.tensors)
+    from .containers.c_tables import scaled
+
+    if file.kind != "c":
+        raise CgruError(f"scale: this is for tables in C source, and {file.shown} is another file; leave scale= away")
+    return scaled(file, scale)
 
 
 def read_file(path: Source, *, mmap: bool = False) -> TensorFile:

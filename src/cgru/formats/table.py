@@ -119,6 +119,12 @@ def _is_rtneural(probe: Probe) -> bool:
     return bool(_LAYERS.search(text) or (_SETTINGS.search(text) and _STATE.search(text)))
 
 
+def _is_c(probe: Probe) -> bool:
+    from .containers.c_tables import looks_like
+
+    return looks_like(probe.source.data)
+
+
 def _is_onnx(probe: Probe) -> bool:
     from .containers.onnx_file import looks_like
 
@@ -141,6 +147,7 @@ FORMATS = (
     Format("pickle", (".pkl",), _is_pickle, ".containers.pickle_file"),
     Format("RTNeural", (".json",), _is_rtneural, ".containers.json_arrays", ".readers.rtneural", by_layers=True),
     Format("JSON", (".json",), _is_json, ".containers.json_arrays"),
+    Format("C table", (".c", ".h"), _is_c, ".containers.c_tables"),
     Format("ONNX", (".onnx",), _is_onnx, ".containers.onnx_file", ".readers.onnx_network",
            options=("inputs", "state", "time_axis")),
 )  # fmt: skip
