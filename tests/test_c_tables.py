@@ -116,18 +116,18 @@ def test_refused(what: str) -> None:
 
 
 HOSTILE = {
-    "comments that open": b"static const int a[1] = {1};" + b"/*" * 500_000,
-    "comments within one": b"static const int a[1] = {1};" + b"/**/" * 300_000 + b"{",
-    "blanks": b"static const int a[1] = {1};" + b"= " * 500_000,
-    "braces that open": b"static const int a[1] = {1};" + b"={" * 500_000,
+    "comments that open": b"static const int a[1] = {1};" + b"/*" * 200_000,
+    "comments within one": b"static const int a[1] = {1};" + b"/**/" * 100_000 + b"{",
+    "blanks": b"static const int a[1] = {1};" + b"= " * 200_000,
+    "braces that open": b"static const int a[1] = {1};" + b"={" * 200_000,
     "declarations": b"static const int a[1] = {1};" * 40_000,
-    "words before one": b"static const int a[1] = {1};" + b"a " * 500_000 + b"= {1",
-    "brackets before one": b"static const int a[1] = {1};" + b"[1]" * 300_000 + b"= {1",
-    "directives": b"static const int a[1] = {1};\n" + b"#\\\n" * 300_000 + b"{= {",
+    "words before one": b"static const int a[1] = {1};" + b"a " * 200_000 + b"= {1",
+    "brackets before one": b"static const int a[1] = {1};" + b"[1]" * 100_000 + b"= {1",
+    "directives": b"static const int a[1] = {1};\n" + b"#\\\n" * 100_000 + b"{= {",
     "digits": b"static const int a[1] = {" + b"1" * 1_000_000 + b"};",
-    "numbers": b"static const int a[1] = {" + b"1," * 600_000 + b"};",
-    "numbers in hexadecimal": b"static const int a[1] = {" + b"0x1," * 300_000 + b"};",
-    "tails": b"static const int a[1] = {" + b"1e" * 500_000 + b"};",
+    "numbers": b"static const int a[1] = {" + b"1," * 200_000 + b"};",
+    "numbers in hexadecimal": b"static const int a[1] = {" + b"0x1," * 100_000 + b"};",
+    "tails": b"static const int a[1] = {" + b"1e" * 200_000 + b"};",
 }
 
 

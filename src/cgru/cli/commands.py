@@ -58,9 +58,12 @@ def info(options: argparse.Namespace) -> None:
     from ..formats import sniff
     from ..reports.cell_costs import costs, table
 
+    if options.suggest:
+        _suggest(options)
+        return
     try:
         net = _load(options)
-    except UnsupportedError as error:
+    except CgruError as error:
         if options.layers is not None or options.prefix is not None:
             raise
         _tensors(options, error)
@@ -112,12 +115,47 @@ def info(options: argparse.Namespace) -> None:
         print(f"warning: {name} has {count:,} weights that are NaN or infinite")
 
 
-def _tensors(options: argparse.Namespace, why: UnsupportedError) -> None:
-    """What a file holds that is read but is no network as it is; ``why`` says what is missing."""
+def _suggest(options: argparse.Namespace) -> None:
+    """``layers=`` to paste, tried here; a plausible one, since a file of tensors does not hold forward()."""
+    from .. import load
+    from ..formats import read_file
+    from ..formats.readers.torch_layers import suggestion
+
+    try:
+        load(options.file, prefix=options.prefix)
+    except UnsupportedError as error:
+        said = suggestion(read_file(options.file), options.prefix)
+        if not said:
+            raise UnsupportedError(f"{error}; no layers= can be suggested") from None
+        net = load(options.file, layers=said, prefix=options.prefix)
+        more = f", prefix={options.prefix!r}" if options.prefix is not None else ""
+        if options.json:
+            _print_json({"file": options.file, "layers": said, "prefix": options.prefix})
+            return
+        print(f"cgru.load({options.file!r}, layers={said!r}{more})")
+        print(f"# {' → '.join(layer.name for layer in net.layers)}: plausible by sizes and order; activations between")
+        print("# layers are not in the file: put them in, and compare with the trained network by check=(x, y)")
+        return
+    if options.json:
+        _print_json({"file": options.file, "layers": None, "prefix": options.prefix})
+        return
+    more = f", prefix={options.prefix!r}" if options.prefix is not None else ""
+    print(f"cgru.load({options.file!r}{more}) opens as it is")
+
+
+def _tensors(options: argparse.Namespace, why: CgruError) -> None:
+    """What a file holds that is read but is no network as it is; ``why`` says what is missing.
+
+    A file that cannot even be read is refused for what made it no network.
+    """
     from ..formats import read_file, sniff
     from ..reports import contents
 
-    found = contents.rows(read_file(options.file).tensors)
+    try:
+        file = read_file(options.file)
+    except CgruError:
+        raise why from None
+    found = contents.rows(file.tensors)
     kind = sniff(options.file).title
     reason = str(why).removeprefix(f"{options.file}: ")
     if options.json:
@@ -125,6 +163,8 @@ def _tensors(options: argparse.Namespace, why: UnsupportedError) -> None:
         return
     print(f"{options.file}: {kind}, {len(found):,} tensors")
     print(contents.table(found))
+    for name, text in file.metadata.items():
+        print(f"{name}: {shortened(' '.join(text.split()))[:200]}")
     print(f"not run as it is: {reason}")
 
 
@@ -445,6 +485,7 @@ def _parser() -> _Parser:
     sub = add("info", info)
     add_file(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
+    sub.add_argument("--suggest", action="store_true", help="print the layers= to paste, where tensors do not say them")
 
     sub = add("run", run)
     add_file(sub)

@@ -20,13 +20,13 @@ def rows(tensors: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     for name, array in tensors.items():
         path, _, leaf = name.rpartition(".")
         groups.setdefault(path, {})[leaf] = array
-    looks = {path: _module(parts) for path, parts in groups.items()}
+    looks = {path: _module(parts) for path, parts in groups.items()} | _keras_groups(tensors)
     return [
         {
             "name": name,
             "shape": list(array.shape),
             "dtype": str(array.dtype),
-            "looks_like": looks[name.rpartition(".")[0]],
+            "looks_like": looks.get(name.rpartition("/")[0] + "/") or looks[name.rpartition(".")[0]],
         }
         for name, array in tensors.items()
     ]
@@ -37,6 +37,28 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     lines = [[row["name"], "×".join(map(str, row["shape"])) or "1", row["dtype"], row["looks_like"]] for row in found]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _keras_groups(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """What the arrays below one path of Keras' files are, kernels (in, out): by the path and a slash."""
+    groups: dict[str, list[np.ndarray]] = {}
+    for name, array in tensors.items():
+        path, slash, _ = name.rpartition("/")
+        if slash:
+            groups.setdefault(path + slash, []).append(array)
+    found = {}
+    for path, arrays in groups.items():
+        shapes = [array.shape for array in arrays]
+        if len(shapes) > 1 and len(shapes[0]) == len(shapes[1]) == 2 and shapes[1][0]:
+            units, columns = shapes[1]
+            kind = _GATES.get(columns // units) if columns % units == 0 and shapes[0][1] == columns else None
+            found[path] = f"{kind} of {units}" if kind else ""
+        elif len(shapes[0]) == 2:
+            word = "Dense" if shapes[1:] == [shapes[0][1:]] else "Dense without bias, or Embedding"
+            found[path] = f"{word} of {shapes[0][1]}" if word == "Dense" else word
+        elif len(shapes[0]) == 3:
+            found[path] = f"Conv1D of {shapes[0][2]}"
+    return found
 
 
 def _module(parts: Mapping[str, np.ndarray]) -> str:

@@ -127,6 +127,25 @@ def layers_from(
         return _Reading(file, optional_text(prefix, "prefix"), kinds or {}, nonlinearities or {}).layers(layers)
 
 
+def suggestion(file: TensorFile, prefix: str | None = None) -> list[Any]:
+    """``layers=`` as one may paste it: a plausible chain of the file's modules, not what is known to be right.
+
+    Empty where there is none: the modules' sizes do not fit together, or some look as if they lay side by side.
+    """
+    reading = _Reading(file, optional_text(prefix, "prefix"), {}, {})
+    entries = reading._offered() or reading._by_sizes()
+    if not entries:
+        return []
+    kinds = {path: module.kind for path, module in reading.modules.items()}
+    said: list[Any] = [
+        {"rnn": entry, "nonlinearity": "tanh"} if isinstance(entry, str) and kinds.get(entry) == "rnn" else entry
+        for entry in entries
+    ]
+    used = {module.full_name(leaf) for module in reading.modules.values() for leaf in module.tensors}
+    left = [name for name, root in reading.roots.items() if name not in used and root not in used]
+    return [*said, {"ignore": reading._covering(left)}] if left else said
+
+
 def assumption(layers: Sequence[Layer]) -> str:
     """What :func:`layers_from` takes for granted where it infers: a file of tensors does not hold forward()."""
     chain = " → ".join(layer.name for layer in layers)
@@ -327,6 +346,13 @@ class _Reading:
                 return []
         entries = [_entry(step) for step in steps]
         return entries if len(repr(entries)) <= _MAX_ADVICE else []
+
+    def _by_sizes(self) -> list[Any]:
+        """The first order in which the modules' sizes fit together."""
+        modules = [module for module in self.modules.values() if module.is_recurrent]
+        if not self.modules or len(self.modules) > _MAX_MODULES or self._side_by_side() or _is_encoder_decoder(modules):
+            return []
+        return [_entry(step) for step in next(self._orders(), ())]
 
     def _side_by_side(self) -> tuple[str, str] | None:
         """Two modules of one kind and size whose names differ in more than a number: real and imaginary, say."""
