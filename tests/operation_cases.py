@@ -241,6 +241,10 @@ case(
 )  # fmt: skip
 _table = arr(9, 4)
 case("embedding", [Given((), vocabulary=9)], lambda ids: _table[ids], weights={"weight": _table}, vocabulary=9, units=4)
+case("embedding", [Given((2, 3), vocabulary=9)], lambda ids: _table[ids], weights={"weight": _table}, vocabulary=9,
+     units=4)  # fmt: skip
+case("embedding", [Given((3,), vocabulary=9)], lambda ids: _table[ids[:, 1]], weights={"weight": _table}, vocabulary=9,
+     units=4, column=1)  # fmt: skip
 
 _conv = {"weight": arr(6, 2, 3), "bias": arr(6)}
 

@@ -92,13 +92,15 @@ def _writable(array: NDArray[Any]) -> bool:
         return True
 
 
-def ids(value: Any, where: str, vocabulary: int) -> NDArray[np.int64]:
-    """A copy of token ids (B, T) or (T,): integers in [0, vocabulary)."""
+def ids(
+    value: Any, where: str, vocabulary: int, axes: tuple[int, ...] = (1, 2), shown: str = "(B, T) or (T,)"
+) -> NDArray[np.int64]:
+    """A copy of token ids (B, T) or (T,), or of so many axes: integers in [0, vocabulary)."""
     array = as_array(value, where, "integers")
     if array.dtype.kind not in "iu":
         raise ShapeError(f"{where}: expected integer token ids, found dtype {array.dtype}; cast with .astype('int64')")
-    if array.ndim not in (1, 2):
-        raise ShapeError(f"{where}: expected ids of shape (B, T) or (T,), found shape {array.shape}")
+    if array.ndim not in axes:
+        raise ShapeError(f"{where}: expected ids of shape {shown}, found shape {array.shape}")
     array = array.copy()  # what is checked is what is used, whoever writes to the caller's meanwhile
     if array.size:
         low, high = int(array.min()), int(array.max())

@@ -484,10 +484,13 @@ static int check_call(const cgru_graph *g, const cgru_graph_call *call)
         const cgru_port *port = &call->inputs[node->in[0]];
         int clock = g->values[node->in[0]].clock;
         int64_t frames = clock == CGRU_STEPS ? call->steps : clock == CGRU_STATIC ? port->frames : 1;
+        const int column = node->number[1], many = column < 0 ? g->values[node->in[0]].size : 1;
         for (int64_t r = 0; r < call->rows; r++) {
             for (int64_t f = 0; f < frames; f++) {
-                int64_t id = ((const int64_t *)port->data)[r * port->row + f * port->frame];
-                if (id < 0 || id >= node->number[0]) return CGRU_BAD_ID;
+                const int64_t *ids = (const int64_t *)port->data + r * port->row + f * port->frame + (column < 0 ? 0 : column);
+                for (int i = 0; i < many; i++) {
+                    if (ids[i] < 0 || ids[i] >= node->number[0]) return CGRU_BAD_ID;
+                }
             }
         }
     }

@@ -35,8 +35,9 @@ class Given(NamedTuple):
 class Input:
     """One input a call must bring."""
 
-    def __init__(self, name: str, value: Value, vocabulary: int, open_width: bool) -> None:
-        self.name, self.value, self.vocabulary, self.open_width = name, value, vocabulary, open_width
+    def __init__(self, name: str, value: Value, tables: Mapping[int, int], open_width: bool) -> None:
+        self.name, self.value, self.open_width = name, value, open_width
+        self._tables, self.vocabulary = tables, min(tables.values(), default=0)
         self.features = value.features
         self.axes = len(value.features) + (value.clock is not None)
         self.ids = value.dtype == "int64"
@@ -44,12 +45,24 @@ class Input:
     def admit(self, given: Any, where: str) -> tuple[np.ndarray, bool]:
         """``given`` cast and with a batch axis, and whether it came without one."""
         if self.ids:
-            array: np.ndarray = arrays.ids(given, where, self.vocabulary or 1 << 31)
+            array: np.ndarray = self._ids(given, where, self.axes)
         else:
             array = arrays.float32(given, where, (self.axes, self.axes + 1))
             if array.shape[array.ndim - len(self.features) :] != self.features and not self.open_width:
                 raise ShapeError(self._wrong(array, where))
         return (array[None], True) if array.ndim == self.axes else (array, False)
+
+    def _ids(self, given: Any, where: str, axes: int) -> np.ndarray:
+        """Ids of so many axes, or one more, each within the table that it is looked up in."""
+        if not self.features:
+            return arrays.ids(given, where, self.vocabulary or 1 << 31)
+        found = arrays.ids(given, where, self._tables.get(-1, 1 << 31), (axes, axes + 1), self.value.describe())
+        if self.features and found.shape[found.ndim - len(self.features) :] != self.features:
+            raise ShapeError(self._wrong(found, where))
+        for column, size in self._tables.items():
+            if column >= 0:
+                arrays.ids(found[..., column], f"{where}[..., {column}]", size, (axes - 1, axes))
+        return found
 
     def _wrong(self, array: np.ndarray, where: str) -> str:
         if len(self.features) != 1 or self.value.clock is None or self.value.clock.root:
@@ -65,9 +78,10 @@ class Input:
         which it may where there is one row and ``single``."""
         single = single and rows == 1
         if self.ids:
-            alone = single and np.ndim(given) == 0 if isinstance(given, (int, np.ndarray, np.generic)) else False
-            tokens = arrays.ids([given] if alone else given, where, self.vocabulary or 1 << 31)
-            if tokens.shape != (rows,):
+            axes = len(self.features)
+            alone = single and np.ndim(given) == axes if isinstance(given, (int, np.ndarray, np.generic)) else False
+            tokens = self._ids([given] if alone else given, where, axes)
+            if tokens.shape != (rows, *self.features):
                 raise ShapeError(
                     f"{where}: expected {rows} token id{'s' * (rows > 1)} for one step, found shape {tokens.shape}"
                 )
@@ -88,7 +102,7 @@ class Inputs:
         graph = network.graph
         self.graph = graph
         self.all = [
-            Input(name, graph.inputs[name], network.vocabulary(name), network.open_width) for name in network.inputs
+            Input(name, graph.inputs[name], network.tables(name), network.open_width) for name in network.inputs
         ]
         self.names = network.inputs
         self.timed = [one.name for one in self.all if one.name in graph.timed_inputs]

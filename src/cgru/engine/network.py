@@ -42,8 +42,16 @@ class Network:
 
     def vocabulary(self, name: str) -> int:
         """How many ids an input has: the smallest table that it is looked up in; 0 for features."""
-        sizes = [n.options["vocabulary"] for n in self.graph.nodes if n.op == "embedding" and n.inputs[0] == name]
-        return min(sizes, default=0)
+        return min(self.tables(name).values(), default=0)
+
+    def tables(self, name: str) -> dict[int, int]:
+        """The smallest table that each of an input's ids is looked up in, by its place in a frame; −1 is every one."""
+        found: dict[int, int] = {}
+        for node in self.graph.nodes:
+            if node.op == "embedding" and node.inputs[0] == name:
+                column, size = node.options["column"], node.options["vocabulary"]
+                found[column] = min(size, found.get(column, size))
+        return found
 
     def fingerprint(self) -> bytes:
         """Sixteen bytes that another network, in layers, sizes or weights, does not share."""

@@ -179,10 +179,11 @@ def _runner(graph: Graph, store: Store, layout: StateLayout, packed: bool) -> An
 def _flat(array: np.ndarray | None, graph: Graph, name: str) -> np.ndarray | None:
     """An input given once with its feature axes as one, as the core takes it."""
     value = graph.inputs[name]
-    if array is None or value.dtype != "float32" or len(value.features) == 1:
+    if array is None or len(value.features) == 1 or (value.dtype != "float32" and not value.features):
         return array
     return np.ascontiguousarray(array).reshape(*array.shape[: array.ndim - len(value.features)], value.size)
 
 
 def _frame(array: np.ndarray, size: int, batch: int) -> np.ndarray:
-    return array.reshape(batch, 1) if array.dtype == np.int64 else array.reshape(batch, 1, size)
+    one_id = array.dtype == np.int64 and array.size == batch
+    return array.reshape(batch, 1) if one_id else array.reshape(batch, 1, size)

@@ -3,15 +3,18 @@
 
 #include "ops.h"
 
+/* number[1]: which of a frame's ids, or -1 for all, one after the other. */
 static void run_embedding(const cgru_job *job)
 {
     const cgru_gnode *node = job->node;
-    const int n = job->graph->values[node->out].size;
-    const int64_t *ids = (const int64_t *)job->in[0].data;
+    const int column = node->number[1], many = column < 0 ? cgru_input_of(job->graph, node, 0)->size : 1;
+    const int n = job->graph->values[node->out].size / many;
+    const int64_t *ids = (const int64_t *)job->in[0].data + (column < 0 ? 0 : column);
     for (int r = 0; r < job->rows; r++) {
         for (int64_t f = 0; f < job->frames; f++) {
-            cgru_table_row(node->precision, node->table, ids[r * job->in[0].row + f * job->in[0].frame], n,
-                           cgru_frame(&job->out, r, f));
+            const int64_t *frame = ids + r * job->in[0].row + f * job->in[0].frame;
+            for (int i = 0; i < many; i++)
+                cgru_table_row(node->precision, node->table, frame[i], n, cgru_frame(&job->out, r, f) + (ptrdiff_t)i * n);
         }
     }
 }
@@ -19,7 +22,9 @@ static void run_embedding(const cgru_job *job)
 static int check_embedding(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0);
-    return x && x->content == CGRU_IDS && node->table.values && node->number[0] > 0;
+    const int column = node->number[1];
+    return x && x->content == CGRU_IDS && node->table.values && node->number[0] > 0 && column >= -1 && column < x->size &&
+           (column >= 0 || g->values[node->out].size % x->size == 0);
 }
 
 const cgru_op cgru_op_embedding = {"embedding", 0, 0, check_embedding, run_embedding};

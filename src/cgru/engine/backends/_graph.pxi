@@ -172,6 +172,7 @@ cdef void port_of(cgru_port *port, object given, tuple value, int64_t rows, int6
     cdef cnp.ndarray array
     cdef int size = value[0], clock = value[1], content = value[2]
     cdef bint moves = clock != CGRU_ONCE
+    cdef bint wide = content == CGRU_FEATURES or (content == CGRU_IDS and np.ndim(given) > 1 + moves)
     port.data, port.row, port.frame, port.frames = NULL, 0, 0, 1
     if given is None:
         if content != CGRU_MASK:
@@ -179,9 +180,9 @@ cdef void port_of(cgru_port *port, object given, tuple value, int64_t rows, int6
         return
     array = <cnp.ndarray?>given
     kind = cnp.NPY_INT64 if content == CGRU_IDS else cnp.NPY_BOOL if content == CGRU_MASK else cnp.NPY_FLOAT32
-    axes = 1 + moves + (content == CGRU_FEATURES)
-    if not (strided(array, kind, axes, content == CGRU_FEATURES) and array.shape[0] == rows
-            and (content != CGRU_FEATURES or array.shape[axes - 1] == size)
+    axes = 1 + moves + wide
+    if not (strided(array, kind, axes, wide) and array.shape[0] == rows
+            and (array.shape[axes - 1] if wide else 1) == (1 if content == CGRU_MASK else size)
             and (not moves or steps < 0 or clock == CGRU_STATIC or array.shape[1] == steps)
             and (not out or cnp.PyArray_ISWRITEABLE(array))):
         raise ShapeError(f"an array of {array.dtype} {np.shape(array)} does not fit the network")

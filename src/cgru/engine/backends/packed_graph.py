@@ -169,7 +169,10 @@ def _typed(value: Value) -> tuple[int, int, int]:
 def _flat(array: np.ndarray | None, value: Value) -> np.ndarray | None:
     """(B, frames, F) with adjacent features, whatever feature axes the value has."""
     if array is None or value.dtype != "float32":
-        return array if array is None or array.flags.c_contiguous else np.array(array, order="C")
+        array = array if array is None or array.flags.c_contiguous else np.array(array, order="C")
+        if array is None or not value.features:
+            return array
+        return array.reshape(*array.shape[: array.ndim - len(value.features)], value.size)
     from .packed import _adjacent
 
     if len(value.features) != 1:
@@ -186,7 +189,7 @@ def _embedding(c: Context) -> dict[str, Any]:
     return {
         "table": c.weights.stored()["weight"],
         "precision": c.weights.precision,
-        "numbers": [c.node.options["vocabulary"]],
+        "numbers": [c.node.options["vocabulary"], c.node.options["column"]],
     }
 
 

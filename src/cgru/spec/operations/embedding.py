@@ -7,32 +7,42 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...errors import ShapeError
+from ...errors import CgruError, ShapeError
 from ..operation import Array, ArrayInfo, Operation, Option, Options, at_least, features, joined_clock, register
 from ..values import Value
 
 
 @register
 class Embedding(Operation):
-    """A row of a table for each token id: weight (V, O)."""
+    """A row of a table for each token id: weight (V, O).
+
+    A frame of several ids (*F) gives (*F, O), or with ``column`` that one of them alone (O,).
+    """
 
     name = "embedding"
     options: ClassVar[Mapping[str, Option]] = {
         "vocabulary": Option(int, ..., lambda v: 0 < v <= 1 << 31),
         "units": Option(int, ..., at_least(1)),
+        "column": Option(int, -1, lambda v: -1 <= v <= 1 << 20),
     }
 
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
-        value = inputs[0]
+        value, column = inputs[0], options["column"]
         if value is None or value.dtype != "int64":
             raise ShapeError(f"{where}: an embedding takes token ids, found {value.describe() if value else 'nothing'}")
-        return Value((options["units"],), value.clock)
+        if column >= 0 and (len(value.features) != 1 or column >= value.features[0]):
+            raise ShapeError(f"{where}: there is no id {column} in a frame of {value.describe()}")
+        return Value((*(value.features if column < 0 else ()), options["units"]), value.clock)
 
     def arrays(self, options: Options, inputs: Sequence[Value | None]) -> dict[str, ArrayInfo]:
         return {"weight": ArrayInfo((options["vocabulary"], options["units"]), matrix=True)}
 
     def compute(self, options: Options, inputs: Sequence[Any], arrays: Mapping[str, Array]) -> Array:
-        return arrays["weight"][inputs[0]]
+        ids, table = inputs[0], arrays["weight"]
+        ids = ids if options["column"] < 0 else ids[..., options["column"]]
+        if ids.size and not 0 <= ids.min() <= ids.max() < len(table):
+            raise CgruError(f"x: a token id is outside the vocabulary [0, {len(table)})")
+        return table[ids]
 
 
 @register
