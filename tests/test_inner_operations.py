@@ -290,6 +290,34 @@ def test_carried_is_what_carry_was_given_a_step_before() -> None:
     assert first.shape[1] == 3
 
 
+@pytest.mark.parametrize("steady", [True, False])
+def test_what_is_carried_may_stand_between_operations_on_the_whole_sequence(steady: bool) -> None:
+    """y_t = u_t + y_{t − 1} / 2 over u, the reversed sequence, then its mean: each of them step by step in its turn."""
+    g = cgru.Graph()
+    x = g.reverse_time(g.input(3))
+    x = x if steady else g.conv1d(x, units=3, width=3, left=1, right=1, weights={"weight": arr(3, 3, 3)})
+    x = x if steady else g.reverse_time(x)
+    held = g.carried(x, features=(3,))
+    half = g.constant(features=(1,), weights={"value": np.array([0.5], np.float32)})
+    y = g.carry(g.add(x, g.mul(held, half)), held)
+    g.output(y, g.pool_whole(y, kind="mean"))
+    net, data = cgru.Model(g), arr(3, 9, 3)
+    assert steady == all(name == "packed" for name in net.backends)
+    for lengths in ([9, 9, 9], [9, 1, 4]):
+        made = net(data, lengths=lengths)
+        for row, n in enumerate(lengths):
+            u, state, rows = data[row, :n][::-1].astype(float), np.zeros(3), []
+            if not steady:
+                weight = g.store["conv1d"].arrays()["weight"]
+                wide = np.pad(u, ((1, 1), (0, 0)))
+                u = np.array([np.einsum("ki,oik->o", wide[t : t + 3], weight) for t in range(n)])[::-1]
+            for t in range(n):
+                state = u[t] + state / 2
+                rows.append(state)
+            np.testing.assert_allclose(made["carry"][row, :n], rows, rtol=0, atol=2e-6)
+            np.testing.assert_allclose(made["pool_whole"][row], np.mean(rows, axis=0), rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize(("stride", "dilation", "left"), [(1, 1, 2), (1, 2, 4), (2, 1, 0)])
 def test_stack_frames_then_conv_is_conv_over_time(torch: Any, stride: int, dilation: int, left: int) -> None:
     weight, x = arr(4, 3, 3, 2), arr(2, 11, 3, 6)

@@ -189,8 +189,8 @@ def _checked_value(value: Value, where: str) -> Value:
     bounds = all(isinstance(f, int) and 0 < f <= 1 << 24 for f in value.features) and value.size <= 1 << 28
     if not bounds or value.dtype not in DTYPES:
         raise ShapeError(f"{where}: {value.describe()} is no value that cgru holds")
-    if value.dtype != "float32" and value.features:
-        raise ShapeError(f"{where}: ids and masks have no feature axes, found {value.describe()}")
+    if value.dtype == "bool" and value.features:
+        raise ShapeError(f"{where}: masks have no feature axes, found {value.describe()}")
     for multiply, add, divide in value.clock.maps if value.clock else ():
         if not (0 < multiply <= 1 << 20 and 0 < divide <= 1 << 20 and abs(add) <= 1 << 40):
             raise ShapeError(f"{where}: {value.describe()} has no clock that cgru keeps")
@@ -260,3 +260,17 @@ def depends_on_time(graph: Graph, node: Node) -> bool:
     """Whether anything of what the node reads advances with the network's steps."""
     values = [value for value in graph.input_values(node) if value is not None]
     return any(value.clock is not None and not value.clock.root for value in values)
+
+
+def passes_of(graph: Graph) -> dict[str, int]:
+    """When each node can run where steps are taken one at a time: after how many operations on whole sequences."""
+    wholes = {node.name for node in graph.nodes if runs_whole(graph, node)}
+    found: dict[str, int] = {}
+    for node in graph.nodes:
+        found[node.name] = max((found[name] + (name in wholes) for name in node.inputs if name in found), default=0)
+    return found
+
+
+def runs_whole(graph: Graph, node: Node) -> bool:
+    """Whether the node reads a sequence that advances with the network's steps to its end before it gives anything."""
+    return graph.operations[node.name].is_whole(node.options) and depends_on_time(graph, node)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ...arrays import Float32
-from ...spec.graph import Graph, Node
+from ...spec.graph import Graph, Node, passes_of
 from ...spec.timing import Timing
 from ...spec.values import Value
 from ...weights import Weights
@@ -59,17 +59,25 @@ LIMITS: dict[str, Limit] = {}
 
 def unsupported(graph: Graph) -> str | None:
     """The first operation of the graph that the core lacks, or None."""
-    carries = any(node.op == "carry" for node in graph.nodes)
-    if carries and not Timing(graph).steady:
-        return "carry"  # the core runs such a graph a step at a time, and each must give a frame
+    if not _carries_within_passes(graph):
+        return "carry"
     for node in graph.nodes:
-        if carries and graph.operations[node.name].is_whole(node.options):
-            return "carry"
         limit = LIMITS.get(node.op)
         fits = limit is None or limit(node, graph.values[node.name], graph.input_values(node))
         if node.op not in LOWERINGS or not fits:
             return node.op
     return None
+
+
+def _carries_within_passes(graph: Graph) -> bool:
+    """Whether the core can take a graph with carried states a step at a time: each step gives a frame of everything,
+    and a state is read and written in the same pass over the sequence, of which operations on the whole make several.
+    """
+    pairs = [(node.name, node.inputs[1]) for node in graph.nodes if node.op == "carry"]
+    if not pairs:
+        return True
+    passes = passes_of(graph)
+    return Timing(graph).steady and all(passes[carry] == passes[carried] for carry, carried in pairs)
 
 
 def first(c: Context) -> Value:
