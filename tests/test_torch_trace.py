@@ -198,7 +198,7 @@ REFUSED = {
     "frames by number": (lambda m, x: m.gru(x)[0][:, 3], "frame 3 of a sequence"),
     "overwritten": (lambda m, x: _overwritten(m, x), "changes in place what is read elsewhere"),
     "positions": (lambda m, x: x + torch.arange(x.shape[1]).view(1, -1, 1), "differs from frame to frame"),
-    "state in between": (lambda m, x: _stirred(m, x), "a loop over cells"),
+    "rows in between": (lambda m, x: _stirred(m, x), "a mean over rows|axes"),
 }
 
 
@@ -211,7 +211,8 @@ def _overwritten(m: Any, x: Any) -> Any:
 def _stirred(m: Any, x: Any) -> Any:
     h = torch.zeros(len(x), 16)
     for frame in x.unbind(1):
-        h = torch.tanh(m.cell(frame, h))
+        h = m.cell(frame, h)
+        h = h - h.mean(0)
     return h
 
 
@@ -231,7 +232,7 @@ def test_a_branch_on_values_is_refused_whatever_an_example_takes(example: Any, c
 
 
 @pytest.mark.parametrize("kind", [tuple, dict])
-def test_packed_sequences_are_refused(kind: Any) -> None:
+def test_packed_sequences_take_lengths(kind: Any) -> None:
     class Packed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -241,10 +242,20 @@ def test_packed_sequences_are_refused(kind: Any) -> None:
             return self.gru(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True))[1][-1]
 
     given = {"x": torch.randn(2, 5, 8), "lengths": torch.tensor([5, 3])}
-    with pytest.raises(UnsupportedError, match=r"torch\.export cannot follow"):
-        cgru.from_torch(Packed(), example=given if kind is dict else tuple(given.values()))
+    module = Packed()
+    net = cgru.from_torch(module, example=given if kind is dict else tuple(given.values()))
+    want = module(**given).detach().numpy()
+    assert np.abs(net(given["x"].numpy(), lengths=[5, 3]) - want).max() <= 2e-6
     with pytest.raises(UnsupportedError, match="make a chain of one input, found 2"):
         cgru.from_torch(Packed(), example=tuple(given.values()), layers=["gru"])
+
+
+@pytest.mark.parametrize("kind", ["MultiheadAttention", "TransformerEncoderLayer"])
+def test_modules_that_compare_every_frame_are_named(kind: str) -> None:
+    part = nn.MultiheadAttention(8, 2) if kind == "MultiheadAttention" else nn.TransformerEncoderLayer(8, 2, 16)
+    call = (lambda m, x: m.a(x, x, x)[0]) if kind == "MultiheadAttention" else (lambda m, x: m.a(x))
+    with pytest.raises(UnsupportedError, match=rf"a: cgru does not run a torch\.nn\.{kind}"):
+        cgru.from_torch(Own(call, a=part).eval(), example=torch.randn(4, 9, 8))
 
 
 def test_what_hangs_on_the_number_of_steps_is_found() -> None:

@@ -119,7 +119,12 @@ def from_torch(
             note = "not verified: from_torch was told verify=False"
             inferred = layers is None and not _says_itself(module)
             return net.noting(*([assumption(net.layers)] if inferred else []), note)
-        return net.noting(_verified(net, module, example))
+        try:
+            return net.noting(_verified(net, module, example))
+        except UnsupportedError as error:
+            if not untraced:
+                raise
+            raise UnsupportedError(f"{untraced}; and without it: {error}") from error
 
 
 def _followed(module: Any, example: Any, verify: bool, backend: str | None) -> tuple[Model | None, str]:

@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import UnsupportedError
 from ..formats.readers.aten.program import Argument, Call, Program, Ref
 from ..layers.conventions import plain
+from .torch_packed import following
 
 
 class Untraceable(UnsupportedError):
@@ -28,7 +29,7 @@ def exported(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> P
     torch: Any = sys.modules["torch"]
     from torch.export import export
 
-    with _quiet():
+    with _quiet(), following(torch):
         try:
             found = export(module, args, dict(kwargs), strict=False)
         except Exception as error:

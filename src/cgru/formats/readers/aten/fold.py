@@ -73,6 +73,15 @@ def _norm(x: np.ndarray, ord: float = 2, dim: Any = None, keepdim: bool = False,
     return np.sqrt(np.sum(x * x, axis=_axes(dim), keepdims=keepdim))
 
 
+def _split(x: np.ndarray, size: Any, dim: int = 0) -> list[np.ndarray]:
+    sizes = size if isinstance(size, list) else [size] * (x.shape[dim] // size)
+    return np.split(x, np.cumsum(sizes)[:-1], axis=dim)
+
+
+def _chunk(x: np.ndarray, chunks: int, dim: int = 0) -> list[np.ndarray]:
+    return _split(x, -(-x.shape[dim] // chunks), dim)
+
+
 def _scaled(other: Any, alpha: Any) -> Any:
     return other if alpha in (None, 1) else np.asarray(other) * alpha
 
@@ -109,6 +118,15 @@ FOLDS: dict[str, Callable[..., Any]] = {
     "linalg_vector_norm": _norm,
     "_weight_norm": _weight_norm,
     "_weight_norm_interface": _weight_norm,
+    "linear": lambda input, weight, bias=None: input @ weight.T + (0 if bias is None else bias),
+    "addmm": lambda self, mat1, mat2: self + mat1 @ mat2,
+    "relu": lambda self: np.maximum(self, 0),
+    "clone": np.array,
+    "chunk": _chunk,
+    "split": _split,
+    "zeros_like": lambda self, **_: np.zeros(np.shape(self), np.float32),
+    "ones_like": lambda self, **_: np.ones(np.shape(self), np.float32),
+    "new_zeros": lambda self, size, **_: np.zeros(_sized(size), np.float32),
     "mv": lambda self, vec: self @ vec,
     "mm": lambda self, mat2: self @ mat2,
     "matmul": lambda self, other: self @ other,

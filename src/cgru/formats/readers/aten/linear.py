@@ -9,6 +9,8 @@ import numpy as np
 
 from ....errors import UnsupportedError
 from ....layers import Dense, Embedding
+from .convolution import title_of
+from .lengths import check_passed_over
 from .lowering import Lowering, handles
 from .pointwise import binary, broadcast
 from .program import Call
@@ -44,7 +46,27 @@ def _own(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32)
 
 
-@handles("matmul", "mm", "bmm", frames=True)
+@handles("bilinear", frames=True)
+def _bilinear(lo: Lowering, call: Call) -> Tensor:
+    """y_k = a · W_k b + bias_k: products of every pair of features, then a matrix."""
+    a, b = (lo.natural(lo.tensor(call, i, name)) for i, name in enumerate(("input1", "input2")))
+    weight, bias = lo.known(call, 2, "weight"), lo.known(call, 3, "bias", None)
+    pairs = binary(lo, "mul", replace(a, axes=(*a.axes, None)), replace(b, axes=(*b.axes[:-1], None, b.axes[-1])))
+    flat = lo.emit("reshape", lo.natural(pairs).name, features=(weight.shape[1] * weight.shape[2],))
+    x = Tensor(flat, (*pairs.axes[:-2], 0), at=pairs.at)
+    return dense(lo, call, x, weight.reshape(len(weight), -1), bias)
+
+
+@handles("baddbmm", frames=True)
+def _baddbmm(lo: Lowering, call: Call) -> Tensor:
+    beta, alpha = lo.arg(call, 3, "beta", 1), lo.arg(call, 4, "alpha", 1)
+    made: Any = product(lo, lo.tensor(call, 1, "batch1"), lo.tensor(call, 2, "batch2"))
+    made = made if alpha == 1 else binary(lo, "mul", made, alpha)
+    base = lo.arg(call, 0, "self")
+    return made if beta == 0 else binary(lo, "add", base if beta == 1 else binary(lo, "mul", base, beta), made)
+
+
+@handles("matmul", "mm", "bmm", "mv", frames=True)
 def _matmul(lo: Lowering, call: Call) -> Tensor:
     a, b = lo.arg(call, 0, "self"), lo.arg(call, 1, "mat2" if call.base in ("mm", "bmm") else "other")
     a, b = (lo.stacked(v) if isinstance(v, States) else v for v in (a, b))
@@ -103,6 +125,7 @@ def summed(lo: Lowering, x: Tensor, dim: int) -> Tensor:
     axis = x.axes[dim]
     rest = (*x.axes[:dim], *x.axes[dim + 1 :])
     if axis == T:
+        check_passed_over(lo, x, "sum")
         return replace(x, name=lo.emit("pool_whole", x.name, kind="sum"), axes=rest)
     if isinstance(axis, int):
         return replace(x, name=lo.emit("reduce", x.name, kind="sum", axes=(axis,)), axes=rest)
@@ -145,67 +168,15 @@ def _embedding(lo: Lowering, call: Call) -> Tensor:
     weight, ids = lo.known(call, 0, "weight"), lo.tensor(call, 1, "indices")
     if lo.g.values[ids.name].dtype != "int64":
         raise Misread("an embedding of numbers that are not whole")
-    return replace(ids, name=lo.layer(Embedding(_own(weight), name=_title(call)), ids.name), axes=(*ids.axes, 0))
-
-
-# ---- convolutions -------------------------------------------------------------------------------------------
-
-
-def _one(value: Any) -> int:
-    if isinstance(value, (list, tuple)):
-        if len(value) != 1:
-            raise UnsupportedError(f"{len(value)} numbers where one is expected")
-        value = value[0]
-    return int(value)
-
-
-@handles("conv1d")
-def _conv1d(lo: Lowering, call: Call) -> Tensor:
-    x, weight, bias = lo.tensor(call, 0, "input"), lo.known(call, 1, "weight"), lo.known(call, 2, "bias", None)
-    stride, dilation = _one(lo.arg(call, 3, "stride", 1)), _one(lo.arg(call, 5, "dilation", 1))
-    padding, groups = lo.arg(call, 4, "padding", 0), lo.arg(call, 6, "groups", 1)
-    if len(x.axes) != 3:
-        raise Misread("a convolution of something that has not three axes")
-    span = (weight.shape[2] - 1) * dilation
-    if isinstance(padding, str):
-        left = 0 if padding == "valid" else span // 2
-        right = 0 if padding == "valid" else span - left
-    else:
-        left = right = _one(padding)
-    arrays = {"weight": _own(weight)} | ({} if bias is None else {"bias": _own(bias)})
-    if x.axes[1] is None:
-        x = replace(x, name=lo.arranged(x, [1]), axes=(x.axes[0], 0, x.axes[2]))
-    if x.axes[0] not in (B, None) or x.axes[2] != T or not isinstance(x.axes[1], int):
-        raise Misread("a convolution takes (rows, channels, frames), and the axes are others")
-    lo.evident = True
+    shape = lo.features(ids)
+    if not shape:
+        return replace(ids, name=lo.layer(Embedding(_own(weight), name=_title(call)), ids.name), axes=(*ids.axes, 0))
+    arrays = {"weight": _own(weight)}
     name = lo.emit(
-        "conv1d", lo.arranged(x, [1]), weights=arrays, name=_free(lo, call), units=weight.shape[0],
-        width=weight.shape[2], stride=stride, dilation=dilation, groups=groups, left=left, right=right,
+        "embedding", ids.name, weights=arrays, name=title_of(lo, call), vocabulary=weight.shape[0],
+        units=weight.shape[1], column=ids.column,
     )  # fmt: skip
-    return replace(x, name=name, axes=(x.axes[0], 0, T))
-
-
-def _free(lo: Lowering, call: Call) -> str:
-    return call.module if call.module and call.module not in lo.g.values else ""
-
-
-@handles("conv_transpose1d")
-def _conv_transpose1d(lo: Lowering, call: Call) -> Tensor:
-    x, weight, bias = lo.tensor(call, 0, "input"), lo.known(call, 1, "weight"), lo.known(call, 2, "bias", None)
-    names = ((3, "stride", 1), (4, "padding", 0), (5, "output_padding", 0), (7, "dilation", 1))
-    stride, padding, extra, dilation = (_one(lo.arg(call, i, name, default)) for i, name, default in names)
-    groups = lo.arg(call, 6, "groups", 1)
-    if len(x.axes) != 3 or x.axes[2] != T or not isinstance(x.axes[1], int):
-        raise Misread("a convolution takes (rows, channels, frames), and the axes are others")
-    lo.evident = True
-    if padding or extra:
-        raise UnsupportedError("a transposed convolution over time with padding")
-    arrays = {"weight": _own(weight)} | ({} if bias is None else {"bias": _own(bias)})
-    name = lo.emit(
-        "conv_transpose", lo.arranged(x, [1]), weights=arrays, name=_free(lo, call), groups=groups,
-        units=weight.shape[1] * groups, width=weight.shape[2], stride=stride, dilation=dilation,
-    )  # fmt: skip
-    return replace(x, name=name, axes=(x.axes[0], 0, T))
+    return replace(ids, name=name, axes=(*ids.axes, len(lo.features(name)) - 1), column=-1)
 
 
 # ---- normalisations -----------------------------------------------------------------------------------------
@@ -229,7 +200,7 @@ def _batch_norm(lo: Lowering, call: Call) -> Tensor:
     x = lo.natural(x)
     axis = x.axes[1]
     arrays = {"scale": scale.astype(np.float32), "shift": shift.astype(np.float32)}
-    return replace(x, name=lo.emit("scale_shift", x.name, weights=arrays, name=_free(lo, call), axis=axis))
+    return replace(x, name=lo.emit("scale_shift", x.name, weights=arrays, name=title_of(lo, call), axis=axis))
 
 
 @handles("layer_norm", "rms_norm", "native_layer_norm", frames=True)
@@ -244,7 +215,13 @@ def _layer_norm(lo: Lowering, call: Call) -> Any:
         raise Misread("layer normalisation over an axis that is not of features")
     arrays = {key: _own(a) for key, a in (("weight", weight), ("bias", bias)) if a is not None}
     name = lo.emit(
-        "layer_norm", x.name, weights=arrays, name=_free(lo, call), axes=count, epsilon=epsilon, subtract_mean=not rms
+        "layer_norm",
+        x.name,
+        weights=arrays,
+        name=title_of(lo, call),
+        axes=count,
+        epsilon=epsilon,
+        subtract_mean=not rms,
     )
     return replace(x, name=name) if call.base != "native_layer_norm" else [replace(x, name=name)]
 
@@ -267,8 +244,10 @@ def _group_norm(lo: Lowering, call: Call) -> Tensor:
         if not lo.arg(call, 5, "use_input_stats", True):
             raise UnsupportedError("instance normalisation with statistics of its own")
     arrays = {key: _own(a) for key, a in (("weight", weight), ("bias", bias)) if a is not None}
+    if T in x.axes:
+        check_passed_over(lo, x, "normalisation")
     name = lo.emit(
-        "group_norm", x.name, weights=arrays, name=_free(lo, call), groups=groups, epsilon=epsilon,
+        "group_norm", x.name, weights=arrays, name=title_of(lo, call), groups=groups, epsilon=epsilon,
         over_time=T in x.axes,
     )  # fmt: skip
     return replace(x, name=name)

@@ -15,9 +15,10 @@ import numpy as np
 from ....builder import Graph
 from ....errors import CgruError, ShapeError, UnsupportedError
 from ....layers import Layer
+from ....spec.operation import operation
 from .fold import FOLDS
 from .program import Call, Program, Ref, needed
-from .values import Axis, B, Known, Lengths, Misread, States, Tensor
+from .values import PACKED, Assembled, Axis, B, Known, Lengths, Misread, States, T, Tensor, Withheld, Within
 
 #: An operator's handler: from the call to its result, or a list of results.
 Handler = Callable[["Lowering", Call], Any]
@@ -56,16 +57,20 @@ class Lowering:
         self.scans: dict[str, list[str]] = {}
         #: Names of the graph's inputs that count frames rather than being read.
         self.lengths: list[str] = []
-        #: Frames at each step by which the traced T is known.
-        self.steps = 0
+        #: Frames that each time axis had when the program was traced, by its clock's root.
+        self.frames: dict[str, int] = {}
         #: Whether an operator said which axis is time: a recurrence, a convolution, a pooling.
         self.evident = False
+        #: Frames of loops that are rolled up, which win over what was followed of their first step.
+        self.results: dict[str, Any] = {}
+        #: Calls that have been followed.
+        self.reached = 0
         #: Whether the program comes of a file, so that no second size can tell what hangs on sizes.
         self.exported = False
         #: Whether it comes of a file at all: what there is to say of it must travel in the graph.
         self.archived = False
         self._memo: dict[Any, Any] = {}
-        self._frames = False
+        self._frames = self._raw = False
         for argument, reading in zip(program.inputs, axes, strict=True):
             self._declare(argument, reading)
         for name, array in program.constants.items():
@@ -86,36 +91,38 @@ class Lowering:
                 axes.append(None)
             else:
                 axes.append(axis)
-        timed = "T" in reading
-        if timed:
+        time: bool | str = "T" in reading
+        if time:
             steps = argument.shape[list(reading).index("T")]
-            if self.steps not in (0, steps):
-                raise Misread(f"the input {argument.name!r} has {steps} frames where another has {self.steps}")
-            self.steps = steps
-        if argument.integer and sizes:
-            raise Misread(f"the input {argument.name!r} holds whole numbers, and has axes of features")
+            # Inputs of as many frames advance together; one of others has a time axis of its own.
+            time = self.frames.setdefault("", steps) == steps or argument.name
+            self.frames.setdefault("" if time is True else argument.name, steps)
         if not argument.integer and not sizes:
             sizes = [1]
         dtype = "int64" if argument.integer else "float32"
-        name = self.g.input(tuple(sizes), name=argument.name, dtype=dtype, time=timed)
+        name = self.g.input(tuple(sizes), name=argument.name, dtype=dtype, time=time)
         self.values[argument.name] = Tensor(name, tuple(axes), argument.shape)
 
     # ---- the walk -----------------------------------------------------------------------------------------------
 
-    def walk(self) -> None:
-        for call in needed(self.program):
-            self.values[call.name] = self._shaped(self._call(call), call.shape)
+    def walk(self, calls: Sequence[Call] | None = None) -> None:
+        """Follow the calls that the outputs need, or those given."""
+        for call in needed(self.program) if calls is None else calls:
+            self.values[call.name] = self.shaped(self.called(call), call.shape)
+            self.reached += 1
+        self._raw = False
 
-    def _shaped(self, value: Any, shape: tuple[int, ...] | None) -> Any:
-        if isinstance(value, (Tensor, States)) and shape is not None:
-            if isinstance(value, Tensor) and len(value.axes) != len(shape):
-                raise UnsupportedError(f"{value.name}: {len(value.axes)} axes are followed where torch has {shape}")
+    def shaped(self, value: Any, shape: tuple[int, ...] | None) -> Any:
+        if isinstance(value, (Tensor, States, Within)) and shape is not None:
+            if not isinstance(value, States) and len(value.axes) != len(shape):
+                raise UnsupportedError(f"{len(value.axes)} axes are followed where torch has {shape}")
             return replace(value, shape=shape)
         return value
 
-    def _call(self, call: Call) -> Any:
+    def called(self, call: Call) -> Any:
         entry = HANDLERS.get(call.op) or HANDLERS.get(call.base)
         try:
+            self._raw = call.base in ("select", "slice", "written")
             given = [self._resolved(arg) for arg in (*call.args, *call.kwargs.values())]
             if not any(_runs(value) for value in given) and call.base in FOLDS:
                 return self._folded(call)
@@ -132,7 +139,7 @@ class Lowering:
         except (IndexError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise UnsupportedError(f"{call}: its arguments are not those that cgru follows ({error!r:.160})") from None
 
-    def _folded(self, call: Call) -> Known:
+    def _folded(self, call: Call) -> Any:
         def array(value: Any) -> Any:
             value = self._resolved(value)
             if isinstance(value, Known):
@@ -142,7 +149,8 @@ class Lowering:
         args, kwargs = [array(value) for value in call.args], {k: array(v) for k, v in call.kwargs.items()}
         kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "device", "layout", "pin_memory")}
         kwargs = {{"input": "self", "end": "end"}.get(k, k): v for k, v in kwargs.items()}
-        return Known(np.asarray(FOLDS[call.base](*args, **kwargs)))
+        made = FOLDS[call.base](*args, **kwargs)
+        return [Known(part) for part in made] if isinstance(made, list) else Known(np.asarray(made))
 
     def _filled(self, call: Call) -> Known:
         """A tensor of one number, shaped like something that is computed."""
@@ -156,7 +164,12 @@ class Lowering:
         if isinstance(value, Ref):
             if value.name not in self.values:
                 raise UnsupportedError(f"{value.name} is a result that cgru does not compute")
-            return self.values[value.name]
+            found = self.values[value.name]
+            if isinstance(found, Withheld):
+                raise UnsupportedError(found.why)
+            if isinstance(found, Assembled) and not self._raw:
+                found = self.values[value.name] = self.assembled(found)
+            return found
         if isinstance(value, (list, tuple)):
             return [self._resolved(part) for part in value]
         return value
@@ -190,6 +203,11 @@ class Lowering:
             raise UnsupportedError(f"its argument {name} does not depend on the input as cgru follows it")
         return value
 
+    def moved(self, call: Call) -> Any:
+        """An argument whose axes are all that matters: a value of the graph, a mask of frames, or lengths."""
+        value = self.arg(call, 0, "self")
+        return value if isinstance(value, (Within, Lengths)) else self.tensor(call)
+
     def known(self, call: Call, position: int, name: str, default: Any = ...) -> Any:
         """An argument that must not depend on the input: an array, or None."""
         value = self.arg(call, position, name, default)
@@ -210,7 +228,23 @@ class Lowering:
     def frames_of(self, name: str) -> int:
         """How many frames the value had when the program was traced."""
         clock = self.clock(name)
-        return clock.count(self.steps) if clock is not None else 1
+        return clock.count(self.frames[clock.root]) if clock is not None else 1
+
+    @property
+    def steps(self) -> int:
+        """Frames of the inputs that advance together when the program was traced; 0 where there are none."""
+        return self.frames.get("", 0)
+
+    def is_whole(self, node: Any) -> bool:
+        return operation(node.op, node.name).is_whole(node.options)
+
+    def sees_later(self, x: Tensor, frames: int, what: str) -> None:
+        """Refuse what reads frames behind a row's length where those are others than cgru's zeros."""
+        if self.lengths and frames > 0 and x.behind not in (0, PACKED):
+            raise UnsupportedError(
+                f"{what}, where rows have lengths: it sees what forward() computes of the padding behind them; put "
+                "zeros there, or pack the rows"
+            )
 
     def emit(
         self, op: str, *inputs: str, name: str = "", weights: Mapping[str, np.ndarray] | None = None, **options: Any
@@ -264,6 +298,16 @@ class Lowering:
         found: str = self.layer(LastStep(), name)
         return found
 
+    def last_of(self, x: Tensor, dim: int) -> Tensor:
+        """The last frame, ``x[:, -1]`` along axis ``dim``."""
+        if self.lengths and x.behind != PACKED:
+            raise UnsupportedError(
+                "the last frame, where rows have lengths, is padding in shorter rows; the final state, or the frame at "
+                "lengths - 1, is each row's own"
+            )
+        x = self.natural(x)
+        return replace(x, name=self.last(x.name), axes=(*x.axes[:dim], *x.axes[dim + 1 :]))
+
     def stacked(self, value: States) -> Tensor:
         """Final states as one value of (L · D, H)."""
         parts = [self.emit("reshape", part, features=(1, *self.features(part))) for part in value.parts]
@@ -284,13 +328,27 @@ class Lowering:
             raise ShapeError(f"features {features} where {wanted} are wanted")
         return name if features == wanted else self.emit("reshape", name, features=wanted)
 
+    def at_every_frame(self, value: Tensor, dim: int) -> Tensor:
+        """A value that is the same at every frame, where torch has repeated it: with a time axis of its own."""
+        like = next((name for name, v in self.g.inputs.items() if v.clock is not None and not v.clock.root), None)
+        if value.axes[dim] is not None or like is None or self.clock(value) is not None or value.at is not None:
+            return value
+        if len(value.shape) <= dim or value.shape[dim] != self.steps or self.steps < 2:
+            return value
+        axes = tuple(T if p == dim else axis for p, axis in enumerate(value.axes))
+        return replace(value, name=self.emit("expand_time", value.name, like), axes=axes)
+
     def natural(self, value: Tensor) -> Tensor:
         """The value with its feature axes in torch's order, and no others."""
         positions = value.feature_positions
         name = self.arranged(value, positions)
         numbers = iter(range(len(positions)))
         axes = tuple(next(numbers) if isinstance(axis, int) else axis for axis in value.axes)
-        return replace(value, name=name, axes=axes)
+        return replace(value, name=name, axes=axes).followed_by(value.behind)
+
+    def assembled(self, value: Assembled) -> Any:
+        """A constant that was written into, as one value."""
+        return HANDLERS["assembled"].handler(self, value)  # type: ignore[arg-type]
 
     def constant(self, array: np.ndarray) -> str:
         array = np.asarray(array, np.float32)
@@ -305,7 +363,7 @@ _FILLED = {"zeros_like": 0, "new_zeros": 0, "ones_like": 1, "new_ones": 1, "full
 def _runs(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_runs, value))
-    return isinstance(value, (Tensor, States, Lengths))
+    return isinstance(value, (Tensor, States, Lengths, Within, Assembled))
 
 
 def _frozen(value: Any) -> Any:

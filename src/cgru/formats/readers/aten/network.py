@@ -12,12 +12,27 @@ import numpy as np
 from ....builder import Graph
 from ....errors import UnsupportedError
 from ....layers import Layer
-from . import linear, movement, pointwise, recurrent, reduction
+from ..onnx_cells import recognised
+from . import convolution, joins, linear, movement, parts, pointwise, pooling, recurrent, reduction, views
+from .inplace import functional
+from .loops import loops_of
 from .lowering import Lowering
-from .program import Argument, Program, Ref, overwritten
-from .values import BT, TB, B, Lengths, Misread, States, T, Tensor
+from .program import Argument, Program, Ref
+from .rolled import walk_with
+from .values import BT, TB, B, Lengths, Misread, States, T, Tensor, Within
 
-_FAMILIES = (linear, movement, pointwise, recurrent, reduction)  # each fills the table of handlers
+_FAMILIES = (
+    convolution,
+    joins,
+    linear,
+    movement,
+    parts,
+    pointwise,
+    pooling,
+    recurrent,
+    reduction,
+    views,
+)  # each fills the table of handlers
 
 #: What the axes of an input may be, by their number, the likeliest first; F are features, 1 an axis of one.
 _FLOATS = {
@@ -25,8 +40,9 @@ _FLOATS = {
     2: ["BT", "BF", "TB", "TF"],
     3: ["BTF", "TBF", "BFT", "1BF", "FBF", "BFF"],
     4: ["BFTF", "BTFF", "BFFT", "BFFF"],
+    5: ["BTFFF", "BFTFF", "TBFFF"],
 }
-_WHOLE = {1: ["L", "T"], 2: ["BT", "TB"]}
+_WHOLE = {1: ["L", "B", "T"], 2: ["BT", "TB", "BF"], 3: ["BTF", "TBF"]}
 _MOST = 256
 
 
@@ -85,25 +101,28 @@ def traced(program: Program, *, exported: bool = False, archived: bool = False) 
     ``exported``: nothing will run beside it, so a factor that may be the number of steps or rows is refused.
     ``archived``: it comes of a file whose code was followed at sizes of cgru's choosing, which checks that by itself.
     """
-    changing = overwritten(program)
-    if changing is not None:
-        raise UnsupportedError(f"{changing}: it changes in place what is read elsewhere; write it without")
-    first: UnsupportedError | None = None
+    program = functional(program)
+    best: tuple[int, UnsupportedError] | None = None  # of the reading that went furthest
+    loops = loops_of(program)
     for reading in islice(_readings(program.inputs), _MOST):
-        try:
-            lowering = Lowering(program, reading)
-            lowering.exported = exported
-            lowering.archived = exported or archived
-            lowering.walk()
-            if not lowering.evident and any(T in axes and list(axes)[:2] != [B, T] for axes in reading):
-                continue  # any axis could be time: what says that it is not the second?
-            return _finished(lowering, reading)
-        except Misread as error:
-            first = first or error
-        except UnsupportedError as error:
-            if first is None or isinstance(first, Misread):
-                first = error
-    raise first or UnsupportedError("nothing in it says which axis is time")
+        for rolled in (False, True) if loops else (False,):
+            lowering = None
+            try:
+                lowering = Lowering(program, reading)
+                lowering.exported = exported
+                lowering.archived = exported or archived
+                if rolled:
+                    walk_with(lowering, loops)
+                else:
+                    lowering.walk()
+                if not lowering.evident and any(T in axes and list(axes)[:2] != [B, T] for axes in reading):
+                    continue  # any axis could be time: what says that it is not the second?
+                return _finished(lowering, reading)
+            except UnsupportedError as error:
+                rank = (lowering.reached if lowering is not None else 0, not isinstance(error, Misread))
+                if best is None or rank > (best[0], not isinstance(best[1], Misread)):
+                    best = (rank[0], error)
+    raise best[1] if best else UnsupportedError("nothing in it says which axis is time")
 
 
 def _readings(inputs: Sequence[Argument]) -> Iterator[tuple[tuple[str, ...], ...]]:
@@ -134,7 +153,7 @@ def _finished(lo: Lowering, reading: Sequence[Sequence[str]]) -> Traced:
     positions, notes, states = [], [], []
     for place, (title, value) in enumerate(lo.program.outputs):
         found = lo._resolved(value) if isinstance(value, Ref) else value
-        if found is None or isinstance(found, Lengths):
+        if found is None or isinstance(found, (Lengths, Within)):
             continue
         if isinstance(found, States):
             states.append((place, title, found))
@@ -175,6 +194,7 @@ def _finished(lo: Lowering, reading: Sequence[Sequence[str]]) -> Traced:
         sizes = " and ".join(f"{argument.name} {argument.shape}" for argument in lo.program.inputs)
         notes.append(f"exported with {sizes}: a number that forward() computes of sizes is what it was then")
     lo.g.notes = list(notes)
+    recognised(lo.g)
     _prune(lo.g)
     _rename(lo, outputs)
     return Traced(lo.g, layouts, outputs, positions, notes)
@@ -213,9 +233,14 @@ def _chain(lo: Lowering, names: Sequence[str]) -> list[Layer] | None:
 def _prune(g: Graph) -> None:
     """Leave out what the outputs do not need."""
     needed = set(g.outputs)
-    for node in reversed(g.nodes):
-        if node.name in needed:
-            needed.update(name for name in node.inputs if name)
+    carries = {node.inputs[1]: node.name for node in g.nodes if node.op == "carry"}
+    found = 0
+    while len(needed) > found:  # what is carried needs what it is written with, which stands behind it
+        found = len(needed)
+        needed.update(carries[name] for name in carries if name in needed)
+        for node in reversed(g.nodes):
+            if node.name in needed:
+                needed.update(name for name in node.inputs if name)
     g.nodes = [node for node in g.nodes if node.name in needed]
     used = {node.weights for node in g.nodes}
     g.store = {key: weights for key, weights in g.store.items() if key in used}

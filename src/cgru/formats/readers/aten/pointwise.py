@@ -10,9 +10,10 @@ import numpy as np
 
 from ....errors import UnsupportedError
 from ....layers import Activation
+from .lengths import combined, compared, filled
 from .lowering import Lowering, handles
 from .program import Call
-from .values import Axis, Known, Lengths, Misread, States, Tensor, constant_along
+from .values import Axis, Known, Lengths, Misread, States, Tensor, Within, constant_along
 
 #: Operators that are one of cgru's activations under torch's defaults.
 ACTIVATIONS = {
@@ -24,19 +25,19 @@ ACTIVATIONS = {
 _UNARY = {
     "abs": "abs", "ceil": "ceil", "cos": "cos", "erf": "erf", "exp": "exp", "floor": "floor", "log": "log",
     "neg": "neg", "reciprocal": "reciprocal", "round": "round", "sign": "sign", "sin": "sin", "sqrt": "sqrt",
-    "atan": "atan", "logical_not": "not",
+    "atan": "atan", "asin": "asin", "acos": "acos", "tan": "tan", "sinh": "sinh", "cosh": "cosh",
 }  # fmt: skip
 
 #: What changes nothing once training is over.
 _INERT = (
-    "alias", "clone", "contiguous", "detach", "detach_", "dropout", "dropout_", "feature_dropout", "alpha_dropout",
-    "feature_alpha_dropout", "lift_fresh_copy", "to", "_to_copy", "float", "type_as", "requires_grad_",
+    "alias", "clone", "contiguous", "detach", "dropout", "feature_dropout", "alpha_dropout",
+    "feature_alpha_dropout", "lift_fresh_copy", "to", "_to_copy", "float", "type_as", "requires_grad", "cpu", "view_as",
 )  # fmt: skip
 
 
 @handles(*_INERT, frames=True)
 def _inert(lo: Lowering, call: Call) -> Any:
-    if call.base.endswith(("dropout", "dropout_")) and lo.arg(call, 2, "train", False) is True:
+    if call.base.endswith("dropout") and lo.arg(call, 2, "train", False) is True:
         raise UnsupportedError("dropout that stays on outside training gives other numbers at every call")
     return lo.arg(call, 0, "self" if "self" in call.kwargs else "input")
 
@@ -102,6 +103,8 @@ def _softplus(lo: Lowering, call: Call) -> Tensor:
 def _clip(lo: Lowering, call: Call) -> Any:
     if call.op == "clamp.Tensor":
         raise UnsupportedError("clamp between tensors; torch.minimum and torch.maximum run")
+    if isinstance(lo.arg(call, 0, "self"), Lengths):  # rows without frames, which nobody divides by
+        return lo.arg(call, 0, "self")
     first, second = ("min_val", "max_val") if call.base == "hardtanh" else ("min", "max")
     default = 1.0 if call.base == "hardtanh" else None
     low = None if call.base == "clamp_max" else lo.arg(call, 1, first, -default if default else None)
@@ -142,6 +145,12 @@ def _square(lo: Lowering, call: Call) -> Tensor:
     return replace(x, name=lo.emit("mul", x.name, x.name))
 
 
+@handles("tanhshrink", frames=True)
+def _tanhshrink(lo: Lowering, call: Call) -> Tensor:
+    x = lo.tensor(call)
+    return binary(lo, "sub", x, activated(lo, x, "tanh"))
+
+
 @handles("log1p", "expm1", frames=True)
 def _beside_one(lo: Lowering, call: Call) -> Any:
     x = lo.tensor(call)
@@ -162,8 +171,10 @@ def _binary(lo: Lowering, call: Call) -> Any:
     alpha = lo.arg(call, 2, "alpha", 1) if call.base in ("add", "add_", "sub", "sub_", "rsub") else 1
     if lo.arg(call, 9, "rounding_mode", None) is not None:
         raise UnsupportedError("a division that rounds")
-    if isinstance(a, Lengths) or isinstance(b, Lengths):
-        return Lengths()
+    masked = combined(lo, "sub" if call.base == "rsub" else _BINARY.get(call.base, "div"),
+                      *((b, a) if call.base == "rsub" else (a, b)))  # fmt: skip
+    if masked is not None:
+        return masked
     if alpha != 1:
         b = binary(lo, "mul", b, alpha) if isinstance(b, (Tensor, States)) else _number(b) * alpha
     if lo.exported and call.base.startswith(("mul", "div", "true_divide")):
@@ -195,18 +206,44 @@ _COMPARE = {"lt": ("less", False), "le": ("less_equal", False), "gt": ("less", T
 def _compare(lo: Lowering, call: Call) -> Any:
     kind, swapped = _COMPARE.get(call.base, ("equal", False))
     a, b = lo.arg(call, 0, "self"), lo.arg(call, 1, "other")
+    mask = compared(lo, call, a, b)
+    if mask is not None:
+        return mask
     made = binary(lo, "compare", *((b, a) if swapped else (a, b)), kind=kind)
     return unary(lo, made, "not") if call.base == "ne" else made
 
 
 @handles("where", frames=True)
 def _where(lo: Lowering, call: Call) -> Tensor:
-    return broadcast(lo, "where", [lo.arg(call, 0, "condition"), lo.arg(call, 1, "self"), lo.arg(call, 2, "other")])
+    condition, a, b = (lo.arg(call, i, name) for i, name in enumerate(("condition", "self", "other")))
+    if isinstance(condition, Within):
+        x, value = (b, a) if condition.negated else (a, b)
+        return filled(x, replace(condition, negated=True), value)
+    return broadcast(lo, "where", [condition, a, b])
 
 
 @handles("masked_fill", "masked_fill_", frames=True)
 def _masked_fill(lo: Lowering, call: Call) -> Tensor:
+    mask = lo.arg(call, 1, "mask")
+    if isinstance(mask, Within):
+        return filled(lo.tensor(call), mask, lo.arg(call, 2, "value"))
     return broadcast(lo, "where", [lo.arg(call, 1, "mask"), lo.arg(call, 2, "value"), lo.arg(call, 0, "self")])
+
+
+@handles("addcmul", "addcdiv", frames=True)
+def _added(lo: Lowering, call: Call) -> Tensor:
+    """a + value · (b · c), or b / c."""
+    a, b, c = (lo.arg(call, i, name) for i, name in enumerate(("self", "tensor1", "tensor2")))
+    made = binary(lo, "mul" if call.base == "addcmul" else "div", b, c)
+    factor = lo.arg(call, 3, "value", 1)
+    return binary(lo, "add", a, made if factor == 1 else binary(lo, "mul", made, factor))
+
+
+@handles("logical_and", "bitwise_and", "logical_or", "bitwise_or", frames=True)
+def _both(lo: Lowering, call: Call) -> Tensor:
+    """Of conditions, which are 1 or 0."""
+    a, b = lo.arg(call, 0, "self"), lo.arg(call, 1, "other")
+    return binary(lo, "mul" if call.base.endswith("and") else "maximum", a, b)
 
 
 @handles("lerp", frames=True)
@@ -262,7 +299,12 @@ def broadcast(lo: Lowering, op: str, operands: Sequence[Any], **options: Any) ->
         else:
             names.append(lo.constant(known_features(v.array, axes, positions)))
     made = lo.emit(op, *names, **options)
-    return _named(lo, made, axes, at)
+    behind = [v.behind for v in values if isinstance(v, Tensor)]
+    zero = (op == "mul" and 0 in behind) or (
+        op in ("add", "sub") and len(tensors) == len(values) and set(behind) == {0}
+    )
+    zero = zero or (op == "div" and isinstance(values[0], Tensor) and values[0].behind == 0)
+    return _named(lo, made, axes, at).followed_by(0.0 if zero else None)
 
 
 def _plain(lo: Lowering, value: Tensor, positions: Sequence[int]) -> bool:

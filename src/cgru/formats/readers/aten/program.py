@@ -78,36 +78,3 @@ def needed(program: Program) -> list[Call]:
             names.update(refs(list(call.args)))
             names.update(refs(list(call.kwargs.values())))
     return found[::-1]
-
-
-#: Operators whose result shows the memory of their first argument.
-VIEWS = frozenset(
-    ("alias", "chunk", "contiguous", "detach", "diagonal", "expand", "expand_as", "flatten", "movedim", "narrow",
-     "permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "t", "transpose",
-     "unbind", "unflatten", "unsqueeze", "view", "to")
-)  # fmt: skip
-
-
-def overwritten(program: Program) -> Call | None:
-    """A call that changes, in place, something that is read elsewhere; calls that only use up what they are given, as
-    an activation with ``inplace=True``, are alike to those that make a new tensor."""
-    by_name = {call.name: call for call in program.calls}
-    uses: dict[str, int] = {}
-    for call in needed(program):
-        for name in refs([*call.args, *call.kwargs.values()]):
-            uses[name] = uses.get(name, 0) + 1
-    for _, value in program.outputs:
-        for name in refs(value):
-            uses[name] = uses.get(name, 0) + 1
-    for call in program.calls:
-        if not call.base.endswith("_") or call.base.endswith("__") or not call.args:
-            continue
-        for target in refs([call.args[0], call.kwargs.get("self"), call.kwargs.get("input")])[:1]:
-            maker = by_name.get(target)
-            while maker is not None and maker.op == "getitem":
-                maker = by_name.get(refs(list(maker.args))[0])
-            own = uses.get(target, 0) - (call.name in uses)
-            shows = maker is not None and maker.base in VIEWS
-            if own > 0 or shows or (maker is None and call.name in uses):
-                return call
-    return None

@@ -10,9 +10,12 @@ import numpy as np
 
 from ....errors import UnsupportedError
 from ....layers import GRU, LSTM, RNN, Recurrent
+from .inner_recurrent import inside
+from .linear import dense
 from .lowering import Lowering, handles
+from .pointwise import activated, binary
 from .program import Call
-from .values import Axis, B, Known, Misread, States, T, Tensor
+from .values import BT, PACKED, TB, Axis, B, Known, Misread, States, T, Tensor, Withheld
 
 _CLASSES: dict[str, Any] = {"gru": GRU, "lstm": LSTM, "rnn_tanh": RNN, "rnn_relu": RNN}
 
@@ -30,6 +33,10 @@ def _stack(lo: Lowering, call: Call) -> list[Any]:
     if len(x.axes) != 3:
         raise UnsupportedError("a recurrent module on something that has not three axes")
     rows, frames = (0, 1) if batch_first else (1, 0)
+    if x.axes[rows] in (BT, TB) and isinstance(x.axes[frames], int):
+        layer = _layer(lo, call, call.base, lo.arg(call, 2, "params"), has_biases, layers, both)
+        return inside(lo, layer, x, rows, frames, given)
+    x = lo.at_every_frame(x, frames)
     if x.axes[frames] != T or x.axes[rows] not in (B, None):
         raise Misread(
             f"batch_first={bool(batch_first)}, and the axes it gets are not "
@@ -44,8 +51,14 @@ def _stack(lo: Lowering, call: Call) -> list[Any]:
     axes: tuple[Axis, ...] = (B, T, 0) if batch_first else (T, B, 0)
     axes = tuple(None if axis == B and x.axes[rows] is None else axis for axis in axes)
     sizes = {"h": layer.emitted_size, "c": layer.hidden_size}
+    if lo.lengths and x.behind != PACKED:
+        if both:
+            raise UnsupportedError("rows of several lengths read backwards from the padding behind them; pack them")
+        withheld = Withheld("the final state after the padding behind a row's length; pack the rows")
+        return [Tensor(y, axes), *[withheld] * len(arrays)]
     ends = [[lo.emit("last_state", scan, array=array, size=sizes[array]) for scan in lo.scans[y]] for array in arrays]
-    return [Tensor(y, axes), *(States(tuple(names)) for names in ends)]
+    made = Tensor(y, axes).followed_by(PACKED if lo.lengths else None)
+    return [made, *(States(tuple(names)) for names in ends)]
 
 
 def _layer(
@@ -147,6 +160,8 @@ def _cell(lo: Lowering, call: Call) -> Any:
     lo.evident = True
     params = [lo.arg(call, 2 + i, name, None) for i, name in enumerate(("w_ih", "w_hh", "b_ih", "b_hh"))]
     source, last = lo.arranged(x, [1]), lo.frames_of(x.name) - 1
+    if all(isinstance(s, Tensor) and s.at == x.at and s.name not in lo.loops for s in states):
+        return stepped(lo, call, x, states)
     weights = tuple(id(p.array) if isinstance(p, Known) else None for p in params)
     fresh = not any(isinstance(s, Tensor) and s.at is not None for s in states)
     if fresh and x.at in (0, last):
@@ -165,6 +180,36 @@ def _cell(lo: Lowering, call: Call) -> Any:
         "a loop over cells where the state does not simply go from step to step, with the same weights: something is "
         "done to it in between, or the loop does not begin at the first frame or the last"
     )
+
+
+def stepped(lo: Lowering, call: Call, x: Tensor, states: Sequence[Tensor]) -> Any:
+    """One step of a cell in a loop that does something else as well: its equations, gate by gate.
+
+    Source: torch.nn.GRUCell, LSTMCell and RNNCell.
+    """
+    kind, h = call.base.removesuffix("_cell"), states[0]
+    w_ih, w_hh, b_ih, b_hh = (
+        lo.known(call, 2 + i, name, None) for i, name in enumerate(("w_ih", "w_hh", "b_ih", "b_hh"))
+    )
+    bare = call._replace(module="")
+    from_x, from_h = dense(lo, bare, x, w_ih, b_ih), dense(lo, bare, h, w_hh, b_hh)
+    if kind.startswith("rnn"):
+        return activated(lo, binary(lo, "add", from_x, from_h), kind[4:])
+    size = lo.features(h)[-1]
+
+    def part(value: Tensor, place: int) -> Tensor:
+        name = lo.emit("slice", value.name, start=place * size, stop=(place + 1) * size, axis=0)
+        return replace(value, name=name)
+
+    if kind == "lstm":
+        gates = binary(lo, "add", from_x, from_h)
+        i, f, g, o = (activated(lo, part(gates, k), "tanh" if k == 2 else "sigmoid") for k in range(4))
+        c = binary(lo, "add", binary(lo, "mul", f, states[1]), binary(lo, "mul", i, g))
+        return [binary(lo, "mul", o, activated(lo, c, "tanh")), c]
+    r, z = (activated(lo, binary(lo, "add", part(from_x, k), part(from_h, k)), "sigmoid") for k in (0, 1))
+    n = activated(lo, binary(lo, "add", part(from_x, 2), binary(lo, "mul", r, part(from_h, 2))), "tanh")
+    kept = binary(lo, "sub", h, n)
+    return binary(lo, "add", n, binary(lo, "mul", z, kept))
 
 
 def _reversed(lo: Lowering, name: str) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
+import numpy as np
+
 from ....errors import UnsupportedError
-from .linear import _one
+from .lengths import check_passed_over
 from .lowering import Lowering, handles
 from .pointwise import activated, binary, unary
 from .program import Call
-from .values import B, Misread, T, Tensor
+from .values import B, Known, Lengths, Misread, States, T, Tensor, Within
 
 _POOLED = {"mean": "mean", "sum": "sum", "amax": "max", "amin": "min", "max": "max", "min": "min"}
 
@@ -27,6 +30,9 @@ def reduced(lo: Lowering, x: Tensor, kind: str, dims: list[int], keep: bool) -> 
     if inner:
         name = lo.emit("reduce", name, kind=kind, axes=inner)
     if any(x.axes[dim] == T for dim in dims):
+        if inner and x.behind == 0 and kind == "sum":
+            x = replace(x, name=name).followed_by(0.0)
+        check_passed_over(lo, x, kind)
         name = lo.emit("pool_whole", name, kind=kind)
     axes = tuple(None if p in dims else axis for p, axis in enumerate(x.axes))
     if not keep:
@@ -40,15 +46,19 @@ def _dims(lo: Lowering, call: Call) -> list[int]:
 
 
 @handles("mean", "sum", "amax", "amin")
-def _reduce(lo: Lowering, call: Call) -> Tensor:
+def _reduce(lo: Lowering, call: Call) -> Any:
+    mask = lo.arg(call, 0, "self")
+    if isinstance(mask, Within):  # its frames counted
+        dims = _dims(lo, call)
+        if call.base == "sum" and not mask.negated and [mask.axes[dim] for dim in dims] == [T]:
+            return Lengths()
+        raise UnsupportedError(f"a {call.base} of a mask of frames")
     return reduced(lo, lo.tensor(call), _POOLED[call.base], _dims(lo, call), lo.arg(call, 2, "keepdim", False))
 
 
 @handles("max", "min")
 def _extreme(lo: Lowering, call: Call) -> Any:
     """torch.max of two tensors, or values and places along an axis, of which cgru gives the values."""
-    from .values import Known, States
-
     if len(call.args) > 1 and isinstance(lo._resolved(call.args[1]), (Tensor, Known, States)):
         op = "maximum" if call.base == "max" else "minimum"
         return binary(lo, op, lo.arg(call, 0, "self"), lo.arg(call, 1, "other"))
@@ -68,6 +78,7 @@ def _spread(lo: Lowering, call: Call) -> Any:
     if any(timed):
         if len(places) != 1:
             raise UnsupportedError("a variance over time and features together")
+        check_passed_over(lo, x, "variance")
         natural = lo.natural(x)
         name = lo.emit("pool_whole", natural.name, kind="variance", correction=correction)
         axes = tuple(None if p in places else axis for p, axis in enumerate(natural.axes))
@@ -106,6 +117,60 @@ def _norm(lo: Lowering, call: Call) -> Tensor:
     return unary(lo, reduced(lo, square, "sum", dims, keep), "sqrt")
 
 
+@handles("cosine_similarity")
+def _cosine(lo: Lowering, call: Call) -> Tensor:
+    """a / max(‖a‖, ε) · b / max(‖b‖, ε), summed along an axis."""
+    dim, epsilon = lo.arg(call, 2, "dim", 1), lo.arg(call, 3, "eps", 1e-8)
+    unit = []
+    for i, name in enumerate(("x1", "x2")):
+        x = lo.tensor(call, i, name)
+        square = replace(x, name=lo.emit("mul", x.name, x.name))
+        norm = unary(lo, reduced(lo, square, "sum", [dim], True), "sqrt")
+        norm = replace(norm, name=lo.emit("clip", norm.name, low=float(epsilon)))
+        unit.append(binary(lo, "div", x, norm))
+    both = binary(lo, "mul", *unit)
+    return reduced(lo, both, "sum", [dim], False)
+
+
+@handles("pairwise_distance")
+def _distance(lo: Lowering, call: Call) -> Tensor:
+    """‖a − b + ε‖ of the last axis."""
+    order, epsilon, keep = (lo.arg(call, i, n, d) for i, n, d in ((2, "p", 2), (3, "eps", 1e-6), (4, "keepdim", False)))
+    if order != 2:
+        raise UnsupportedError(f"a norm of order {order}")
+    apart = binary(lo, "add", binary(lo, "sub", lo.tensor(call, 0, "x1"), lo.tensor(call, 1, "x2")), epsilon)
+    square = replace(apart, name=lo.emit("mul", apart.name, apart.name))
+    return unary(lo, reduced(lo, square, "sum", [-1], keep), "sqrt")
+
+
+@handles("cumsum")
+def _cumsum(lo: Lowering, call: Call) -> Tensor:
+    """Sums so far: over time a recurrence whose matrices are the identity, over features a product."""
+    x = lo.natural(lo.tensor(call))
+    dim = lo.arg(call, 1, "dim") % len(x.axes)
+    if x.axes[dim] == T:
+        shape = lo.features(x)
+        size = prod(shape)
+        one = np.eye(size, dtype=np.float32)
+        flat = x.name if shape == (size,) else lo.emit("reshape", x.name, features=(size,))
+        arrays = {"weight_ih": one, "weight_hh": one}
+        name = lo.emit("scan", flat, weights=arrays, cell="rnn", units=size, activation="linear")
+        return replace(x, name=name if shape == (size,) else lo.emit("reshape", name, features=shape))
+    if x.axes[dim] != len(lo.features(x)) - 1:
+        raise Misread("sums so far along an axis that is neither time nor the last of features")
+    size = lo.features(x)[-1]
+    weight = np.tril(np.ones((size, size), np.float32))
+    return replace(x, name=lo.emit("dense", x.name, weights={"weight": weight}, units=size))
+
+
+@handles("prod")
+def _product(lo: Lowering, call: Call) -> Tensor:
+    x, dims = lo.tensor(call), _dims(lo, call)
+    if any(x.axes[dim] == T for dim in dims) or not dims:
+        raise UnsupportedError("a product over time")
+    return reduced(lo, x, "prod", dims, lo.arg(call, 2, "keepdim", False))
+
+
 @handles("logsumexp")
 def _logsumexp(lo: Lowering, call: Call) -> Tensor:
     x, dims = lo.tensor(call), _dims(lo, call)
@@ -120,57 +185,11 @@ def _softmax(lo: Lowering, call: Call) -> Tensor:
     dim = lo.arg(call, 1, "dim") % len(x.axes)
     axis = x.axes[dim]
     if axis == T:
-        made = replace(x, name=lo.emit("softmax_time", x.name))
+        check_passed_over(lo, x, "softmax")
+        made = replace(x, name=lo.emit("softmax_time", x.name)).followed_by(0.0)
         return unary(lo, made, "log") if log else made
     if not isinstance(axis, int):
         raise Misread("a softmax over rows")
     if not log and len(lo.features(x)) == 1:
         return activated(lo, x, "softmax")
     return replace(x, name=lo.emit("softmax", x.name, axes=(axis,), log=log))
-
-
-# ---- pooling ------------------------------------------------------------------------------------------------
-
-
-def _sequence(lo: Lowering, x: Tensor) -> Tensor:
-    if len(x.axes) != 3 or x.axes[2] != T or x.axes[0] not in (B, None):
-        raise Misread("pooling takes (rows, channels, frames), and the axes are others")
-    lo.evident = True
-    return x
-
-
-@handles("max_pool1d", "avg_pool1d", "max_pool1d_with_indices")
-def _pool(lo: Lowering, call: Call) -> Any:
-    x = _sequence(lo, lo.tensor(call))
-    width = _one(lo.arg(call, 1, "kernel_size"))
-    stride, padding = _one(lo.arg(call, 2, "stride", None) or width), _one(lo.arg(call, 3, "padding", 0))
-    options: dict[str, Any] = {"width": width, "stride": stride, "left": padding, "right": padding}
-    if call.base.startswith("max"):
-        if _one(lo.arg(call, 4, "dilation", 1)) != 1:
-            raise UnsupportedError("pooling with dilation")
-        options["kind"] = "max"
-    else:
-        options.update(kind="average", count_padding=lo.arg(call, 5, "count_include_pad", True))
-    if lo.arg(call, 5 if call.base.startswith("max") else 4, "ceil_mode", False):
-        raise UnsupportedError("pooling with ceil_mode")
-    made = replace(x, name=lo.emit("pool", x.name, **options))
-    return [made] if call.base.endswith("indices") else made
-
-
-@handles("adaptive_avg_pool1d", "adaptive_max_pool1d")
-def _adaptive(lo: Lowering, call: Call) -> Any:
-    x = _sequence(lo, lo.tensor(call))
-    if _one(lo.arg(call, 1, "output_size")) != 1:
-        raise UnsupportedError("adaptive pooling to more than one frame")
-    made = reduced(lo, x, "mean" if "avg" in call.base else "max", [2], True)
-    return made if "avg" in call.base else [made]
-
-
-@handles("upsample_nearest1d")
-def _upsample(lo: Lowering, call: Call) -> Tensor:
-    x = _sequence(lo, lo.tensor(call, 0, "input"))
-    size, scales = lo.arg(call, 1, "output_size", None), lo.arg(call, 2, "scale_factors", None)
-    scale = scales[0] if isinstance(scales, list) else scales
-    if size is not None or scale is None or scale != int(scale) or scale < 2:
-        raise UnsupportedError("upsampling by something else than a whole factor")
-    return replace(x, name=lo.emit("upsample", x.name, factor=int(scale)))

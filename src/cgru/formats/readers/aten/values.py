@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,10 @@ from ....errors import UnsupportedError
 #: number, or None for an axis of 1 that the value does not have.
 Axis = str | int | None
 B, T, BT, TB = "B", "T", "BT", "TB"
+
+
+#: Behind a row's length there is nothing: the sequence is packed.
+PACKED = "packed"
 
 
 class Misread(UnsupportedError):
@@ -30,7 +36,9 @@ class Tensor:
     """A value of the graph as torch sees it: ``axes`` says what each axis of ``shape`` is.
 
     ``at``: it is that frame of the value alone, and then has no axis of frames. ``memory`` names the state array of a
-    scan that it shows instead of the scan's output.
+    scan that it shows instead of the scan's output. ``beyond``: the value it was said of, and what torch has there in
+    frames behind a row's length: a number, or :data:`PACKED` where it has none. cgru's frames there never count.
+    ``column``: of ids, several a frame, it is this one alone.
     """
 
     name: str
@@ -38,6 +46,16 @@ class Tensor:
     shape: tuple[int, ...] = ()
     at: int | None = None
     memory: str = ""
+    beyond: tuple[str, float | str] | None = None
+    column: int = -1
+
+    @property
+    def behind(self) -> float | str | None:
+        """What is behind a row's length; None: whatever forward() computes there."""
+        return self.beyond[1] if self.beyond is not None and self.beyond[0] == self.name else None
+
+    def followed_by(self, behind: float | str | None) -> Tensor:
+        return replace(self, beyond=None if behind is None else (self.name, behind))
 
     @property
     def feature_positions(self) -> list[int]:
@@ -56,10 +74,40 @@ class States:
 class Lengths:
     """The number of frames of each row, or what sorting made of it; the network's own ``lengths`` when it runs.
 
-    ``order``: it is a permutation of the rows.
+    ``order``: it is a permutation of the rows. ``offset``: it is that number more.
     """
 
     order: bool = False
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Within:
+    """Which frames are within their row's length, as a mask of rows and frames; ``negated``: those that are not.
+
+    ``scale``: what it is where it is not 0.
+    """
+
+    axes: tuple[Axis, ...]
+    negated: bool = False
+    scale: float = 1.0
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """A result that cgru has no equal of; ``why`` is said where somebody reads it."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A constant with parts written into it: entries of axis ``dim`` by number."""
+
+    base: Known
+    dim: int
+    parts: Mapping[int, Any]
 
 
 def constant_along(array: np.ndarray, axis: int) -> bool:
@@ -69,4 +117,3 @@ def constant_along(array: np.ndarray, axis: int) -> bool:
         if array.dtype.kind == "f"
         else np.all(array == first)
     )
-
