@@ -76,7 +76,7 @@ def test_dynamic(runtime: Any, tools: Any, tmp_path: Path, name: str, kind: str)
     # What cgru's int8 can hold are the codes and scales of the file.
     file = read_model(path).graph
     codes = {array.tobytes() for array in file.initializers.values() if array.dtype == np.int8 and array.ndim >= 2}
-    held = [item for weights_ in net.store.values() for item in weights_.stored().values()  # type: ignore[attr-defined]
+    held = [item for weights_ in net.store.values() for item in weights_.stored().values()
             if isinstance(item, Stored)]  # fmt: skip
     assert bool(held) == (kind != "QUInt8" or name == "spotter")
     scales = np.concatenate([array.reshape(-1) for array in file.initializers.values() if array.dtype == np.float32])
@@ -95,8 +95,8 @@ def test_lstm_of_codes_has_the_weights_of_the_file(runtime: Any, tools: Any, tmp
     (item, *_) = [item for item in records.nodes if item.op == "DynamicQuantizeLSTM"]
     of = records.initializers
     net = cgru.load(path)
-    scan = next(item for item in net.graph.nodes if item.op == "scan")  # type: ignore[attr-defined]
-    arrays = net.store[scan.weights].arrays()  # type: ignore[attr-defined]
+    scan = next(item for item in net.graph.nodes if item.op == "scan")
+    arrays = net.store[scan.weights].arrays()
     for place, scale, key in ((1, 8, "weight_ih"), (2, 10, "weight_hh")):
         wide = of[item.inputs[place]][0].T.astype(np.float64) * of[item.inputs[scale]].reshape(-1)
         i, o, f, c = np.split(wide, 4)

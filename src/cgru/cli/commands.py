@@ -24,6 +24,7 @@ from ..errors import CgruError, UnsupportedError, shortened
 from ..spec.precision import PRECISIONS
 from ..threads import resolve
 from . import files as cli_files
+from . import opening
 from .files import PIPE
 
 #: Rows that one call runs: enough to keep any backend busy, few enough for the bar to move.
@@ -62,9 +63,9 @@ def info(options: argparse.Namespace) -> None:
         _suggest(options)
         return
     try:
-        net = _load(options)
+        net = opening.load(options)
     except CgruError as error:
-        if options.layers is not None or options.prefix is not None:
+        if any(value is not None for value in opening.said(options).values()):
             raise
         _tensors(options, error)
         return
@@ -104,15 +105,33 @@ def info(options: argparse.Namespace) -> None:
                 "not_finite": bad,
                 "cells": [vars(cost) for cost in costs(net.layers)],
             }
+            | _graph(options, kind)
         )
         return
     print(f"{options.file}: {kind}, {file_bytes:,} bytes")
+    _print_graph(options, kind)
     print(net)
     if found := costs(net.layers):
         print("\nthe recurrent layers of these sizes as another cell:")
         print(table(found))
     for name, count in bad.items():
         print(f"warning: {name} has {count:,} weights that are NaN or infinite")
+
+
+def _graph(options: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """What an ONNX file says of its graph, whether or not that runs; nothing of other files."""
+    if kind != "ONNX":
+        return {}
+    from ..formats.readers.onnx_summary import summary
+
+    return {"graph": summary(options.file)}
+
+
+def _print_graph(options: argparse.Namespace, kind: str) -> None:
+    for found in _graph(options, kind).values():
+        from ..formats.readers.onnx_summary import lines
+
+        print(lines(found))
 
 
 def _suggest(options: argparse.Namespace) -> None:
@@ -159,9 +178,11 @@ def _tensors(options: argparse.Namespace, why: CgruError) -> None:
     kind = sniff(options.file).title
     reason = str(why).removeprefix(f"{options.file}: ")
     if options.json:
-        _print_json({"file": options.file, "kind": kind, "tensors": found, "not_run": reason})
+        more = _graph(options, kind)
+        _print_json({"file": options.file, "kind": kind, "tensors": found, "not_run": reason} | more)
         return
     print(f"{options.file}: {kind}, {len(found):,} tensors")
+    _print_graph(options, kind)
     print(contents.table(found))
     for name, text in file.metadata.items():
         print(f"{name}: {shortened(' '.join(text.split()))[:200]}")
@@ -174,7 +195,7 @@ def run(options: argparse.Namespace) -> int:
     from . import archives
 
     threads = resolve(options.threads)
-    net = _load(options)
+    net = opening.load(options)
     if archives.is_archive(options):
         return archives.run(net, options)
     options.input = options.input[0]
@@ -205,13 +226,12 @@ def run(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> None:
     """How fast a network runs on this machine; without FILE, the demo's forecaster."""
-    from .. import load
     from ..reports import speed
 
     threads = resolve(options.threads)
     if options.file is None:
         options.file = os.path.join(os.path.dirname(os.path.dirname(__file__)), "demo", "co2_gru.pt")
-    net = load(options.file, layers=options.layers, prefix=options.prefix)
+    net = opening.load(options)
     found = speed.measure(net, streams=options.streams, threads=threads)
     if options.json:
         rows = [{**vars(line), "steps_per_second": line.steps_per_second} for line in found]
@@ -229,7 +249,7 @@ def convert(options: argparse.Namespace) -> None:
         raise UnsupportedError(f"{options.output}: networks are written as .safetensors or .onnx; give such a name")
     if os.path.exists(options.output) and os.path.samefile(options.file, options.output):
         raise CgruError(f"{options.output}: is the file to convert, which would be lost; give another name")
-    net = _load(options)
+    net = opening.load(options)
     if options.precision or options.layer:
         net = net.quantize(options.precision or {}, dict(options.layer or ()))
     net.save(options.output)
@@ -241,7 +261,7 @@ def verify(options: argparse.Namespace) -> int:
     from ..engine import verification
     from ..formats.readers.naming import error_prefix
 
-    net = _load(options)
+    net = opening.load(options)
     given, y = cli_files.read_checked(options.io)
     with error_prefix("standard input" if options.io == PIPE else options.io):
         outputs = y if len(y) > 1 else y[0]
@@ -265,8 +285,10 @@ def compare(options: argparse.Namespace) -> int:
     threads = resolve(options.threads)
     nets = []
     for file in (options.file, options.other):
-        builds_itself = bool(sniff(file).builder)
-        nets.append(load(file) if builds_itself else load(file, layers=options.layers, prefix=options.prefix))
+        # What is said of the files is said to those that take it: the other may say it all itself.
+        entry, told = sniff(file), opening.said(options)
+        takes = (*entry.options, *(() if entry.builder and not entry.by_layers else ("layers", "prefix")))
+        nets.append(load(file, **{key: value for key, value in told.items() if key in takes}))
     given = cli_files.read_input(options.input, ids=nets[0].takes_ids, features=nets[0].input_size)
     found = measured(nets[0], nets[1], given.x, given.lengths, given.mask, threads=threads)
     if options.json:
@@ -283,7 +305,7 @@ def gates(options: argparse.Namespace) -> None:
     from ..reports import plot
 
     plot.require_matplotlib()
-    net = _load(options)
+    net = opening.load(options)
     given = cli_files.read_input(options.input, ids=net.takes_ids, features=net.input_size)
     x, mask = given.x, given.mask
     if x.ndim == (2 if net.takes_ids else 3):
@@ -309,7 +331,7 @@ def serve(options: argparse.Namespace) -> None:
     """Serve a network: streams over WebSockets, sequences over HTTP, KServe's V2 protocol (needs cgru[serve])."""
     from . import serving
 
-    serving.serve(_load(options), options)
+    serving.serve(opening.load(options), options)
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -331,12 +353,6 @@ def config(options: argparse.Namespace) -> None:
 
 
 # ---- pieces -----------------------------------------------------------------------------------------------
-
-
-def _load(options: argparse.Namespace) -> Model:
-    from .. import load
-
-    return load(options.file, layers=options.layers, prefix=options.prefix)
 
 
 def _run_rows(net: Model, given: cli_files.Input, threads: int) -> Any:
@@ -451,16 +467,6 @@ def _layer_precision(text: str) -> tuple[str, str]:
     return name, precision
 
 
-def _layers(text: str) -> str | list[Any]:
-    """What ``cgru.load`` takes: names with commas between, or a list written as JSON."""
-    if not text.lstrip().startswith("["):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"no valid JSON list ({error})") from error
-
-
 def _parser() -> _Parser:
     from . import archives, serving
 
@@ -475,20 +481,13 @@ def _parser() -> _Parser:
         sub.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
         return sub
 
-    def add_file(sub: argparse.ArgumentParser, count: str | None = None) -> None:
-        help_layers = "the layers in order, where names and shapes do not tell: rnn,last,fc or a JSON list"
-        help_file = "a trained network: .pt .pth .safetensors .keras .h5 .npz .onnx"
-        sub.add_argument("file", metavar="FILE", nargs=count, help=help_file)
-        sub.add_argument("--layers", type=_layers, help=help_layers)
-        sub.add_argument("--prefix", help="use only the tensors whose names begin with this part")
-
     sub = add("info", info)
-    add_file(sub)
+    opening.add_options(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.add_argument("--suggest", action="store_true", help="print the layers= to paste, where tensors do not say them")
 
     sub = add("run", run)
-    add_file(sub)
+    opening.add_options(sub)
     help_input = ".npy .npz .csv .wav, or - for standard input; many of them, 'data/*.wav', or a .parquet or .arrow"
     sub.add_argument("input", metavar="INPUT", nargs="+", help=help_input)
     help_output = ".npy .npz .csv .wav (default: standard output); a folder for many files; a .parquet or .arrow"
@@ -499,7 +498,7 @@ def _parser() -> _Parser:
     archives.add_options(sub)
 
     sub = add("convert", convert)
-    add_file(sub)
+    opening.add_options(sub)
     sub.add_argument("output", metavar="OUT", help="a .safetensors file in cgru's native form, or an .onnx file")
 
     of_all = "of the weights of every layer: int8, int8x16, bf16, fp16"
@@ -508,7 +507,7 @@ def _parser() -> _Parser:
     sub.add_argument("--layer", type=_layer_precision, action="append", metavar="NAME=PRECISION", help=of_one)
 
     sub = add("verify", verify)
-    add_file(sub)
+    opening.add_options(sub)
     sub.add_argument("io", metavar="IO.npz", help="x and the trained network's y for it: np.savez('io.npz', x=x, y=y)")
     help_verified = "the relative difference allowed, of the RMS and of the largest (default: 1e-4)"
     sub.add_argument("--tolerance", type=_tolerance, metavar="T", default=TOLERANCE, help=help_verified)
@@ -516,7 +515,7 @@ def _parser() -> _Parser:
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = add("compare", compare)
-    add_file(sub)
+    opening.add_options(sub)
     sub.add_argument("other", metavar="OTHER", help="another with the same layers, such as one in reduced precision")
     sub.add_argument("input", metavar="INPUT", help=".npy .npz .csv .wav, or - for standard input")
     help_compared = "end with status 1 where the relative RMS error at the end is larger"
@@ -525,20 +524,20 @@ def _parser() -> _Parser:
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = add("gates", gates)
-    add_file(sub)
+    opening.add_options(sub)
     sub.add_argument("input", metavar="INPUT", help=".npy .npz .csv .wav, or - for standard input")
     sub.add_argument("-o", "--output", metavar="OUT.png", default="gates.png", help="the picture (default: gates.png)")
     sub.add_argument("--layer", help="which layer and direction, such as gru.l0.reverse (default: the first)")
     sub.add_argument("--row", type=int, default=0, help="which sequence of a batch (default: 0)")
 
     sub = add("bench", bench)
-    add_file(sub, "?")
+    opening.add_options(sub, "?")
     sub.add_argument("--streams", type=_count, metavar="N", help="also a pool of N streams, beside them one by one")
     sub.add_argument("--threads", type=_threads, help="how many threads, or auto (default 1)")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = add("serve", serve)
-    add_file(sub)
+    opening.add_options(sub)
     serving.add_options(sub)
 
     sub = add("demo", demo)

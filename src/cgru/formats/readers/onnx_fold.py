@@ -378,6 +378,9 @@ _FOLDS: Mapping[str, Callable[..., Any]] = {
     "Xor": _ufunc(np.logical_xor),
 }  # fmt: skip
 
+#: The operators that are computed here.
+FOLDED = frozenset(_FOLDS)
+
 # fmt: off
 _BROADCASTING = frozenset((
     "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Or",

@@ -362,13 +362,3 @@ def _refuse_single_step(g: Builder) -> None:
             "traced with one (Keras on torch writes such files, and they are wrong by themselves): export it with a "
             "fixed number of steps, or load the .keras file"
         )
-
-
-def describe(source: Source) -> dict[str, Any]:
-    """What the file holds, and which of its operators cgru has no handler for."""
-    model = read_model(source)
-    operators = sorted({node.op for node in model.graph.nodes})
-    return {"operators": operators, "unknown": [op for op in operators if op not in HANDLERS and op not in _FOLDED]}
-
-
-_FOLDED = ("If", "Shape", "Size", "Constant", "ConstantOfShape", "Range")
