@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cgru.engine.graph_model import GraphModel
 
 import cgru
 from cgru.engine import backends
-from cgru.engine.graph_model import GraphModel
 
 if reason := backends.backend("packed").unavailable():
     pytest.skip(f"the packed backend cannot run: {reason}", allow_module_level=True)
