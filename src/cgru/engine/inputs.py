@@ -40,6 +40,8 @@ class Input:
         self._tables, self.vocabulary = tables, min(tables.values(), default=0)
         self.features = value.features
         self.axes = len(value.features) + (value.clock is not None)
+        self.allowed = (self.axes, self.axes + 1)
+        self.trailing = -len(value.features) if value.features else 1 << 30
         self.ids = value.dtype == "int64"
 
     def admit(self, given: Any, where: str) -> tuple[np.ndarray, bool]:
@@ -47,8 +49,8 @@ class Input:
         if self.ids:
             array: np.ndarray = self._ids(given, where, self.axes)
         else:
-            array = arrays.float32(given, where, (self.axes, self.axes + 1))
-            if array.shape[array.ndim - len(self.features) :] != self.features and not self.open_width:
+            array = arrays.float32(given, where, self.allowed)
+            if array.shape[self.trailing :] != self.features and not self.open_width:
                 raise ShapeError(self._wrong(array, where))
         return (array[None], True) if array.ndim == self.axes else (array, False)
 
@@ -112,9 +114,10 @@ class Inputs:
 
     def admit(self, x: Any, what: str = "x") -> Given:
         """The inputs of a call: an array where the network takes one, else a mapping by name."""
-        if self.only is not None and not isinstance(x, Mapping):
-            array, single = self.only.admit(x, what)
-            return Given({self.only.name: array}, single, array.shape[0], array.shape[1])
+        only = self.only
+        if only is not None and (type(x) is np.ndarray or not isinstance(x, Mapping)):
+            array, single = only.admit(x, what)
+            return Given({only.name: array}, single, array.shape[0], array.shape[1])
         given, masks = self._apart(self._named(x))
         made: dict[str, np.ndarray] = {}
         singles = set()

@@ -74,6 +74,8 @@ class Model:
             self.output_size = sum(self.graph.values[name].size for name in self.graph.outputs)
         #: The plans made so far by what was asked for, each with the number of features it is for (0: the network's).
         self._plans: dict[str, tuple[int, Plan]] = {}
+        #: The network's own plan, once made, where that does not depend on what comes in.
+        self._settled: Plan | None = None
 
     # ---- what it is -------------------------------------------------------------------------------------
 
@@ -210,8 +212,9 @@ class Model:
     ) -> Any:
         """:meth:`run` on inputs that are checked, and a state that is its own and advanced in place."""
         count = resolve_threads(threads)
-        self._inputs.add_masks(given, mask)
-        rows = self._inputs.lengths(given, lengths)
+        if mask is not None:
+            self._inputs.add_masks(given, mask)
+        rows = None if lengths is None else self._inputs.lengths(given, lengths)
         plan = self._plan_for(given.arrays, backend)
         if out is None:
             return self._shown(plan.run(given.arrays, state._data, rows, threads=count), given.single)
@@ -240,8 +243,8 @@ class Model:
     def _shown(self, made: Mapping[str, np.ndarray], single: bool) -> Any:
         """Outputs as a caller gets them: one array, a mapping by name, or a chain's pair of directions."""
         if len(made) == 1:
-            (y,) = made.values()
-            return y[0] if single else y
+            for y in made.values():
+                return y[0] if single else y
         shown = {name: array[0] if single else array for name, array in made.items()}
         return tuple(shown.values()) if self.is_chain else shown
 
@@ -304,9 +307,13 @@ class Model:
             engine = backends.backend(backends.resolve(self._network, wanted))
             graph = self._network.at_width(width) if width else self.graph
             found = self._plans[wanted] = (width, engine.plan(self._network, graph, self._layout))
+            if backend is None and not self._network.open_width:
+                self._settled = found[1]
         return found[1]
 
     def _plan_for(self, inputs: Mapping[str, np.ndarray], backend: str | None = None) -> Plan:
+        if backend is None and self._settled is not None:
+            return self._settled
         return self._plan(backend, self._width(inputs) if self._network.open_width else 0)
 
     def _graph_for(self, inputs: Mapping[str, np.ndarray]) -> Any:

@@ -14,6 +14,7 @@ from ..arrays import Float32
 from ..errors import ArgumentTypeError, CgruError, ShapeError, UnsupportedError
 from ..forks import in_use
 from ..spec.graph import refuse_unstreamable
+from ..threads import resolve
 from . import dumps
 
 if TYPE_CHECKING:
@@ -82,16 +83,14 @@ class Stream(ExclusiveUse):
 
         The frames that can be had of them, where outputs are late or of another rate.
         """
-        from ..threads import resolve
-
         count = resolve(threads)
-        given = self.net._inputs.admit(chunk)
-        if given.batch != self.batch:
-            found = next(iter(given.arrays.values())).shape
-            raise ShapeError(f"chunk: the stream has {self.batch} rows, found {given.batch} (shape {found})")
-        made = self._advance(given.arrays, count)
-        self._single = given.single
-        return self.net._shown(made, given.single)
+        arrays_in, single, batch, _ = self._net._inputs.admit(chunk)
+        if batch != self._batch:
+            found = next(iter(arrays_in.values())).shape
+            raise ShapeError(f"chunk: the stream has {self.batch} rows, found {batch} (shape {found})")
+        made = self._advance(arrays_in, count)
+        self._single = single
+        return self._net._shown(made, single)
 
     def step(self, x: Any, out: Float32 | None = None) -> Any:
         """One time step: features (B, I) → (B, O), or (I,) → (O,) for a batch of one; ids (B,) or one id.
@@ -153,15 +152,15 @@ class Stream(ExclusiveUse):
         """Run steps and return what leaves the network, by output; the state moves only on success."""
         if self._ended:
             raise UnsupportedError("this stream was flushed: its sequence is over; reset() begins another")
-        plan = self.net._plan_for(inputs)
+        plan, static = self._net._plan_for(inputs), self._net._inputs.static
         self._enter()
         try:
             state = self._data if plan.in_place else self._data.copy()
             made = plan.run(inputs, state, ended=ended, threads=threads)
             if state is not self._data:
                 self._data[...] = state
-            if self.net._inputs.static:
-                self._static = {name: np.array(inputs[name]) for name in self.net._inputs.static if name in inputs}
+            if static:
+                self._static = {name: np.array(inputs[name]) for name in static if name in inputs}
         finally:
             self._leave()
         return made

@@ -200,7 +200,7 @@ def cells():
 
 
 cdef class ScanKernel:
-    """One direction of one layer: see :class:`cgru.engine.backends.layerwise.ScanKernel`."""
+    """One direction of one layer: a kernel of :class:`~cgru.engine.interpreter.Interpreter`."""
 
     cdef const float[:, ::1] w_ih, w_hh, w_hr
     cdef const float[::1] bias, vectors
