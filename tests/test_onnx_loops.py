@@ -37,7 +37,7 @@ def test_keras_network(name: str) -> None:
         operations = [item.op for item in net.graph.nodes]
         assert operations.count("scan") == SCANS[name]
         assert ("carry" in operations) == (not SCANS[name])
-        assert net.backends[0] == ("reference" if name == "masked_lstm" else "packed")
+        assert net.backends[0] == "packed"
 
 
 @pytest.mark.parametrize("name", ["gru", "gru_hard", "masked_gru"])

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cgru.engine.graph_model import GraphModel
 
 import cgru
 from cgru.engine import backends
+from cgru.engine.network import Network
 
 if reason := backends.backend("packed").unavailable():
     pytest.skip(f"the packed backend cannot run: {reason}", allow_module_level=True)
@@ -49,7 +49,7 @@ def lines(cell: str, weights: dict[str, np.ndarray], count: int, *, mask: bool =
 
 
 def model(g: cgru.Graph, precision: str = "float32", backend: str = "packed") -> cgru.Model:
-    net: cgru.Model = GraphModel(g, backend=backend)
+    net: cgru.Model = cgru.Model(g, backend=backend)
     net = net if precision == "float32" else net.quantize(precision)
     assert set(net.backends) == {backend}
     return net
@@ -111,7 +111,7 @@ def test_switches_that_the_core_lacks_run_by_the_equations(options: dict[str, An
     x = g.input((2, INPUTS))
     given = {"activations": ("sigmoid", "tanh", "tanh"), **options}
     g.output(g.scan_rows(x, cell="lstm", units=UNITS, weights=arrays("lstm"), **given))
-    assert set(GraphModel(g).backends) == {"reference"}
+    assert set(cgru.Model(g).backends) == {"reference"}
 
 
 def test_weights_shared_under_other_activations_are_packed_apart() -> None:
@@ -123,8 +123,8 @@ def test_weights_shared_under_other_activations_are_packed_apart() -> None:
         g.output(g.scan_rows(g.input((1, INPUTS)), cell="rnn", units=UNITS, activations=(activation,), weights=weights))
         nets.append((activation, g))
     (_, first), (_, second) = nets
-    relu, tanh = GraphModel(first), GraphModel(second)
+    relu, tanh = cgru.Model(first), cgru.Model(second)
     wanted = tanh(x)
-    shared = GraphModel((tanh.graph, relu.store), backend="packed")
+    shared = cgru.Model(Network(tanh.graph, relu.store), backend="packed")
     relu(x)  # packs the arrays with its own activation
     np.testing.assert_array_equal(shared(x), wanted)
