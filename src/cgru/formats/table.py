@@ -131,6 +131,24 @@ def _is_onnx(probe: Probe) -> bool:
     return looks_like(probe.head)
 
 
+def _is_tensorflow(probe: Probe) -> bool:
+    from .containers.tensorflow_graph import looks_like
+
+    return looks_like(probe.source.data)
+
+
+def _is_saved_model(probe: Probe) -> bool:
+    from .containers.tensorflow_graph import looks_like_saved_model
+
+    return looks_like_saved_model(probe.source.data)
+
+
+_SAVED_MODEL = (
+    "a TensorFlow SavedModel, whose graph cgru does not run; export it as "
+    "tf.keras.models.load_model(folder).save('model.keras') where it was saved by Keras, "
+    "else np.savez('model.npz', **{v.name: v.numpy() for v in tf.saved_model.load(folder).variables})"
+)
+
 #: Every format cgru knows, in the order in which a file is tried for them.
 FORMATS = (
     Format("PyTorch", (".pt", ".pth", ".ckpt"), lambda p: p.zip_kind == "torch", ".containers.torch_zip"),
@@ -147,6 +165,13 @@ FORMATS = (
     Format("pickle", (".pkl",), _is_pickle, ".containers.pickle_file"),
     Format("RTNeural", (".json",), _is_rtneural, ".containers.json_arrays", ".readers.rtneural", by_layers=True),
     Format("JSON", (".json",), _is_json, ".containers.json_arrays"),
+    Format("SavedModel", (".pb",), _is_saved_model, instead=_SAVED_MODEL),
+    Format("TensorFlow Lite", (".tflite",), lambda p: p.head[4:8] == b"TFL3", instead=(
+        "a TensorFlow Lite model, which cgru does not read; load the Keras model that it was made of, model.keras, or "
+        "its weights, model.weights.h5 with config=model.to_json()"
+    )),
+    Format("TensorFlow", (".pb",), _is_tensorflow, ".containers.tensorflow_graph", ".containers.tensorflow_graph",
+           by_layers=True),
     Format("C table", (".c", ".h"), _is_c, ".containers.c_tables"),
     Format("ONNX", (".onnx",), _is_onnx, ".containers.onnx_file", ".readers.onnx_network",
            options=("inputs", "state", "time_axis")),
@@ -154,11 +179,7 @@ FORMATS = (
 
 #: Folders that are a format, by the ending of a file in them.
 FOLDERS = (
-    Format("SavedModel", ("saved_model.pb",), lambda p: False, instead=(
-        "a TensorFlow SavedModel, whose graph cgru does not run; export it as "
-        "tf.keras.models.load_model(folder).save('model.keras') where it was saved by Keras, "
-        "else np.savez('model.npz', **{v.name: v.numpy() for v in tf.saved_model.load(folder).variables})"
-    )),
+    Format("SavedModel", ("saved_model.pb",), lambda p: False, instead=_SAVED_MODEL),
     Format("npy folder", (".npy",), lambda p: False, ".containers.npy_folder"),
 )  # fmt: skip
 
