@@ -153,6 +153,7 @@ def base(where: str, owner: Any, name: str) -> Any:
         "matrices": {gate: np.ones((HIDDEN, HIDDEN + 4)) for gate in getattr(kind, "GATES", ())},
         "w_ih": given["w_ih"],
         "activation": "relu",
+        "layer": "relu",
         "name": "x",
         "layers": [GRU, dense()],
         "layout": NET._layout,

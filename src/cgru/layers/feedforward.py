@@ -7,11 +7,21 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..arrays import as_array, flag, number, own, sequence
-from ..errors import FormatError, ShapeError
+from ..arrays import as_array, flag, number, own, sequence, text
+from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
 from ..spec import activations
 from .base import Layer, called, only, take
 from .conventions import keras_activation
+from .live import (
+    ACTIVATIONS,
+    check_standard,
+    keras_layer,
+    keras_major,
+    keras_settings,
+    torch_kind,
+    torch_module,
+    torch_tensors,
+)
 
 
 class Embedding(Layer):
@@ -31,6 +41,27 @@ class Embedding(Layer):
         self.mask_zero = flag(mask_zero, f"{self.name}: mask_zero")
         if self.vocabulary < 1 or self.output_size < 1:
             raise ShapeError(f"{self.name}: weight of shape {table.shape} has no entries")
+
+    @classmethod
+    def from_torch(cls, tensors: Any, prefix: str = "", *, name: str | None = None) -> Self:
+        """From a torch.nn.Embedding, its ``state_dict()``, or one that holds it at ``prefix``."""
+        where = called(name, text(prefix, "prefix").rstrip(".") or cls.kind)
+        module = torch_module(tensors, ("Embedding",), where)
+        if module is not None and module.max_norm is not None:
+            raise UnsupportedError(f"{where}: an Embedding with max_norm changes its weights; set max_norm to None")
+        return cls(torch_tensors(tensors, prefix, ("weight",), where)["weight"], name=name)
+
+    @classmethod
+    def from_keras(cls, weights: Any, *, mask_zero: bool = False, name: str | None = None) -> Self:
+        """From Keras' [embeddings (V, O)], or a live Embedding layer, which says its ``mask_zero`` itself."""
+        layer = keras_layer(weights, ("Embedding",))
+        if layer is not None:
+            settings = keras_settings(layer, layer.name, passed=("mask_zero",), inert={"lora_rank": None})
+            return cls(layer.get_weights()[0], **settings, name=name or layer.name)
+        parts = sequence(weights, called(name, cls.kind), "[embeddings]")
+        if len(parts) != 1:
+            raise ShapeError(f"{called(name, cls.kind)}: expected [embeddings], found {len(parts)} arrays")
+        return cls(parts[0], mask_zero=mask_zero, name=name)
 
     def options(self) -> dict[str, Any]:
         return {"mask_zero": self.mask_zero}
@@ -70,10 +101,42 @@ class Dense(Layer):
         self.activation = activations.check(activation, where)
 
     @classmethod
+    def from_torch(cls, tensors: Any, prefix: str = "", *, activation: str = "linear", name: str | None = None) -> Self:
+        """From a torch.nn.Linear, or a Conv1d of width 1, its ``state_dict()``, or one that holds it at ``prefix``."""
+        where = called(name, text(prefix, "prefix").rstrip(".") or cls.kind)
+        module = torch_module(tensors, ("Linear", "Conv1d"), where)
+        if torch_kind(module) == "Conv1d":
+            for setting, plain_one in (("stride", (1,)), ("padding", (0,)), ("groups", 1)):
+                value = getattr(module, setting)
+                if value != plain_one and not (setting == "padding" and value in ("valid", "same")):
+                    raise UnsupportedError(f"{where}: a Conv1d with {setting}={value!r} is no Linear at every step")
+        arrays = torch_tensors(tensors, prefix, ("weight", "bias"), where)
+        weight = arrays["weight"]
+        if weight.ndim == 3 and weight.shape[2] == 1:
+            weight = weight[:, :, 0]
+        return cls(weight, arrays.get("bias"), activation=activation, name=name)
+
+    @classmethod
     def from_keras(
         cls, weights: Any, *, activation: str = "linear", keras_version: int | None = None, name: str | None = None
     ) -> Self:
-        """From Keras' [kernel (I, O), bias (O,)], bias optional; ``keras_version`` as for :class:`GRU`."""
+        """From Keras' [kernel (I, O), bias (O,)], bias optional; ``keras_version`` as for :class:`GRU`.
+
+        ``weights`` may be a live Dense layer, or a Conv1D of width 1, which says its activation itself.
+        """
+        layer = keras_layer(weights, ("Dense", "Conv1D"))
+        if layer is not None:
+            inert = {
+                "strides": (1,),
+                "groups": 1,
+                "data_format": "channels_last",
+                "kernel_size": (1,),
+                "lora_rank": None,
+            }
+            settings = keras_settings(layer, layer.name, passed=("activation",), inert=inert)
+            kernel, *rest = layer.get_weights()
+            made = [kernel.reshape(kernel.shape[-2:]), *rest]
+            return cls.from_keras(made, **settings, keras_version=keras_major(layer), name=name or layer.name)
         where = called(name, cls.kind)
         parts = sequence(weights, where, "[kernel] or [kernel, bias]")
         if len(parts) not in (1, 2):
@@ -111,6 +174,25 @@ class Activation(Layer):
         super().__init__(called(name, activation), {})
         self.input_size = self.output_size = None
 
+    @classmethod
+    def from_torch(cls, module: Any, *, name: str | None = None) -> Self:
+        """From a torch module that is an activation with its standard settings: torch.nn.ReLU, Tanh, GELU …"""
+        where = called(name, cls.kind)
+        kind = torch_kind(torch_module(module, tuple(ACTIVATIONS), where))
+        if not kind:
+            raise CgruError(f"{where}: an activation has no tensors; expected a torch.nn.{' or '.join(ACTIVATIONS)}")
+        check_standard(module, kind)
+        return cls(ACTIVATIONS[kind], name=name)
+
+    @classmethod
+    def from_keras(cls, layer: Any, *, keras_version: int | None = None, name: str | None = None) -> Self:
+        """From a live Keras Activation layer, or by Keras' name; ``keras_version`` as for :class:`GRU`."""
+        given = keras_layer(layer, ("Activation",))
+        if given is not None:
+            settings = keras_settings(given, given.name, passed=("activation",), inert={})
+            layer, keras_version, name = settings["activation"], keras_major(given), name or given.name
+        return cls(keras_activation(layer, keras_version, called(name, cls.kind)), name=name)
+
     def options(self) -> dict[str, Any]:
         return {"activation": self.activation}
 
@@ -132,6 +214,15 @@ class Masking(Layer):
         super().__init__(name, {})
         self.mask_value = number(mask_value, f"{self.name}: mask_value")
         self.input_size = self.output_size = None
+
+    @classmethod
+    def from_keras(cls, layer: Any, *, name: str | None = None) -> Self:
+        """From a live Keras Masking layer."""
+        given = keras_layer(layer, ("Masking",))
+        if given is None:
+            raise CgruError(f"{called(name, cls.kind)}: expected a Keras Masking, found {type(layer).__name__}")
+        settings = keras_settings(given, given.name, passed=("mask_value",), inert={})
+        return cls(**settings, name=name or given.name)
 
     def options(self) -> dict[str, Any]:
         return {"mask_value": self.mask_value}

@@ -23,6 +23,7 @@ class GRU(Recurrent):
     """
 
     kind = "gru"
+    TORCH = ("GRU", "GRUCell")
     GATES = ("r", "z", "n")
     LETTERS: ClassVar[dict[str, str]] = {"r": "r", "z": "z", "u": "z", "n": "n", "h": "n", "c": "n", "a": "n"}
     OPTIONS = tuple(sorted((*Recurrent.OPTIONS, "reset")))
@@ -38,7 +39,7 @@ class GRU(Recurrent):
     @classmethod
     def from_keras(
         cls,
-        weights: Sequence[Any],
+        weights: Any,
         *,
         reset_after: bool = True,
         activation: str = "tanh",
@@ -55,8 +56,12 @@ class GRU(Recurrent):
 
         ``bias`` is (2, 3H) with ``reset_after``, else (3H,); leave it out where ``use_bias=False``. ``backward``
         holds the second direction of a Bidirectional wrapper. ``keras_version`` (1, 2 or 3) is needed where an
-        activation is "hard_sigmoid", which Keras 3 gave another meaning.
+        activation is "hard_sigmoid", which Keras 3 gave another meaning. ``weights`` may be a live GRU layer, or a
+        Bidirectional of one, which says all of this itself.
         """
+        live = cls._keras(weights, ("GRU", "GRUCell"), ("recurrent_activation", "reset_after"))
+        if live is not None:
+            return live if name is None else live.renamed(name)
         where = called(name, cls.kind)
         reset_after = flag(reset_after, f"{where}: reset_after")
         arrays = keras_arrays(weights, backward, 2 if reset_after else 1, where)

@@ -25,6 +25,7 @@ class LSTM(Recurrent):
     """
 
     kind = "lstm"
+    TORCH = ("LSTM", "LSTMCell")
     GATES = ("i", "f", "g", "o")
     LETTERS: ClassVar[dict[str, str]] = {"i": "i", "f": "f", "g": "g", "c": "g", "o": "o"}
 
@@ -40,7 +41,7 @@ class LSTM(Recurrent):
     @classmethod
     def from_keras(
         cls,
-        weights: Sequence[Any],
+        weights: Any,
         *,
         backward: Sequence[Any] | None = None,
         keras_version: int | None = None,
@@ -50,8 +51,11 @@ class LSTM(Recurrent):
         """From Keras' ``[kernel (I, 4H), recurrent_kernel (H, 4H), bias (4H,)]``, gates i, f, c, o by columns.
 
         Leave the bias out where ``use_bias=False``; ``backward`` holds the second direction of a Bidirectional wrapper.
-        ``keras_version`` is as for :class:`GRU`.
+        ``keras_version`` and live layers are as for :class:`GRU`.
         """
+        live = cls._keras(weights, ("LSTM", "LSTMCell"), ("recurrent_activation",))
+        if live is not None:
+            return live if name is None else live.renamed(name)
         where = called(name, cls.kind)
         arrays = keras_arrays(weights, backward, 1, where)
         for key in ("activation", "recurrent_activation"):

@@ -8,7 +8,7 @@ direction. Whatever order a file uses is put right by its reader.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -22,6 +22,7 @@ from ..weights import Weights
 from .base import RUNNERS, Layer, called, only, take
 from .conventions import plain, reorder, split_concat, stacked
 from .feedforward import pick
+from .live import dotted, keras_layer, keras_major, keras_settings, torch_module
 
 #: The operation that joins the outputs of two directions, by Keras' word for it; the order is the C core's.
 MERGES = {"concat": "concat", "sum": "add", "mul": "mul", "ave": "average"}
@@ -68,6 +69,8 @@ class Recurrent(Layer):
     )
     #: The gates in canonical order, and what the letters that files and texts use stand for.
     GATES: ClassVar[tuple[str, ...]]
+    #: torch's module classes of this kind.
+    TORCH: ClassVar[tuple[str, ...]] = ()
     LETTERS: ClassVar[Mapping[str, str]]
     cell: Cell
 
@@ -102,16 +105,40 @@ class Recurrent(Layer):
         super().__init__(name, checked)
 
     @classmethod
-    def from_torch(
-        cls, tensors: Mapping[str, Any], prefix: str = "", *, name: str | None = None, **options: Any
-    ) -> Self:
-        """From the ``state_dict()`` of a torch module of this kind, its cell, or a module that holds it at ``prefix``.
+    def from_torch(cls, tensors: Any, prefix: str = "", *, name: str | None = None, **options: Any) -> Self:
+        """From a torch module of this kind or its cell, their ``state_dict()``, or one that holds it at ``prefix``.
 
-        Raises :class:`FormatError` where a tensor below the prefix is missing or is nothing of such a module's.
+        ``tensors`` is the module or the mapping; the dot behind a prefix may be left away. Raises :class:`FormatError`
+        where a tensor below the prefix is missing or is nothing of such a module's.
         """
         where = called(name, text(prefix, "prefix").rstrip(".") or cls.kind)
+        if (module := torch_module(tensors, cls.TORCH, where)) is not None:
+            if getattr(module, "nonlinearity", None) is not None:
+                options.setdefault("nonlinearity", module.nonlinearity)
+            tensors = module.state_dict()
         arrays, layers, both = torch_stack(tensors, prefix, where)
         return cls(arrays, num_layers=layers, bidirectional=both, name=name, **options)
+
+    @classmethod
+    def _keras(cls, weights: Any, kinds: Sequence[str], passed: Sequence[str]) -> Self | None:
+        """The layer of a live Keras one, or of a Bidirectional of one; None where ``weights`` are arrays."""
+        given = keras_layer(weights, (*kinds, "Bidirectional"))
+        if given is None:
+            return None
+        where, backward, more = str(given.name), None, {}
+        layer = given
+        if type(given).__name__ == "Bidirectional":
+            layer, other = keras_layer(given.forward_layer, kinds), keras_layer(given.backward_layer, kinds)
+            if {**layer.get_config(), "name": 0, "go_backwards": 0} != {
+                **other.get_config(), "name": 0, "go_backwards": 0
+            } or layer.go_backwards or not other.go_backwards:  # fmt: skip
+                raise UnsupportedError(f"{where}: its two directions differ in more than their direction")
+            backward, more = other.get_weights(), {"merge_mode": given.merge_mode}
+        passed = ("activation", "return_sequences", *(() if backward else ("go_backwards",)), *passed)
+        options = keras_settings(layer, where, passed=passed, inert={"return_state": False, "stateful": False})
+        options |= {"keras_version": keras_major(layer), "name": where, "backward": backward, **more}
+        made: Self = cls.from_keras(layer.get_weights(), **options)  # type: ignore[attr-defined]
+        return made
 
     @classmethod
     def from_arrays(
@@ -340,6 +367,7 @@ def torch_stack(tensors: Mapping[str, Any], prefix: str, where: str) -> tuple[di
     """
     if not isinstance(tensors, Mapping):
         raise CgruError(f"{where}: expected a mapping from tensor name to array, such as module.state_dict()")
+    prefix = dotted(tensors, prefix)
     found: dict[str, Any] = {}
     layers, reverse = 0, False
     for key, value in mapping(tensors, where).items():

@@ -23,6 +23,7 @@ class RNN(Recurrent):
     """
 
     kind = "rnn"
+    TORCH = ("RNN", "RNNCell")
     GATES = ("h",)
     LETTERS: ClassVar[dict[str, str]] = {"h": "h"}
     OPTIONS = tuple(key for key in Recurrent.OPTIONS if key != "recurrent_activation")
@@ -47,7 +48,7 @@ class RNN(Recurrent):
     @classmethod
     def from_keras(
         cls,
-        weights: Sequence[Any],
+        weights: Any,
         *,
         backward: Sequence[Any] | None = None,
         keras_version: int | None = None,
@@ -55,6 +56,9 @@ class RNN(Recurrent):
         **options: Any,
     ) -> Self:
         """From Keras' SimpleRNN: ``[kernel (I, H), recurrent_kernel (H, H), bias (H,)]``, as for :class:`GRU`."""
+        live = cls._keras(weights, ("SimpleRNN", "SimpleRNNCell"), ())
+        if live is not None:
+            return live if name is None else live.renamed(name)
         where = called(name, cls.kind)
         arrays = keras_arrays(weights, backward, 1, where)
         for key in ("activation", "recurrent_activation"):

@@ -15,6 +15,7 @@ from ..formats.readers.naming import error_prefix
 from ..formats.readers.torch_layers import assumption, layers_from
 from ..layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer
 from ..layers.conventions import plain
+from ..layers.live import ACTIVATIONS
 from .torch_export import Untraceable
 from .torch_run import RECURRENT, evaluating, kind_of
 from .torch_trace import followed
@@ -24,36 +25,6 @@ from .verification import random_inputs, verify_against
 _INERT = frozenset(
     ("AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "FeatureAlphaDropout", "Identity")
 )
-
-#: torch modules that are activations, and what cgru calls them.
-_ACTIVATIONS = {
-    "ELU": "elu",
-    "GELU": "gelu",
-    "Hardsigmoid": "hard_sigmoid",
-    "Hardswish": "hard_swish",
-    "Hardtanh": "hard_tanh",
-    "LogSigmoid": "log_sigmoid",
-    "Mish": "mish",
-    "ReLU6": "relu6",
-    "SELU": "selu",
-    "SiLU": "silu",
-    "ReLU": "relu",
-    "Sigmoid": "sigmoid",
-    "Softmax": "softmax",
-    "Softplus": "softplus",
-    "Softsign": "softsign",
-    "Tanh": "tanh",
-}
-
-#: The settings of an activation that make it another function than cgru's.
-_STANDARD: dict[str, dict[str, tuple[Any, ...]]] = {
-    "ELU": {"alpha": (1, 1.0)},
-    "GELU": {"approximate": ("none",)},
-    "Hardtanh": {"min_val": (-1, -1.0), "max_val": (1, 1.0)},
-    "Softmax": {"dim": (-1, 2)},
-    # Above its threshold torch gives x itself, which differs from log(1 + exp(x)) by less than 3e-9 there.
-    "Softplus": {"beta": (1, 1.0), "threshold": (20, 20.0)},
-}
 
 _CONTAINERS = frozenset(("ModuleDict", "ModuleList", "Sequential"))
 _FORWARDLESS = frozenset(("ModuleDict", "ModuleList"))
@@ -217,12 +188,11 @@ def _walk(module: Any, path: str) -> Iterator[Layer]:
 
 
 def _layer(module: Any, kind: str, name: str | None) -> Layer:
-    if kind in _ACTIVATIONS:
-        _check_standard(module, kind)
-        return Activation(_ACTIVATIONS[kind], name=name)
+    if kind in ACTIVATIONS:
+        return Activation.from_torch(module, name=name)
     if kind not in _BUILDERS:
         what = f"torch.nn.{kind}" if kind else f"{type(module).__module__}.{type(module).__qualname__}"
-        known = ", ".join(sorted((*_BUILDERS, *_ACTIVATIONS)))
+        known = ", ".join(sorted((*_BUILDERS, *ACTIVATIONS)))
         raise UnsupportedError(f"cgru does not run a {what}; it runs {known} and Sequential")
     if getattr(module, "max_norm", None) is not None:
         raise UnsupportedError("an Embedding with max_norm changes its weights as it runs; set it to None")
@@ -241,16 +211,9 @@ _BUILDERS: dict[str, Callable[[Any, dict[str, np.ndarray], str | None], Layer]] 
     "LSTMCell": lambda _, tensors, name: LSTM.from_torch(tensors, name=name),
     "RNN": _rnn,
     "RNNCell": _rnn,
-    "Linear": lambda _, tensors, name: Dense(tensors["weight"], tensors.get("bias"), name=name),
-    "Embedding": lambda _, tensors, name: Embedding(tensors["weight"], name=name),
+    "Linear": lambda _, tensors, name: Dense.from_torch(tensors, name=name),
+    "Embedding": lambda _, tensors, name: Embedding.from_torch(tensors, name=name),
 }
-
-
-def _check_standard(module: Any, kind: str) -> None:
-    for setting, accepted in _STANDARD.get(kind, {}).items():
-        value = getattr(module, setting)
-        if value not in accepted:
-            raise UnsupportedError(f"{kind} with {setting}={value!r}; cgru runs {setting}={accepted[0]!r}")
 
 
 def _submodule(module: Any, prefix: str) -> Any:
@@ -268,7 +231,7 @@ def _check_hidden_steps(module: Any) -> None:
     for path, part in module.named_modules():
         kind = kind_of(part)
         if kind and kind not in _INERT | _CONTAINERS and not part.state_dict():
-            word = _ACTIVATIONS.get(kind)
+            word = ACTIVATIONS.get(kind)
             where = f"put {word!r} where it comes" if word else "which cgru does not run, unless it does nothing here"
             raise UnsupportedError(
                 f"{path} is a torch.nn.{kind}, and a class of one's own does not say where it comes: say the "
