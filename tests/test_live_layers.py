@@ -28,7 +28,7 @@ def keras() -> Any:
 
 def test_modules_of_torch(torch: Any) -> None:
     nn = torch.nn
-    cases = [
+    cases: list[tuple[Any, ...]] = [
         (cgru.GRU.from_torch, nn.GRU(8, 5, 2, bidirectional=True, batch_first=True), lambda m, x: m(x)[0]),
         (cgru.LSTM.from_torch, nn.LSTM(8, 5, proj_size=3, batch_first=True), lambda m, x: m(x)[0]),
         (cgru.RNN.from_torch, nn.RNN(8, 5, nonlinearity="relu", batch_first=True), lambda m, x: m(x)[0]),
@@ -58,7 +58,7 @@ def test_a_prefix_is_given_with_its_dot_or_without(torch: Any, prefix: str) -> N
 
 def test_other_modules_of_torch_are_named(torch: Any) -> None:
     nn = torch.nn
-    for made, given, says in (
+    cases: list[tuple[Any, ...]] = [
         (cgru.GRU.from_torch, nn.LSTM(2, 3), r"expected a torch\.nn\.GRU or GRUCell, found a LSTM"),
         (cgru.Dense.from_torch, nn.Conv1d(2, 3, 1, stride=2), "stride"),
         (cgru.Dense.from_torch, nn.Conv1d(2, 3, 3), "2 axes"),
@@ -68,7 +68,8 @@ def test_other_modules_of_torch_are_named(torch: Any) -> None:
         (cgru.Dense.from_torch, {"weight": X[0], "more": X[0]}, "none of weight, bias"),
         (cgru.Dense.from_torch, {"bias": X[0]}, "'weight' is missing"),
         (cgru.Activation.from_torch, {}, "has no tensors"),
-    ):
+    ]
+    for made, given, says in cases:
         with pytest.raises(CgruError, match=says):
             made(given)
     assert issubclass(FormatError, CgruError)
@@ -100,12 +101,13 @@ def test_layers_of_keras(keras: Any) -> None:
 
 def test_other_layers_of_keras_are_named(keras: Any) -> None:
     layers = keras.layers
-    for made, given, says in (
+    cases: list[tuple[Any, ...]] = [
         (cgru.GRU.from_keras, layers.LSTM(2), "expected a Keras GRU or GRUCell or Bidirectional, found a LSTM"),
         (cgru.GRU.from_keras, layers.GRU(2, return_state=True), "return_state=True"),
         (cgru.Dense.from_keras, layers.Conv1D(2, 3), "kernel_size"),
         (cgru.Masking.from_keras, 0.5, "expected a Keras Masking"),
-    ):
+    ]
+    for made, given, says in cases:
         if not getattr(given, "built", True):
             given(X)
         with pytest.raises((CgruError, UnsupportedError), match=says):

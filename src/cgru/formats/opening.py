@@ -68,6 +68,10 @@ def load(
     - a dict with options: ``{"gru": "rnn", "reset": "before"}``, ``{"dense": "fc", "activation": "relu"}``,
       ``{"embedding": "tok", "mask_zero": True}``, ``{"rnn": "rnn", "nonlinearity": "relu"}`` (an nn.RNN's tensors
       do not say which); the kinds' options are those of the layers' constructors;
+    - ``"mean"`` or ``"max"`` over all steps; a convolution, normalisation or PReLU by its path, with what tensors do
+      not show: ``{"conv1d": "conv", "padding": 2, "stride": 2}``, ``{"batch_norm": "bn", "eps": 1e-3}``;
+    - ``{"residual": ["rnn", "ln"]}``, in a text ``residual(rnn, ln)``: what goes in is added to what comes out;
+    - a mapping in the place of a path, from PyTorch's names to the file's: ``{"gru": {"weight_ih_l0": "W", …}}``;
     - ``{"ignore": ["decoder.*"]}``: tensors to leave out. All others must be used.
 
     For example ``layers=["embed", "rnn", "last", "fc1", "relu", "fc2"]``. ``prefix="encoder"`` takes the

@@ -75,10 +75,10 @@ class Format:
                 takers = " and ".join(entry.title for entry in FORMATS if name in entry.options)
                 raise CgruError(f"{name}: this is for {takers} files, not {self.title}; leave {name}= away")
         if not self.builder or (self.by_layers and layers is not None):
-            from .readers import torch_layers, torch_modules
+            from .readers import torch_modules, torch_words
 
             file = self.read(source)
-            read = torch_modules.layers_of if file.modules else torch_layers.layers_from
+            read = torch_modules.layers_of if file.modules else torch_words.network_from
             return read(file, layers, prefix)
         if layers is not None or prefix is not None:
             raise CgruError(f"a {self.title} file says its own layers; leave layers= and prefix= away")

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..arrays import optional_text
+from ..builder import Graph
 from ..engine.model import Model
 from ..errors import CgruError, UnsupportedError
 from ..formats.containers.tensorfile import TensorFile
 from ..formats.readers.naming import error_prefix
-from ..formats.readers.torch_layers import assumption, layers_from
+from ..formats.readers.torch_layers import assumption
+from ..formats.readers.torch_words import network_from
 from ..layers import GRU, LSTM, RNN, Activation, Dense, Embedding, Layer
 from ..layers.conventions import plain
 from ..layers.live import ACTIVATIONS
@@ -62,9 +64,9 @@ def from_torch(
     if isinstance(module, Mapping):
         if example is not None:
             raise CgruError("example: a state_dict cannot run; pass the module itself, or compare with cgru.verify")
-        found = layers_from(_tensor_file(module, "state_dict"), layers, prefix)
+        found = network_from(_tensor_file(module, "state_dict"), layers, prefix)
         net = Model(found, backend=backend)
-        return net if layers is not None else net.noting(assumption(found))
+        return net if layers is not None else net.noting(assumption(net.layers))
     if not hasattr(module, "state_dict") or not hasattr(module, "_modules"):
         raise CgruError(
             f"module: expected a torch module or its state_dict(), found {type(module).__name__}; cgru.load reads files"
@@ -127,7 +129,7 @@ def _only(example: Any, untraced: str) -> Any:
     return values[0]
 
 
-def _layers(module: Any, shown: str, layers: str | Sequence[Any] | None, prefix: str | None) -> list[Layer]:
+def _layers(module: Any, shown: str, layers: str | Sequence[Any] | None, prefix: str | None) -> list[Layer] | Graph:
     if layers is None and _says_itself(module):
         found = list(_walk(module, ""))
         if not found:
@@ -136,7 +138,7 @@ def _layers(module: Any, shown: str, layers: str | Sequence[Any] | None, prefix:
     if layers is None:
         _check_hidden_steps(module)
     file = _tensor_file(module.state_dict(), shown)
-    return layers_from(file, layers, prefix, _table_kinds(module), _nonlinearities(module))
+    return network_from(file, layers, prefix, _table_kinds(module), _nonlinearities(module))
 
 
 def _verified(net: Model, module: Any, example: Any) -> str:

@@ -46,7 +46,7 @@ _MAX_PATTERNS = 300
 
 
 @dataclass(frozen=True)
-class _Module:
+class TorchModule:
     """One torch module of the file: where its tensors lie, and what it may be.
 
     ``kind`` is "gru", "lstm", "rnn", "dense", or "table" for a lone 2-D ``weight``, which is an Embedding or
@@ -74,7 +74,7 @@ class _Step:
     """A module in one of the roles it may play, or an activation (``module`` None, ``kind`` its name)."""
 
     kind: str
-    module: _Module | None
+    module: TorchModule | None
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -124,7 +124,7 @@ def layers_from(
     does not run, and :class:`CgruError` where ``layers`` does not fit the tensors.
     """
     with error_prefix(file.shown):
-        return _Reading(file, optional_text(prefix, "prefix"), kinds or {}, nonlinearities or {}).layers(layers)
+        return Reading(file, optional_text(prefix, "prefix"), kinds or {}, nonlinearities or {}).layers(layers)
 
 
 def suggestion(file: TensorFile, prefix: str | None = None) -> list[Any]:
@@ -132,7 +132,7 @@ def suggestion(file: TensorFile, prefix: str | None = None) -> list[Any]:
 
     Empty where there is none: the modules' sizes do not fit together, or some look as if they lay side by side.
     """
-    reading = _Reading(file, optional_text(prefix, "prefix"), {}, {})
+    reading = Reading(file, optional_text(prefix, "prefix"), {}, {})
     entries = reading._offered() or reading._by_sizes()
     if not entries:
         return []
@@ -155,7 +155,7 @@ def assumption(layers: Sequence[Layer]) -> str:
     )
 
 
-class _Reading:
+class Reading:
     """One file while its tensors are being turned into layers."""
 
     def __init__(
@@ -177,14 +177,14 @@ class _Reading:
 
     def layers(self, said: str | Sequence[Any] | None) -> list[Layer]:
         if said is None:
-            self._check_used(list(self.modules.values()), ())
+            self.check_used(list(self.modules.values()), ())
             steps = self._inferred()
         else:
-            steps, ignored = self._said(said)
-            self._check_used([step.module for step in steps if step.module is not None], ignored)
-        return [_built(self._with_nonlinearity(step, steps)) for step in steps]
+            steps, ignored = self.said(said)
+            self.check_used([step.module for step in steps if step.module is not None], ignored)
+        return [built(self.with_nonlinearity(step, steps)) for step in steps]
 
-    def _with_nonlinearity(self, step: _Step, steps: Sequence[_Step]) -> _Step:
+    def with_nonlinearity(self, step: _Step, steps: Sequence[_Step]) -> _Step:
         """An nn.RNN's tensors do not say which nonlinearity it has: a live module does, or the caller."""
         if step.kind != "rnn" or step.module is None or {"nonlinearity", "activation"} & step.options.keys():
             return step
@@ -203,7 +203,7 @@ class _Reading:
 
     # Modules
 
-    def _grouped(self) -> dict[str, _Module]:
+    def _grouped(self) -> dict[str, TorchModule]:
         groups: dict[str, dict[str, np.ndarray]] = {}
         for name, array in self.tensors.items():
             path, _, leaf = name.rpartition(".")
@@ -212,10 +212,10 @@ class _Reading:
         found = {}
         for path, parts in groups.items():
             if kind := _kind(parts):
-                found[path] = _Module(path, kind, parts)
+                found[path] = TorchModule(path, kind, parts)
         return found
 
-    def _check_used(self, modules: Sequence[_Module], ignored: Sequence[str]) -> None:
+    def check_used(self, modules: Sequence[TorchModule], ignored: Sequence[str]) -> None:
         """Every tensor belongs to one of ``modules``, shows the memory of one that does, or is ignored."""
         used = {module.full_name(leaf) for module in modules for leaf in module.tensors}
         roots = {self.roots[name] for name in used}
@@ -299,7 +299,7 @@ class _Reading:
                     if not chain or taken == size:
                         stack.append(((*chain, step), given, rest - {index}))
 
-    def _roles(self, module: _Module) -> list[_Step]:
+    def _roles(self, module: TorchModule) -> list[_Step]:
         if module.kind != "table":
             return [_Step(module.kind, module)]
         kind = self.kinds.get(module.path)
@@ -310,7 +310,7 @@ class _Reading:
         tables = (step for step in order if step.module is not None and step.module.kind == "table")
         return all(step.kind == "embedding" or not _named_embedding(_path(step)) for step in tables)
 
-    def _first_table(self, module: _Module, after: _Step | None) -> str | None:
+    def _first_table(self, module: TorchModule, after: _Step | None) -> str | None:
         """What a lone ``weight`` that comes first is: by the live module, by the size of the next one, by its name."""
         rows, columns = module.tensors["weight"].shape
         size = after.sizes()[0] if after is not None and after.kind != "table" else None
@@ -398,7 +398,7 @@ class _Reading:
 
     # What the caller says
 
-    def _said(self, said: str | Sequence[Any]) -> tuple[list[_Step], list[str]]:
+    def said(self, said: str | Sequence[Any]) -> tuple[list[_Step], list[str]]:
         if isinstance(said, str):
             said = [part.strip() for part in said.split(",")]
         if not isinstance(said, (list, tuple)) or not said:
@@ -412,7 +412,7 @@ class _Reading:
                 module = self.modules[item.rstrip(".")]
                 steps.append(_Step(module.kind, module))
             elif isinstance(item, dict) and item.keys() == {"ignore"}:
-                ignored += self._patterns(item["ignore"])
+                ignored += self.patterns(item["ignore"])
             elif isinstance(item, dict):
                 steps.append(self._with_options(item))
             else:
@@ -486,7 +486,7 @@ class _Reading:
             )
         return _Step(kind, step.module)
 
-    def _patterns(self, patterns: Any) -> list[str]:
+    def patterns(self, patterns: Any) -> list[str]:
         texts = [patterns] if isinstance(patterns, str) else patterns
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
             raise CgruError(f"layers: ignore takes a pattern such as 'decoder.*' or a list of them, found {patterns!r}")
@@ -520,7 +520,7 @@ def _kind(parts: Mapping[str, np.ndarray]) -> str | None:
     return "dense" if bias.ndim == 1 else None
 
 
-def _built(step: _Step) -> Layer:
+def built(step: _Step) -> Layer:
     if step.module is None:
         return LastStep() if step.kind == LastStep.kind else Activation(step.kind)
     path = step.module.path
@@ -535,7 +535,7 @@ def _is_sound(order: Sequence[_Step]) -> bool:
     return _SOUND.fullmatch("".join(step.letter for step in order)) is not None
 
 
-def _is_encoder_decoder(modules: Sequence[_Module]) -> bool:
+def _is_encoder_decoder(modules: Sequence[TorchModule]) -> bool:
     """Whether several recurrent modules look as if one starts from the other's state."""
     if len({module.is_cell for module in modules}) > 1:
         return True
@@ -560,7 +560,7 @@ def _entry(step: _Step) -> Any:
     return {step.kind: step.module.path} if said else step.module.path
 
 
-def _named(module: _Module) -> dict[str, np.ndarray]:
+def _named(module: TorchModule) -> dict[str, np.ndarray]:
     return {module.full_name(leaf): array for leaf, array in module.tensors.items()}
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...builder import Graph
 from ...errors import UnsupportedError
 from ...layers import Layer
 from ..containers.messages import some
 from ..containers.tensorfile import Module, TensorFile
 from .naming import error_prefix
-from .torch_layers import layers_from
+from .torch_words import network_from
 
 _NN = "torch.nn.modules."
 _SEQUENTIAL = (_NN + "container.Sequential",)
@@ -36,7 +37,7 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, tuple[object, ...]]]] = {
 }
 
 
-def layers_of(file: TensorFile, said: str | Sequence[Any] | None, prefix: str | None) -> list[Layer]:
+def layers_of(file: TensorFile, said: str | Sequence[Any] | None, prefix: str | None) -> list[Layer] | Graph:
     """The layers of a file that holds a whole module; ``said`` and ``prefix`` are as for :func:`cgru.load`.
 
     Raises :class:`UnsupportedError` with what to pass where the module's classes do not tell its layers.
@@ -54,7 +55,7 @@ def layers_of(file: TensorFile, said: str | Sequence[Any] | None, prefix: str | 
             said = _chain(below)
         elif said is None:
             _check_parts(below)
-    return layers_from(file, said, prefix, kinds, words)
+    return network_from(file, said, prefix, kinds, words)
 
 
 def _nonlinearity(module: Module) -> str | None:
