@@ -22,28 +22,30 @@ def ids(*shape: int) -> np.ndarray:
     return RNG.integers(1, VOCABULARY, shape)
 
 
-def tensors(seed: int = 0, scale: float = 0.7) -> dict[str, np.ndarray]:
+def tensors(seed: int = 0, scale: float = 0.7, vocabulary: int = VOCABULARY) -> dict[str, np.ndarray]:
     """The weights of encoder and decoder under the names that a PyTorch module of them gives."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) * scale).astype(np.float32)
 
-    made = {"embedding.weight": draw(VOCABULARY, FEATURES)}
+    made = {"embedding.weight": draw(vocabulary, FEATURES)}
     for name, inputs in (("encoder", FEATURES), ("decoder", FEATURES)):
         made |= {
             f"{name}.weight_ih_l0": draw(3 * HIDDEN, inputs), f"{name}.weight_hh_l0": draw(3 * HIDDEN, HIDDEN),
             f"{name}.bias_ih_l0": draw(3 * HIDDEN), f"{name}.bias_hh_l0": draw(3 * HIDDEN),
         }  # fmt: skip
-    made |= {"head.weight": draw(VOCABULARY, HIDDEN) * 3, "head.bias": draw(VOCABULARY)}
-    made |= {"out.weight": draw(VOCABULARY, 2 * HIDDEN) * 3, "out.bias": draw(VOCABULARY)}
+    made |= {"head.weight": draw(vocabulary, HIDDEN) * 3, "head.bias": draw(vocabulary)}
+    made |= {"out.weight": draw(vocabulary, 2 * HIDDEN) * 3, "out.bias": draw(vocabulary)}
     made |= {"query.weight": draw(HIDDEN, HIDDEN), "key.weight": draw(HIDDEN, HIDDEN), "score.weight": draw(1, HIDDEN)}
     return made
 
 
-def graphs(attention: str = "", seed: int = 0, scale: float = 0.7) -> dict[str, cgru.Graph]:
+def graphs(
+    attention: str = "", seed: int = 0, scale: float = 0.7, vocabulary: int = VOCABULARY, softmax: bool = False
+) -> dict[str, cgru.Graph]:
     """The entries "encode" (ids → memory, h0) and "decode" (token, h0 and memory → scores)."""
-    w = tensors(seed, scale)
+    w = tensors(seed, scale, vocabulary)
     embedding = cgru.Embedding(w["embedding.weight"])
     e = cgru.Graph()
     x = e.input(name="source", dtype="int64")
@@ -60,7 +62,8 @@ def graphs(attention: str = "", seed: int = 0, scale: float = 0.7) -> dict[str, 
         head = cgru.Dense(w["out.weight"], w["out.bias"])
     else:
         head = cgru.Dense(w["head.weight"], w["head.bias"])
-    d.output(d.layer(head.renamed("head"), y))
+    y = d.layer(head.renamed("head"), y)
+    d.output(d.softmax(y, axes=(0,)) if softmax else y)
     return {"encode": e, "decode": d}
 
 
@@ -77,3 +80,40 @@ def attended(d: cgru.Graph, y: str, w: dict[str, np.ndarray], kind: str) -> str:
     key = d.dense(memory, units=HIDDEN, weights={"weight": w["key.weight"]})
     given = {"inner": np.ones(HIDDEN), "outer": w["score.weight"][0]}
     return d.attend(query, key, memory, mask, memory=True, kind="additive", weights=given)
+
+
+class Torch:
+    """The same encoder and decoder in PyTorch and float64, stepped by hand: what searches are compared with."""
+
+    def __init__(self, attention: str, **options: Any) -> None:
+        import torch
+
+        self.torch, self.attention = torch, attention
+        self.w = {name: torch.tensor(array, dtype=torch.float64) for name, array in tensors(**options).items()}
+        self.cells = {}
+        for name in ("encoder", "decoder"):
+            cell = torch.nn.GRU(FEATURES, HIDDEN, batch_first=True).double()
+            cell.load_state_dict({k.removeprefix(f"{name}."): v for k, v in self.w.items() if k.startswith(name)})
+            self.cells[name] = cell
+
+    def encode(self, x: np.ndarray) -> tuple[Any, Any]:
+        """Memory (1, S, H) and state (1, 1, H) of one row of ids."""
+        with self.torch.no_grad():
+            memory, state = self.cells["encoder"](self.w["embedding.weight"][self.torch.tensor(x)][None])
+        return memory, state
+
+    def step(self, token: int, memory: Any, state: Any) -> tuple[np.ndarray, Any]:
+        """Log-probabilities (V,) of the next token, and the state that they come of."""
+        torch, w = self.torch, self.w
+        with torch.no_grad():
+            y, state = self.cells["decoder"](w["embedding.weight"][token][None, None], state)
+            if not self.attention:
+                return torch.log_softmax(y[0, 0] @ w["head.weight"].T + w["head.bias"], 0).numpy(), state
+            key = memory if self.attention == "dot" else memory @ w["key.weight"].T
+            if self.attention == "additive":
+                scores = torch.tanh(y @ w["query.weight"].T + key) @ w["score.weight"][0]
+            else:
+                scores = (key @ y[0, 0]) * (HIDDEN**-0.5 if self.attention == "scaled" else 1.0)
+            context = torch.softmax(scores[0], 0) @ memory[0]
+            both = torch.cat([y[0, 0], context])
+            return torch.log_softmax(both @ w["out.weight"].T + w["out.bias"], 0).numpy(), state

@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("builder",),
     ("frontends",),
     ("engine",),
+    ("search",),
     ("formats",),
     ("live",),
     ("reports",),

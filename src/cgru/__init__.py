@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .live.torch import from_torch
     from .reports.comparison import Comparison, compare
     from .reports.config import show_config
+    from .search import beam, ctc_greedy, forecast, greedy, sample
+    from .search.decoder import Decoded
 
 # Layers are called by themselves, and know nothing of what runs them.
 _base.RUNNERS.update(layer=_alone.run_layer, recurrent=_alone.run_recurrent)
@@ -45,6 +47,7 @@ __all__ = [
     "CgruError",
     "CgruWarning",
     "Comparison",
+    "Decoded",
     "Dense",
     "Difference",
     "Embedding",
@@ -60,12 +63,17 @@ __all__ = [
     "ThreeGate",
     "TooLargeError",
     "UnsupportedError",
+    "beam",
     "compare",
+    "ctc_greedy",
+    "forecast",
     "from_keras",
     "from_torch",
+    "greedy",
     "load",
     "map",
     "read",
+    "sample",
     "show_config",
     "verify",
 ]
@@ -74,7 +82,13 @@ __all__ = [
 _LATE = {
     "Comparison": ".reports.comparison",
     "compare": ".reports.comparison",
+    "Decoded": ".search.decoder",
     "Difference": ".engine.verification",
+    "beam": ".search",
+    "ctc_greedy": ".search",
+    "forecast": ".search",
+    "greedy": ".search",
+    "sample": ".search",
     "from_keras": ".live.keras",
     "from_torch": ".live.torch",
     "load": ".formats",

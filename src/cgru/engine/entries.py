@@ -122,6 +122,9 @@ class Entries(Model):
     def pool(self, *given: Any, **named: Any) -> NoReturn:
         raise self._refusal()
 
+    def top_k(self, *given: Any, **named: Any) -> NoReturn:
+        raise self._refusal()
+
     def save(self, path: Any) -> None:
         """Write all entries into one file of the native form (docs/format.md)."""
         if isinstance(path, (str, PurePath)) and str(path).endswith(".onnx"):

@@ -248,6 +248,18 @@ class Model:
         shown = {name: array[0] if single else array for name, array in made.items()}
         return tuple(shown.values()) if self.is_chain else shown
 
+    def top_k(self, x: Any, k: int, lengths: Any = None) -> tuple[Float32, np.ndarray]:
+        """The ``k`` largest outputs at every step, best first, and which they are: (B, T, k) float32 and int64.
+
+        For an output layer over a great many items: scores and choice are worked out together a block of items at a
+        time, so that memory holds the best alone, and they are exactly those of the whole. The network must end in a
+        dense layer without an activation; of equals the earlier item comes first. ``x`` and ``lengths`` are as for
+        calling it. Raises :class:`CgruError` where k is more than the items.
+        """
+        from .top_k import top_k
+
+        return top_k(self, x, k, lengths)
+
     def gates(
         self, x: Any, lengths: Any = None, mask: Any = None, state: State | Mapping[str, Any] | None = None
     ) -> dict[str, dict[str, Float32]]:

@@ -1,0 +1,231 @@
+"""A network ready to be searched: what its encoder made of the input, and rows of its decoder at their first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import arrays
+from ..arrays import Float32
+from ..engine.entries import Entries
+from ..engine.given_once import LENGTHS
+from ..engine.model import Model
+from ..engine.rows import Rows, StepPlan, plan_of
+from ..errors import ArgumentTypeError, CgruError, ShapeError, UnsupportedError
+from ..spec.graph import Graph
+
+#: The entries of a network that reads an input and then writes: the first's outputs are the second's inputs by name.
+ENCODE, DECODE = "encode", "decode"
+
+#: Which tokens may come next: ids, (V,) booleans, or a function of the tokens so far of each row that gives (n, V).
+Allowed = Callable[[list[np.ndarray]], Any]
+
+
+class Decoded(tuple[Any, Any]):
+    """What a search found: ``tokens, scores = …``, and ``kept``, other outputs of the decoder by name.
+
+    Of one input without a batch axis these are its own, of a batch lists with an entry for each input.
+    """
+
+    kept: dict[str, Any]
+
+    def __new__(cls, tokens: Any, scores: Any, kept: Mapping[str, Any] | None = None) -> Decoded:
+        made = super().__new__(cls, (tokens, scores))
+        made.kept = dict(kept or {})
+        return made
+
+    @property
+    def tokens(self) -> Any:
+        return self[0]
+
+    @property
+    def scores(self) -> Any:
+        return self[1]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Decoded, (self[0], self[1], self.kept)
+
+
+class Settings(NamedTuple):
+    """What every search over tokens is told, checked."""
+
+    start: np.ndarray
+    stop: int  # −1: nothing stops
+    max_steps: int
+    min_steps: int
+    keep: tuple[str, ...]
+
+
+class Decoder:
+    """The decoder of a network over some inputs: its rows, and how its scores are read.
+
+    ``net`` is a decoder by itself, with what it is given once as ``inputs``, or a network with the entries "encode" and
+    "decode", whose encoder reads ``x``. A network that is given nothing once continues ``batch`` rows from ``state``.
+    """
+
+    def __init__(self, net: Model, x: Any, lengths: Any, inputs: Any, state: Any, batch: int | None) -> None:
+        if not isinstance(net, Model):
+            raise ArgumentTypeError(f"net: expected a cgru.Model, found {type(net).__name__}")
+        given = dict(arrays.mapping({} if inputs is None else inputs, "inputs"))
+        if isinstance(net, Entries):
+            if DECODE not in net:
+                raise CgruError(f"net: it has no entry {DECODE!r}; its entries are {', '.join(net.entries)}")
+            if x is not None:
+                if ENCODE not in net:
+                    raise CgruError(f"x: the network has no entry {ENCODE!r} that reads it")
+                given = _encoded(net[ENCODE], x, lengths, plan_of(net[DECODE])) | given
+            net = net[DECODE]
+        elif x is not None or lengths is not None:
+            raise CgruError("x: this network is a decoder by itself; what it is given once are its inputs=")
+        self.net, self.plan = net, plan_of(net)
+        self.single, self.batch = _rows_of(self.plan, given, batch)
+        self.once = self.plan.given(given, self.batch)
+        self.state = self.plan.net._layout.zeros(self.batch) if state is None else net._state(state, self.batch)._data
+
+    def rows(self, repeat: int = 1) -> Rows:
+        """Rows at their first step, each input ``repeat`` times, one after the other."""
+        if repeat == 1:
+            return Rows(self.plan, self.once, self.state.copy())
+        index = np.repeat(np.arange(self.batch), repeat)
+        return Rows(self.plan, {name: array[index] for name, array in self.once.items()}, self.state[index])
+
+    # ---- tokens -----------------------------------------------------------------------------------------------
+
+    @property
+    def token(self) -> str:
+        """The input that takes the token of the step before."""
+        graph = self.plan.graph
+        ids = [name for name in self.plan.timed if graph.inputs[name].dtype == "int64"]
+        if len(ids) != 1 or len(self.plan.timed) != 1:
+            found = ", ".join(f"{name} {graph.inputs[name].describe()}" for name in self.plan.timed)
+            raise UnsupportedError(f"net: a search feeds back tokens, one id a step; this network takes {found}")
+        return ids[0]
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the first output scores."""
+        value = self.plan.graph.values[self.plan.outputs[0]]
+        taken = self.plan.net.vocabulary_of(self.token)
+        if len(value.features) != 1 or (taken and value.size > taken):
+            raise ShapeError(
+                f"net: its first output, {self.plan.outputs[0]!r} {value.describe()}, must score the tokens of a "
+                f"vocabulary that its input {self.token!r} takes ({taken} ids)"
+            )
+        return value.size
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether the first output ends in a softmax; else it gives logits, or log-probabilities, which are logits."""
+        return _ends_in_softmax(self.plan.graph, self.plan.outputs[0])
+
+    def settings(self, start: Any, stop: Any, max_steps: Any, min_steps: Any, keep: Any) -> Settings:
+        """The settings of a search over tokens, or a :class:`CgruError` that names the one that cannot be."""
+        vocabulary, name = self.vocabulary, self.token
+        first = arrays.ids(start, "start", self.plan.net.vocabulary_of(name) or 1 << 31) if np.ndim(start) else None
+        if first is None:
+            first = arrays.ids([arrays.whole(start, "start")], "start", self.plan.net.vocabulary_of(name) or 1 << 31)
+            first = np.repeat(first, self.batch)
+        if first.shape != (self.batch,):
+            raise ShapeError(f"start: expected one token, or one for each of {self.batch} rows; found {first.shape}")
+        end = -1 if stop is None else arrays.whole(stop, "stop")
+        if end >= vocabulary:
+            raise CgruError(f"stop: token {end} is outside the vocabulary [0, {vocabulary})")
+        most, least = arrays.positive(max_steps, "max_steps"), arrays.whole(min_steps, "min_steps")
+        if least > most:
+            raise CgruError(f"min_steps: {least} is more than max_steps, {most}")
+        kept = (keep,) if isinstance(keep, str) else tuple(arrays.sequence(keep, "keep", "names of outputs"))
+        for output in kept:
+            if output not in self.plan.outputs[1:]:
+                others = ", ".join(self.plan.outputs[1:]) or "none"
+                raise CgruError(f"keep: {str(output)[:60]!r} is no other output of the decoder; there are {others}")
+        return Settings(first, end, most, least, kept)
+
+    def allowed(self, given: Any) -> Callable[[int, Callable[[], list[np.ndarray]]], np.ndarray | None] | None:
+        """What may be chosen at a step of n rows, (n, V) booleans, from the tokens they have chosen so far."""
+        if given is None:
+            return None
+        vocabulary = self.vocabulary
+        fixed = None if callable(given) else _permitted(given, 1, vocabulary, "allowed")
+
+        def at(rows: int, tokens: Callable[[], list[np.ndarray]]) -> np.ndarray | None:
+            if fixed is not None:
+                return np.ascontiguousarray(np.broadcast_to(fixed, (rows, vocabulary)))
+            found = given(tokens())
+            return None if found is None else _permitted(found, rows, vocabulary, "allowed(tokens)")
+
+        return at
+
+
+def _permitted(given: Any, rows: int, vocabulary: int, where: str) -> np.ndarray:
+    array = arrays.as_array(given, where, "booleans or ids")
+    if array.dtype.kind == "b" and array.shape in ((vocabulary,), (rows, vocabulary)):
+        return np.ascontiguousarray(np.broadcast_to(array, (rows, vocabulary)))
+    if array.dtype.kind in "iu" and array.ndim == 1:
+        made = np.zeros((rows, vocabulary), bool)
+        made[:, arrays.ids(array, where, vocabulary)] = True
+        return made
+    raise ShapeError(
+        f"{where}: expected ids (n,), or booleans ({vocabulary},) or ({rows}, {vocabulary}); found {array.dtype} "
+        f"{array.shape}"
+    )
+
+
+def _encoded(encoder: Model, x: Any, lengths: Any, plan: StepPlan) -> dict[str, Any]:
+    """What the encoder made of x under the names of the decoder's inputs, with the lengths of what has a time axis."""
+    graph = encoder.graph
+    made, _ = encoder.run(x, lengths=lengths)
+    found = made if isinstance(made, dict) else {graph.outputs[0]: made}
+    wanted = [name for name in plan.net.graph.static_inputs if name not in plan.net.graph.optional]
+    given = {name: array for name, array in found.items() if name in wanted}
+    if lengths is None:
+        return given
+    rows = arrays.as_array(lengths, "lengths", "integers")
+    if rows.size and rows.min() == 0:
+        raise CgruError("lengths: a row of length 0 says nothing that could be decoded; leave it out")
+    for name in tuple(given):
+        clock = graph.values[name].clock
+        if clock is not None:
+            counted = np.array([clock.count(int(n)) for n in np.atleast_1d(rows)])
+            given[name + LENGTHS] = counted if rows.ndim else int(counted[0])
+    return given
+
+
+def _rows_of(plan: StepPlan, given: Mapping[str, Any], batch: int | None) -> tuple[bool, int]:
+    """Whether the inputs came without a batch axis, and how many rows there are."""
+    graph = plan.net.graph
+    for name in graph.static_inputs:
+        if name in graph.optional or name not in given:
+            continue
+        value = graph.inputs[name]
+        axes = len(value.features) + (value.clock is not None)
+        array = arrays.as_array(given[name], f"inputs[{name!r}]", "numbers")
+        single, rows = array.ndim == axes, array.shape[0] if array.ndim > axes else 1
+        if batch is not None and rows != batch:
+            raise ShapeError(f"batch: the inputs have {rows} rows, found {batch}")
+        if rows == 0:
+            raise ShapeError(f"inputs[{name!r}]: there are no rows in it")
+        return single, rows
+    return batch is None, 1 if batch is None else arrays.positive(batch, "batch")
+
+
+def _ends_in_softmax(graph: Graph, name: str) -> bool:
+    node = graph.node(name)
+    while node is not None and (node.op == "reshape" or node.options.get("activation") == "linear"):
+        if node.op not in ("reshape", "activation"):
+            return False
+        node = graph.node(node.inputs[0])
+    if node is None:
+        return False
+    return node.options.get("activation") == "softmax" or (node.op == "softmax" and not node.options["log"])
+
+
+def so_far(chosen: np.ndarray, steps: int) -> list[np.ndarray]:
+    """The tokens of each row after so many steps."""
+    return [row[:steps].copy() for row in chosen]
+
+
+def spread(kept: list[Float32]) -> Float32:
+    """The frames of an output at the steps of one sequence, (n, F)."""
+    return np.stack(kept) if kept else np.zeros((0, 0), np.float32)

@@ -1,0 +1,148 @@
+"""Forecasts that feed themselves: each value predicted or drawn goes in as the next step's input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import arrays
+from ..arrays import Float32
+from ..engine.model import Model
+from ..engine.rows import Rows, plan_of
+from ..errors import CgruError, ShapeError, UnsupportedError
+from . import variates
+from .ranking import ranker
+
+#: How many numbers of the network's output each number of a value takes.
+HEADS = {"value": 1, "gaussian": 2, "student": 3}
+#: What makes a scale of the network's number for it.
+SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": lambda x: x,
+    "log": variates.exp,
+    "softplus": lambda x: np.maximum(x, 0) + variates.log(1 + variates.exp(-np.abs(x))),
+}
+
+
+def forecast(
+    net: Model,
+    history: Any,
+    *,
+    steps: int,
+    paths: int | None = None,
+    head: str = "value",
+    scale: str = "linear",
+    known: Any = None,
+    inputs: Mapping[str, Any] | None = None,
+    state: Any = None,
+    seed: int = 0,
+) -> Float32:
+    """What follows a history, value by value: (B, T, F) → (B, steps, D), or with ``paths`` (B, paths, steps, D).
+
+    The network takes one frame a step, (F,) numbers: the D of a value, then K that are ``known`` beforehand (a
+    calendar, prices). At the last step of the history its first output says the value that follows, by its ``head``:
+
+    - "value": the D numbers themselves;
+    - "gaussian": D means, then D standard deviations;
+    - "student": D locations, then D scales, then D degrees of freedom.
+
+    ``scale`` says what the network gives for the last two: the number itself ("linear"), its logarithm ("log"), or what
+    a softplus makes it of ("softplus"). Without ``paths`` the value, mean or location is fed back; with ``paths`` so
+    many independent futures are drawn and each fed its own. ``known`` (B, steps, K) or (steps, K) goes in beside the
+    value drawn at its step. A history without a batch axis gives a result without one.
+
+    Random numbers are those of stream b · paths + p under ``seed``, the same on every machine (Philox; normal variates
+    by inversion, Wichura 1988; Student's by Bailey 1994). :class:`CgruError` where a scale is not above zero.
+    """
+    if head not in HEADS:
+        raise CgruError(f"head: expected one of {', '.join(HEADS)}, found {arrays.brief(head)}")
+    if scale not in SCALES:
+        raise CgruError(f"scale: expected one of {', '.join(SCALES)}, found {arrays.brief(scale)}")
+    plan = plan_of(net)
+    ahead, many = arrays.positive(steps, "steps"), 0 if paths is None else arrays.positive(paths, "paths")
+    root = arrays.whole(seed, "seed")
+    if root >= 1 << 64:
+        raise CgruError("seed: expected a number below 2^64")
+    if many and head == "value":
+        raise CgruError('paths: nothing is drawn of a head that gives values; say head="gaussian" or "student"')
+    if len(plan.timed) != 1 or plan.graph.inputs[plan.timed[0]].dtype != "float32":
+        raise UnsupportedError("net: a forecast feeds back one input of features, a frame a step")
+    name = plan.timed[0]
+    given, single = plan.net._inputs.of(name).admit(history, "history")
+    batch, frame = len(given), plan.graph.inputs[name].size
+    if given.shape[1] == 0:
+        raise ShapeError("history: it is empty, so nothing follows it")
+    outputs = plan.graph.values[plan.outputs[0]].size
+    if outputs % HEADS[head]:
+        raise ShapeError(f"head: {head} takes {HEADS[head]} numbers for each of a value; the network gives {outputs}")
+    size = outputs // HEADS[head]
+    if size > frame:
+        raise ShapeError(f"net: a value of {size} numbers does not fit into its frame of {frame}")
+    beside = _known(known, batch, ahead, frame - size)
+    data = plan.net._layout.zeros(batch) if state is None else plan.net._state(state, batch)._data
+    rows = Rows(plan, plan.given(inputs, batch), data)
+    y = rows.feed({name: given})[plan.outputs[0]][:, -1].reshape(batch, outputs)
+    each = max(many, 1)
+    if many:
+        index = np.repeat(np.arange(batch), many)
+        rows.keep(index)
+        y, beside = y[index], beside[index]
+    made = np.empty((batch * each, ahead, size), np.float32)
+    draws = _Draws(head, scale, size, root if many else None, len(y))
+    for t in range(ahead):
+        values = draws.values(y, t)
+        if not (np.abs(values) <= np.finfo(np.float32).max).all():
+            raise CgruError(f"forecast: at step {t} a value is drawn that is beyond float32: its tails are too heavy")
+        made[:, t] = values
+        if t + 1 < ahead:
+            frames = np.concatenate([made[:, t], beside[:, t]], axis=1)
+            y = rows.step({name: frames.reshape(len(frames), *plan.graph.inputs[name].features)})[0]
+    shaped = made.reshape(batch, each, ahead, size) if many else made
+    result: Float32 = shaped[0] if single else shaped
+    return result
+
+
+def _known(known: Any, batch: int, steps: int, size: int) -> Float32:
+    if known is None:
+        if size:
+            raise ShapeError(f"known: {size} numbers of each frame are no value; give them, ({steps}, {size})")
+        return np.zeros((batch, steps, 0), np.float32)
+    array = arrays.float32(known, "known", (2, 3))
+    if array.shape not in ((steps, size), (batch, steps, size)):
+        raise ShapeError(f"known: expected ({steps}, {size}) or ({batch}, {steps}, {size}), found {array.shape}")
+    return np.ascontiguousarray(np.broadcast_to(array, (batch, steps, size)))
+
+
+class _Draws:
+    """The values of each step, by the network's head."""
+
+    def __init__(self, head: str, scale: str, size: int, seed: int | None, rows: int) -> None:
+        self.head, self.scale, self.size, self.seed, self.rows = head, SCALES[scale], size, seed, rows
+
+    def values(self, y: Float32, t: int) -> np.ndarray:
+        if not np.isfinite(y).all():
+            raise CgruError(f"forecast: at step {t} the network gives NaN or infinity")
+        parts = np.split(y.astype(np.float64), HEADS[self.head], axis=1)
+        if self.seed is None or self.head == "value":
+            return parts[0]
+        spread = self.scale(parts[1])
+        if not (spread > 0).all():
+            raise CgruError(
+                f"forecast: at step {t} the network gives the scale {spread.min():g}, which is not above zero; say "
+                'scale="log" or "softplus" where it gives a logarithm or the input of a softplus'
+            )
+        if self.head == "gaussian":
+            return parts[0] + spread * variates.normal(self._uniforms(2 * t))
+        freedom = self.scale(parts[2])
+        if not (freedom > 0).all():
+            raise CgruError(f"forecast: at step {t} the network gives {freedom.min():g} degrees of freedom")
+        return parts[0] + spread * variates.student(self._uniforms(2 * t), self._uniforms(2 * t + 1), freedom)
+
+    def _uniforms(self, index: int) -> np.ndarray:
+        """(rows, size) numbers: those of a value come of as many streams of their own."""
+        assert self.seed is not None
+        _, uniforms = ranker()
+        rows = np.arange(self.rows, dtype=np.uint64)
+        parts = [uniforms(self.seed, rows | np.uint64(part << 40), index) for part in range(self.size)]
+        return np.stack(parts, axis=1)
