@@ -93,6 +93,7 @@ GRU = recurrent(cgru.GRU)
 NET = cgru.Model([GRU, dense()])
 IDS = cgru.Model([cgru.Embedding(np.ones((6, 4))), GRU])
 BLAS = cgru.Model([GRU], backend="reference")
+SPEAKER = cgru.Model([cgru.Embedding(np.ones((6, 4))), GRU, dense(outputs=6)])
 
 
 def opened(net: cgru.Model) -> Any:
@@ -162,7 +163,7 @@ def base(where: str, owner: Any, name: str) -> Any:
         "capacity": 3,
         "precision": "int8",
         "path": "net.safetensors",
-        "net": NET,
+        "net": SPEAKER if where in ("greedy", "beam", "sample") else NET,
         "dataset": list(X),
         "other": NET,
         "y": NET(X),
@@ -171,6 +172,13 @@ def base(where: str, owner: Any, name: str) -> Any:
         "sid": getattr(owner, "sid", 1),
         "sids": [getattr(owner, "sid", 1)],
         "blob": b"",
+        "start": 0,
+        "max_steps": 2,
+        "k": 2,
+        "history": X,
+        "steps": 2,
+        "scores": X,
+        "tokens": np.array([1]),
     }
     if ids:
         table["x"] = {"Pool": np.array([2]), "Stream": np.array([2])}.get(where.split()[0], np.ones((2, 3), int))

@@ -32,7 +32,7 @@ def top_k(net: Model, x: Any, k: Any, lengths: Any = None) -> tuple[Float32, np.
     cut = _cut_of(net)
     count = arrays.positive(k, "k")
     if count > cut.items:
-        raise CgruError(f"k: the network scores {cut.items} items, found {count}")
+        raise CgruError(f"k: the network scores {cut.items} items, found {arrays.brief(count)}")
     if cut.body is None:
         hidden: Any = arrays.float32(x, "x", (2, 3))
         if hidden.shape[-1] != cut.weights.shapes["weight"][1]:

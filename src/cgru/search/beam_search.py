@@ -12,7 +12,7 @@ from .. import arrays
 from ..engine.model import Model
 from ..engine.rows import Rows
 from ..errors import CgruError
-from .decoder import Decoded, Decoder, Settings, spread
+from .decoder import Decoded, Decoder, Settings, bounded, check_numbers, spread
 from .ranking import ranker
 
 #: What a score is divided by for a sequence of n tokens, the stop token among them, under an exponent α.
@@ -20,6 +20,9 @@ PENALTIES: dict[str, Callable[[int, float], float]] = {
     "gnmt": lambda n, α: ((5 + n) / 6) ** α,
     "power": lambda n, α: float(n) ** α,
 }
+
+#: Sequences that a beam may hold.
+MOST_WIDTH = 1 << 16
 
 
 def beam(
@@ -59,11 +62,12 @@ def beam(
     """
     decoder = Decoder(net, x, lengths, inputs, state, batch)
     told = decoder.settings(start, stop, max_steps, min_steps, keep)
-    many = arrays.positive(width, "width")
+    many = bounded(width, "width", MOST_WIDTH)
+    check_numbers(decoder.batch * many, told.max_steps)
     best = 1 if n_best is None else arrays.positive(n_best, "n_best")
     if best > many:
-        raise CgruError(f"n_best: a beam of width {many} finds {many} sequences at most, found {best}")
-    if penalty not in PENALTIES:
+        raise CgruError(f"n_best: a beam of width {many} finds {many} sequences at most, found {arrays.brief(best)}")
+    if arrays.text(penalty, "penalty") not in PENALTIES:
         raise CgruError(f"penalty: expected one of {', '.join(PENALTIES)}, found {arrays.brief(penalty)}")
     exponent = arrays.number(length_penalty, "length_penalty")
     if not abs(exponent) <= 100:

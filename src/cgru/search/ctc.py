@@ -24,7 +24,7 @@ def ctc_greedy(scores: Any, *, blank: int = 0, lengths: Any = None) -> Any:
         raise CgruError(f"scores: expected (B, T, V) with labels to choose from, found shape {array.shape}")
     gap = arrays.whole(blank, "blank")
     if gap >= rows.shape[2]:
-        raise CgruError(f"blank: label {gap} is outside the labels [0, {rows.shape[2]})")
+        raise CgruError(f"blank: label {arrays.brief(gap)} is outside the labels [0, {rows.shape[2]})")
     ends = arrays.lengths(lengths, len(rows), rows.shape[1])
     found = []
     for i, row in enumerate(rows):

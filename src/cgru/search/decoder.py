@@ -13,11 +13,14 @@ from ..engine.entries import Entries
 from ..engine.given_once import LENGTHS
 from ..engine.model import Model
 from ..engine.rows import Rows, StepPlan, plan_of
-from ..errors import ArgumentTypeError, CgruError, ShapeError, UnsupportedError
+from ..errors import ArgumentTypeError, CgruError, ShapeError, TooLargeError, UnsupportedError
 from ..spec.graph import Graph
 
 #: The entries of a network that reads an input and then writes: the first's outputs are the second's inputs by name.
 ENCODE, DECODE = "encode", "decode"
+
+#: Steps of a sequence, rows of a call, and tokens or values that it may give, at most.
+MOST_STEPS, MOST_ROWS, MOST_NUMBERS = 1 << 20, 1 << 22, 1 << 28
 
 #: Which tokens may come next: ids, (V,) booleans, or a function of the tokens so far of each row that gives (n, V).
 Allowed = Callable[[list[np.ndarray]], Any]
@@ -33,7 +36,7 @@ class Decoded(tuple[Any, Any]):
 
     def __new__(cls, tokens: Any, scores: Any, kept: Mapping[str, Any] | None = None) -> Decoded:
         made = super().__new__(cls, (tokens, scores))
-        made.kept = dict(kept or {})
+        made.kept = dict({} if kept is None else arrays.mapping(kept, "kept", "a mapping from output to its frames"))
         return made
 
     @property
@@ -46,6 +49,28 @@ class Decoded(tuple[Any, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Decoded, (self[0], self[1], self.kept)
+
+
+def network(net: Any) -> Model:
+    """``net`` if it is one."""
+    if not isinstance(net, Model):
+        raise ArgumentTypeError(f"net: expected a cgru.Model, found {type(net).__name__}")
+    return net
+
+
+def bounded(value: Any, where: str, most: int, least: int = 1) -> int:
+    """``value`` as a whole number from ``least`` to ``most``."""
+    number = arrays.whole(value, where, least)
+    if number > most:
+        raise CgruError(f"{where}: expected at most {most}, found {arrays.brief(number)}")
+    return number
+
+
+def check_numbers(rows: int, steps: int) -> None:
+    """Raise :class:`TooLargeError` where so many rows of so many steps are more than a call should hold."""
+    if rows > MOST_ROWS or rows * steps > MOST_NUMBERS:
+        found = f"{arrays.brief(rows)} rows of {arrays.brief(steps)} steps"
+        raise TooLargeError(f"{found} at once are too many; take fewer of them a call")
 
 
 class Settings(NamedTuple):
@@ -66,8 +91,7 @@ class Decoder:
     """
 
     def __init__(self, net: Model, x: Any, lengths: Any, inputs: Any, state: Any, batch: int | None) -> None:
-        if not isinstance(net, Model):
-            raise ArgumentTypeError(f"net: expected a cgru.Model, found {type(net).__name__}")
+        network(net)
         given = dict(arrays.mapping({} if inputs is None else inputs, "inputs"))
         if isinstance(net, Entries):
             if DECODE not in net:
@@ -123,23 +147,25 @@ class Decoder:
     def settings(self, start: Any, stop: Any, max_steps: Any, min_steps: Any, keep: Any) -> Settings:
         """The settings of a search over tokens, or a :class:`CgruError` that names the one that cannot be."""
         vocabulary, name = self.vocabulary, self.token
-        first = arrays.ids(start, "start", self.plan.net.vocabulary_of(name) or 1 << 31) if np.ndim(start) else None
-        if first is None:
-            first = arrays.ids([arrays.whole(start, "start")], "start", self.plan.net.vocabulary_of(name) or 1 << 31)
-            first = np.repeat(first, self.batch)
+        known = self.plan.net.vocabulary_of(name) or 1 << 31
+        if isinstance(start, (int, np.integer)):
+            first = np.repeat(arrays.ids([arrays.whole(start, "start")], "start", known), self.batch)
+        else:
+            first = arrays.ids(start, "start", known)
         if first.shape != (self.batch,):
             raise ShapeError(f"start: expected one token, or one for each of {self.batch} rows; found {first.shape}")
         end = -1 if stop is None else arrays.whole(stop, "stop")
         if end >= vocabulary:
-            raise CgruError(f"stop: token {end} is outside the vocabulary [0, {vocabulary})")
-        most, least = arrays.positive(max_steps, "max_steps"), arrays.whole(min_steps, "min_steps")
+            raise CgruError(f"stop: token {arrays.brief(end)} is outside the vocabulary [0, {vocabulary})")
+        most, least = bounded(max_steps, "max_steps", MOST_STEPS), arrays.whole(min_steps, "min_steps")
+        check_numbers(self.batch, most)
         if least > most:
-            raise CgruError(f"min_steps: {least} is more than max_steps, {most}")
+            raise CgruError(f"min_steps: {arrays.brief(least)} is more than max_steps, {most}")
         kept = (keep,) if isinstance(keep, str) else tuple(arrays.sequence(keep, "keep", "names of outputs"))
         for output in kept:
-            if output not in self.plan.outputs[1:]:
+            if not isinstance(output, str) or output not in self.plan.outputs[1:]:
                 others = ", ".join(self.plan.outputs[1:]) or "none"
-                raise CgruError(f"keep: {str(output)[:60]!r} is no other output of the decoder; there are {others}")
+                raise CgruError(f"keep: {arrays.brief(output)} is no other output of the decoder; there are {others}")
         return Settings(first, end, most, least, kept)
 
     def allowed(self, given: Any) -> Callable[[int, Callable[[], list[np.ndarray]]], np.ndarray | None] | None:
@@ -152,7 +178,10 @@ class Decoder:
         def at(rows: int, tokens: Callable[[], list[np.ndarray]]) -> np.ndarray | None:
             if fixed is not None:
                 return np.ascontiguousarray(np.broadcast_to(fixed, (rows, vocabulary)))
-            found = given(tokens())
+            try:
+                found = given(tokens())
+            except Exception as error:
+                raise CgruError(f"allowed: the function failed: {type(error).__name__}: {str(error)[:200]}") from error
             return None if found is None else _permitted(found, rows, vocabulary, "allowed(tokens)")
 
         return at
@@ -207,7 +236,7 @@ def _rows_of(plan: StepPlan, given: Mapping[str, Any], batch: int | None) -> tup
         if rows == 0:
             raise ShapeError(f"inputs[{name!r}]: there are no rows in it")
         return single, rows
-    return batch is None, 1 if batch is None else arrays.positive(batch, "batch")
+    return batch is None, 1 if batch is None else bounded(batch, "batch", MOST_ROWS)
 
 
 def _ends_in_softmax(graph: Graph, name: str) -> bool:

@@ -13,6 +13,7 @@ from ..engine.model import Model
 from ..engine.rows import Rows, plan_of
 from ..errors import CgruError, ShapeError, UnsupportedError
 from . import variates
+from .decoder import MOST_STEPS, bounded, check_numbers, network
 from .ranking import ranker
 
 #: How many numbers of the network's output each number of a value takes.
@@ -55,12 +56,12 @@ def forecast(
     Random numbers are those of stream b · paths + p under ``seed``, the same on every machine (Philox; normal variates
     by inversion, Wichura 1988; Student's by Bailey 1994). :class:`CgruError` where a scale is not above zero.
     """
-    if head not in HEADS:
+    if arrays.text(head, "head") not in HEADS:
         raise CgruError(f"head: expected one of {', '.join(HEADS)}, found {arrays.brief(head)}")
-    if scale not in SCALES:
+    if arrays.text(scale, "scale") not in SCALES:
         raise CgruError(f"scale: expected one of {', '.join(SCALES)}, found {arrays.brief(scale)}")
-    plan = plan_of(net)
-    ahead, many = arrays.positive(steps, "steps"), 0 if paths is None else arrays.positive(paths, "paths")
+    plan = plan_of(network(net))
+    ahead, many = bounded(steps, "steps", MOST_STEPS), 0 if paths is None else arrays.positive(paths, "paths")
     root = arrays.whole(seed, "seed")
     if root >= 1 << 64:
         raise CgruError("seed: expected a number below 2^64")
@@ -79,6 +80,7 @@ def forecast(
     size = outputs // HEADS[head]
     if size > frame:
         raise ShapeError(f"net: a value of {size} numbers does not fit into its frame of {frame}")
+    check_numbers(batch * max(many, 1), ahead * size)
     beside = _known(known, batch, ahead, frame - size)
     data = plan.net._layout.zeros(batch) if state is None else plan.net._state(state, batch)._data
     rows = Rows(plan, plan.given(inputs, batch), data)

@@ -123,7 +123,7 @@ def _step_by_step(rows: Rows, decoder: Decoder, told: Settings, may: Any, found:
             if places:
                 found.kept[which[i]].append([made[place][i].copy() for place in places])
         ended = (token == told.stop) | (t + 1 == told.max_steps)
-        for i in np.flatnonzero(ended):
+        for i in np.flatnonzero(ended).tolist():
             found.put(which[i], chosen[i, : t + 1], total[i])
             if token[i] == told.stop and places:
                 found.kept[which[i]].pop()

@@ -11,7 +11,7 @@ import numpy as np
 from .. import arrays
 from ..engine.model import Model
 from ..errors import CgruError
-from .decoder import Decoded, Decoder, so_far
+from .decoder import Decoded, Decoder, check_numbers, so_far
 from .ranking import ranker
 
 
@@ -50,6 +50,7 @@ def sample(
     decoder = Decoder(net, x, lengths, inputs, state, batch)
     told = decoder.settings(start, stop, max_steps, min_steps, ())
     draws = 1 if count is None else arrays.positive(count, "count")
+    check_numbers(decoder.batch * draws, told.max_steps)
     heat, share = arrays.number(temperature, "temperature"), arrays.number(top_p, "top_p")
     if not 0 < heat < np.inf:
         raise CgruError(f"temperature: expected a number above 0, found {heat}; cgru.greedy takes the likeliest")
