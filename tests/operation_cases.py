@@ -272,6 +272,14 @@ case(
          + _inner["bias"][:, None, None]),
     weights=_inner, units=6, groups=2, **_inner_options,
 )  # fmt: skip
+# Of few places and many units
+_few = {"weight": arr(34, 2, 3, 2), "bias": arr(34)}
+case(
+    "conv_inner", [(4, 5, 4)],
+    each(lambda x: np.maximum(correlate(np.pad(x, ((0, 0), (1, 2), (0, 1))), _few["weight"], (2, 1), (1, 2), 2)
+                              + _few["bias"][:, None, None], 0)),
+    weights=_few, units=34, groups=2, activation="relu", **_inner_options,
+)  # fmt: skip
 _back = {"weight": arr(4, 3, 3), "bias": arr(6)}
 case(
     "conv_transpose_inner", [(4, 5)],
@@ -505,6 +513,13 @@ for _stride, _dilation, _right in ((2, 1, 0), (2, 1, 1), (3, 1, 1), (1, 2, 3), (
         else np.zeros((0, 6)),
         weights=_up, units=6, width=4, groups=2, stride=_stride, dilation=_dilation, right=_right,
     )  # fmt: skip
+_few_plane = {"weight": arr(18, 2, 3, 2), "bias": arr(18)}
+case(
+    "conv2d", [(2, 4)],
+    lambda x: correlate(np.pad(x, ((4, 0), (0, 0), (1, 0))).transpose(1, 0, 2), _few_plane["weight"], (1, 2), (2, 1))
+    .transpose(1, 0, 2) + _few_plane["bias"][:, None] if len(x) else np.zeros((0, 18, 2)),
+    weights=_few_plane, units=18, width=3, groups=1, dilation=2, left=4, **kernel((2,), strides=(2,), pads=(1, 0)),
+)  # fmt: skip
 _up_plane = {"weight": arr(4, 3, 3, 2), "bias": arr(3)}
 
 

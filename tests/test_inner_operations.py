@@ -348,3 +348,24 @@ def test_what_does_not_fit_is_refused() -> None:
         g.carry(x, g.carried(x, features=(4, 5)))
     with pytest.raises(cgru.ShapeError, match="takes 3 activations"):
         g.scan_inner(x, cell="lstm", units=2, activations=("tanh",), weights={})
+
+
+@pytest.mark.parametrize(
+    ("precision", "most"), [("int8", 2e-2), ("int8x16", 1.5e-2), ("bf16", 1e-2), ("fp16", 1e-3)]
+)
+@pytest.mark.parametrize(("units", "wide"), [(6, 40), (32, 3)])
+def test_convolutions_inside_frames_in_fewer_bits(precision: str, most: float, units: int, wide: int) -> None:
+    """Of many places with widened weights, of few as a product in the precision itself: near float32 both."""
+    g = cgru.Graph()
+    x = g.input((8, wide), name="x")
+    more = kernel((3,), pads=(1, 1))
+    y = g.conv_inner(x, units=units, groups=1, weights={"weight": arr(units, 8, 3), "bias": arr(units)}, **more)
+    weights = {"weight": arr(units, units, 3, 3)}
+    g.output(g.conv2d(y, units=units, width=3, left=2, groups=1, weights=weights, **more))
+    net = cgru.Model(g)
+    reduced = net.quantize(precision)
+    data = arr(2, 9, 8, wide)
+    wanted, found = net(data), reduced(data)
+    assert 0 < np.sqrt(np.mean((found - wanted) ** 2) / np.mean(wanted**2)) < most
+    stream = reduced.stream(2)
+    np.testing.assert_array_equal(np.concatenate([stream.feed(data[:, :4]), stream.feed(data[:, 4:])], axis=1), found)

@@ -150,3 +150,41 @@ def test_inputs_are_left_alone_and_graphs_survive_json(case: Case, engine: str) 
     again = graph_from_json(json.loads(json.dumps(net.graph.to_json())))
     assert again.nodes == net.graph.nodes
     assert again.values == net.graph.values
+
+
+def test_padding_to_whole_windows_in_the_middle_of_a_network() -> None:
+    """What comes behind it runs in chunks over other numbers of frames than steps."""
+    rng = np.random.default_rng(5)
+    g = cgru.Graph()
+    x = g.input(3, name="x")
+    before = g.conv1d(x, units=3, width=2, left=1, weights={"weight": weights(rng, 3, 3, 2)})
+    padded = g.pad_same(before, span=5, stride=3)
+    thin = g.conv1d(padded, units=4, width=5, stride=3, weights={"weight": weights(rng, 4, 3, 5)})
+    g.output(thin, g.pool_whole(thin, kind="mean"))
+    assert packed_graph.unsupported(cgru.Model(g).graph) is None
+    for steps in (1, 2, 3, 7, 500):
+        data = rng.standard_normal((2, steps, 3)).astype(np.float32)
+        for lengths in (None, [steps, steps // 2]):
+            found, wanted = (
+                cgru.Model(g, backend=backend)(data, lengths=lengths) for backend in ("packed", "reference")
+            )
+            for name in wanted:
+                np.testing.assert_allclose(found[name], wanted[name], rtol=2e-6, atol=2e-6)
+
+
+def weights(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return (rng.standard_normal(shape) * 0.4).astype(np.float32)
+
+
+@pytest.mark.parametrize("engine", ["packed", "reference"])
+def test_folding_takes_one_length(engine: str) -> None:
+    g = cgru.Graph()
+    g.output(g.fold_time(g.input((2, 3)), frames=4))
+    net = cgru.Model(g, backend=engine)
+    assert set(net.backends) == {engine}
+    x = np.arange(48, dtype=np.float32).reshape(2, 4, 2, 3)
+    np.testing.assert_array_equal(net(x), x)
+    np.testing.assert_array_equal(net(x, lengths=[4, 0]), x * [[[[1]]], [[[0]]]])
+    for given, lengths, found in ((x[:, :3], None, 3), (x, [4, 3], 3), (x[:, :1], None, 1)):
+        with pytest.raises(cgru.ShapeError, match=f"needs 4 frames there, .* found {found}"):
+            net(given, lengths=lengths)

@@ -193,12 +193,14 @@ static void measure_lines(cgru_graph *g, const cgru_gnode *node)
 static int measure(cgru_graph *g)
 {
     cgru_node *scans = calloc((size_t)g->count + 1, sizeof *scans);
-    int found = 0;
+    int found = 0, uneven = 0;
     if (scans == NULL) return 0;
     g->steady = 1;
     for (int i = 0; i < g->count; i++) {
         const cgru_gnode *node = &g->nodes[i];
         if (g->values[node->out].clock == CGRU_STEPS) g->steady &= steady(&node->window);
+        uneven |= node->op->frames != NULL;
+        g->folds |= node->op->fold;
         g->carries |= strcmp(node->op->name, "carry") == 0;
         if (node->op->scratch && node->op->scratch(g, node) > g->scratch) g->scratch = node->op->scratch(g, node);
         if (node->scan.directions) scans[found++] = node->scan;
@@ -214,6 +216,7 @@ static int measure(cgru_graph *g)
         for (int k = 0; k < node->inputs; k++) extended += node->op->windowed || node->hold[k] > 0;
         if (extended > g->windows) g->windows = extended;
     }
+    g->even = g->steady && !uneven;
     g->scans = cgru_net_new(g->kernels, scans, found);
     free(scans);
     if (g->scans == NULL) return 0;

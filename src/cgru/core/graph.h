@@ -42,6 +42,9 @@ typedef struct {
     int (*check)(const cgru_graph *graph, const cgru_gnode *node);
     void (*run)(const cgru_job *job);
     size_t (*scratch)(const cgru_graph *graph, const cgru_gnode *node); /* bytes it works with; NULL: none */
+    /* Result frames of a whole sequence of so many frames of in[0]; NULL: the window says it. */
+    int64_t (*frames)(const cgru_gnode *node, int64_t given);
+    int fold;  /* takes sequences of number[0] frames alone, or of none */
     int moves; /* what a row carries moves on even where nobody reads the result */
 } cgru_op;
 
@@ -129,7 +132,9 @@ struct cgru_graph {
     cgru_net *scans;    /* the largest sizes of all scans, as the scan runner asks for them */
     int value_count, inputs, count, output_count, passes, slots;
     int carries;  /* what a step ends with, the next begins with: a step at a time */
-    int steady;   /* every step gives a frame of every value at once */
+    int steady;   /* every window gives a frame for each at once */
+    int even;     /* and every step a frame of every value */
+    int folds;    /* some node folds sequences */
     int windows;  /* the most inputs that any node extends */
     size_t scratch; /* bytes, the most that any node works with */
     int64_t work;

@@ -71,7 +71,8 @@ static void count_frames(const cgru_graph *g, const cgru_graph_call *call, int64
             if (least < 0 || frames[v] < least) least = frames[v];
             if (node->op->whole) break; /* it sees the others to their ends */
         }
-        frames[node->out] = cgru_ready(&node->window, least, ended || g->values[node->out].clock == CGRU_STATIC);
+        frames[node->out] = node->op->frames ? node->op->frames(node, least)
+                                             : cgru_ready(&node->window, least, ended || g->values[node->out].clock == CGRU_STATIC);
     }
 }
 
@@ -107,7 +108,7 @@ static void plan_frames(graph_block *b)
             if (frames > b->most[v]) b->most[v] = frames;
         }
         memcpy(b->before, b->after, (size_t)bytes);
-        if (g->steady || now == call->steps) break; /* all chunks of a steady graph but the last are alike */
+        if (g->even || now == call->steps) break; /* all chunks of an even graph but the last are alike */
         done = now;
     }
 }
@@ -497,8 +498,8 @@ static int check_call(const cgru_graph *g, const cgru_graph_call *call)
     return CGRU_OK;
 }
 
-/* Whether each output has room for just the frames that come. */
-static int check_outputs(const cgru_graph *g, const cgru_graph_call *call)
+/* Whether each output has room for just the frames that come, and sequences that are folded have the length for it. */
+static int check_frames(const cgru_graph *g, const cgru_graph_call *call)
 {
     int64_t *frames = malloc((size_t)g->value_count * 2 * sizeof *frames), *end = frames + g->value_count;
     if (frames == NULL) return CGRU_NO_MEMORY;
@@ -509,6 +510,13 @@ static int check_outputs(const cgru_graph *g, const cgru_graph_call *call)
         int v = g->outputs[o];
         int64_t come = g->values[v].clock == CGRU_STEPS ? end[v] - frames[v] : end[v];
         if (come != call->outputs[o].frames) status = CGRU_BAD_PORT;
+    }
+    for (int64_t r = 0; g->folds && r < (call->lengths ? call->rows : 1); r++) {
+        count_frames(g, call, call->before + (call->lengths ? call->lengths[r] : call->steps), call->ended, end);
+        for (int i = 0; i < g->count; i++) {
+            const int64_t found = g->nodes[i].op->fold ? end[g->nodes[i].in[0]] : 0;
+            if (found != 0 && found != g->nodes[i].number[0]) status = CGRU_BAD_LENGTH;
+        }
     }
     free(frames);
     return status;
@@ -536,7 +544,7 @@ static kept_plan plan_of(const cgru_graph *g, const cgru_graph_call *call)
 
 static int keeps_plan(const cgru_graph *g, const cgru_graph_call *call)
 {
-    if (!g->steady || call->rows > BLOCK_ROWS || call->steps > CHUNK_STEPS || g->inputs > 64) return 0;
+    if (!g->even || call->rows > BLOCK_ROWS || call->steps > CHUNK_STEPS || g->inputs > 64) return 0;
     int own = 0;
     for (int v = 0; v < g->inputs; v++) own += g->values[v].clock == CGRU_STATIC;
     return own <= KEPT_STATIC;
@@ -573,7 +581,7 @@ int cgru_graph_run(const cgru_graph *graph, const cgru_graph_call *call, cgru_wo
 {
     if (call->rows == 0) return CGRU_OK;
     int status = check_call(graph, call);
-    if (status == CGRU_OK && !(graph->steady && call->steps == 1)) status = check_outputs(graph, call);
+    if (status == CGRU_OK && (!graph->even || graph->folds || call->steps != 1)) status = check_frames(graph, call);
     if (status != CGRU_OK) return status;
     if (call->threads == 1 && !call->interrupted && keeps_plan(graph, call)) return run_kept(graph, call, work);
     double share = (double)graph->work * (double)call->rows * (double)(call->steps + 1) / ROW_WORK;

@@ -228,15 +228,20 @@ static void run_conv_transpose(const cgru_job *job)
     convolve(job, 1);
 }
 
-static int check_conv(const cgru_graph *g, const cgru_gnode *node)
+static int check_sizes(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0);
     const plane p = plane_of(node);
     const int channels = node->number[0], units = node->number[1], groups = node->number[2];
     return x && x->content == CGRU_FEATURES && plane_fits(&p) && groups >= 1 && channels >= 1 && units >= 1 &&
-           channels % groups == 0 && units % groups == 0 && node->number[3] >= 1 && node->vector[0] &&
+           channels % groups == 0 && units % groups == 0 && node->number[3] >= 1 &&
            node->activation != CGRU_SOFTMAX && (int64_t)channels * p.high * p.wide == x->size &&
            (int64_t)units * p.high_out * p.wide_out == g->values[node->out].size;
+}
+
+static int check_conv(const cgru_graph *g, const cgru_gnode *node)
+{
+    return node->vector[0] && check_sizes(g, node);
 }
 
 static int check_conv2d(const cgru_graph *g, const cgru_gnode *node)
@@ -264,6 +269,120 @@ const cgru_op cgru_op_conv_transpose = {"conv_transpose", 0, 1, check_conv_trans
                                         .scratch = stage_bytes};
 const cgru_op cgru_op_conv_transpose_inner = {"conv_transpose_inner", 0, 0, check_conv_inner, run_conv_transpose,
                                               .scratch = stage_bytes};
+
+/* ---- convolutions of few places, as products with a matrix ------------------------------------------------------------- */
+
+/* The scratch of a batch of windows, laid out from the arena; with an arena of NULL it only counts. */
+typedef struct {
+    float *windows, *sums; /* (batch, inputs of a window), (batch, units of a group) */
+    float **to;            /* the first unit's number of each */
+} products;
+
+static products products_of(const cgru_gnode *node, cgru_arena *a)
+{
+    const cgru_matrix *m = node->matrix[0];
+    products s;
+    s.windows = cgru_take(a, CGRU_BATCH * (size_t)m->in_features * sizeof(float));
+    s.sums = cgru_take(a, CGRU_BATCH * (size_t)m->out_features * sizeof(float));
+    s.to = cgru_take(a, CGRU_BATCH * sizeof(float *));
+    return s;
+}
+
+static size_t products_bytes(const cgru_graph *g, const cgru_gnode *node)
+{
+    cgru_arena counting = {NULL, 0};
+    (void)g;
+    products_of(node, &counting);
+    return counting.used;
+}
+
+/* What the kernels of a group see at a place of the result, in the order of their weights; zeros for padding. */
+static void fill_window(const cgru_job *job, const plane *p, float *to, int r, int64_t f, int first, int place)
+{
+    const cgru_gnode *node = job->node;
+    const int own = node->number[0] / node->number[2], width = node->number[3];
+    const int row = place / p->wide_out * p->stride[0] - p->pad[0], column = place % p->wide_out * p->stride[1] - p->pad[1];
+    for (int c = 0; c < own; c++) {
+        for (int k = 0; k < width; k++) {
+            const float *x = cgru_frame(&job->in[0], r, f * node->window.stride + (int64_t)k * node->number[4]);
+            x += (ptrdiff_t)(first + c) * p->high * p->wide;
+            for (int i = 0; i < p->kernel[0]; i++, to += p->kernel[1]) {
+                const int at = row + i * p->dilation[0];
+                const float *from = x + (ptrdiff_t)at * p->wide;
+                for (int j = 0; j < p->kernel[1]; j++) {
+                    const int along = column + j * p->dilation[1];
+                    to[j] = at >= 0 && at < p->high && along >= 0 && along < p->wide ? from[along] : 0.0f;
+                }
+            }
+        }
+    }
+}
+
+static void multiply(const cgru_job *job, const cgru_matrix *m, const products *s, int count, int places)
+{
+    m->arithmetic->linear(m, job->node->activation, count, job->pointer_in, job->pointer_out, job->quantized_input, 0,
+                          m->panels);
+    for (int i = 0; i < count && places > 1; i++) {
+        for (int o = 0; o < m->out_features; o++) s->to[i][(ptrdiff_t)o * places] = job->pointer_out[i][o];
+    }
+}
+
+/* number as in a convolution; a matrix (units, inputs of a window) for each group. */
+static void run_product(const cgru_job *job)
+{
+    const cgru_gnode *node = job->node;
+    const plane p = plane_of(node);
+    const int own = node->number[0] / node->number[2], places = p.high_out * p.wide_out;
+    cgru_arena a = {job->scratch, 0};
+    const products s = products_of(node, &a);
+    for (int g = 0; g < node->groups; g++) {
+        const cgru_matrix *m = node->matrix[g];
+        int count = 0;
+        for (int r = 0; r < job->rows; r++) {
+            for (int64_t f = 0; f < job->frames; f++) {
+                for (int place = 0; place < places; place++) {
+                    float *window = s.windows + (ptrdiff_t)count * m->in_features;
+                    fill_window(job, &p, window, r, f, g * own, place);
+                    s.to[count] = cgru_frame(&job->out, r, f) + (ptrdiff_t)g * m->out_features * places + place;
+                    job->pointer_in[count] = window;
+                    job->pointer_out[count] = places > 1 ? s.sums + (ptrdiff_t)count * m->out_features : s.to[count];
+                    if (++count == CGRU_BATCH) {
+                        multiply(job, m, &s, count, places);
+                        count = 0;
+                    }
+                }
+            }
+        }
+        if (count) multiply(job, m, &s, count, places);
+    }
+}
+
+static int check_product(const cgru_graph *g, const cgru_gnode *node)
+{
+    const int groups = node->number[2];
+    if (node->groups != groups || !check_sizes(g, node)) return 0;
+    const int64_t window = (int64_t)node->number[0] / groups * node->number[3] * node->stride[0][0] * node->stride[0][1];
+    for (int i = 0; i < groups; i++) {
+        const cgru_matrix *m = node->matrix[i];
+        if (m->in_features != window || m->out_features != node->number[1] / groups) return 0;
+    }
+    return 1;
+}
+
+static int check_conv2d_product(const cgru_graph *g, const cgru_gnode *node)
+{
+    return check_product(g, node) && check_window(g, node, node->number[3], node->number[4]);
+}
+
+static int check_conv_inner_product(const cgru_graph *g, const cgru_gnode *node)
+{
+    return check_product(g, node) && node->number[3] == 1;
+}
+
+const cgru_op cgru_op_conv2d_product = {"conv2d_product", 0, 1, check_conv2d_product, run_product,
+                                        .scratch = products_bytes};
+const cgru_op cgru_op_conv_inner_product = {"conv_inner_product", 0, 0, check_conv_inner_product, run_product,
+                                            .scratch = products_bytes};
 
 /* ---- pooling ------------------------------------------------------------------------------------------------------------ */
 

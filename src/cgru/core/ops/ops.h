@@ -13,9 +13,10 @@ extern const cgru_op cgru_op_concat, cgru_op_copy, cgru_op_constant, cgru_op_ups
 extern const cgru_op cgru_op_pool, cgru_op_pool_whole;
 extern const cgru_op cgru_op_unary, cgru_op_parametric, cgru_op_clip, cgru_op_prelu, cgru_op_where;
 extern const cgru_op cgru_op_reduce, cgru_op_softmax, cgru_op_norm, cgru_op_norm_time, cgru_op_matmul, cgru_op_gather;
-extern const cgru_op cgru_op_softmax_time, cgru_op_reverse_time;
+extern const cgru_op cgru_op_softmax_time, cgru_op_reverse_time, cgru_op_fold_time, cgru_op_pad_same;
 extern const cgru_op cgru_op_stack_frames, cgru_op_conv2d, cgru_op_conv_inner, cgru_op_pool_inner;
 extern const cgru_op cgru_op_conv_transpose, cgru_op_conv_transpose_inner;
+extern const cgru_op cgru_op_conv2d_product, cgru_op_conv_inner_product;
 extern const cgru_op cgru_op_attend, cgru_op_attend_whole, cgru_op_attend_weights;
 extern const cgru_op cgru_op_scan_inner, cgru_op_scan_rows, cgru_op_carried, cgru_op_carry;
 

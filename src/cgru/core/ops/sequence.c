@@ -60,3 +60,56 @@ static void run_reverse_time(const cgru_job *job)
 }
 
 const cgru_op cgru_op_reverse_time = {"reverse_time", 1, 0, check_sequence, run_reverse_time};
+
+/* number[0]: the frames that a row has, or it has none and gives zeros. */
+static void run_fold_time(const cgru_job *job)
+{
+    const size_t frame = (size_t)job->graph->values[job->node->in[0]].size;
+    for (int r = 0; r < job->rows; r++) {
+        float *y = cgru_frame(&job->out, r, 0);
+        const int64_t frames = frames_of(job, r);
+        if (frames == 0) memset(y, 0, (size_t)job->node->number[0] * frame * sizeof(float));
+        for (int64_t f = 0; f < frames; f++, y += frame) memcpy(y, cgru_frame(&job->in[0], r, f), frame * sizeof(float));
+    }
+}
+
+static int check_fold_time(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_value *x = cgru_input_of(g, node, 0), *y = &g->values[node->out];
+    return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && y->clock == CGRU_ONCE && node->number[0] >= 1 &&
+           (int64_t)node->number[0] * x->size == y->size;
+}
+
+const cgru_op cgru_op_fold_time = {"fold_time", 1, 0, check_fold_time, run_fold_time, .fold = 1};
+
+/* number: span and stride of the windows that come behind; real[0]: what padding is. */
+static int64_t padded_frames(const cgru_gnode *node, int64_t given)
+{
+    const int span = node->number[0], stride = node->number[1];
+    return given > 0 ? ((given + stride - 1) / stride - 1) * stride + span : 0;
+}
+
+/* Of the missing frames the smaller half lies in front; frames that no window reaches are cut off. */
+static void run_pad_same(const cgru_job *job)
+{
+    const cgru_gnode *node = job->node;
+    const int size = job->graph->values[node->out].size;
+    for (int r = 0; r < job->rows; r++) {
+        const int64_t frames = frames_of(job, r), full = padded_frames(node, frames);
+        const int64_t front = full > frames ? (full - frames) / 2 : 0;
+        for (int64_t f = 0; f < full; f++) {
+            float *y = cgru_frame(&job->out, r, f);
+            if (f >= front && f - front < frames) memcpy(y, cgru_frame(&job->in[0], r, f - front), (size_t)size * sizeof(float));
+            else for (int i = 0; i < size; i++) y[i] = node->real[0];
+        }
+    }
+}
+
+static int check_pad_same(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_value *x = cgru_input_of(g, node, 0), *y = &g->values[node->out];
+    return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && y->clock == x->clock && x->size == y->size &&
+           node->number[0] >= 1 && node->number[1] >= 1;
+}
+
+const cgru_op cgru_op_pad_same = {"pad_same", 1, 0, check_pad_same, run_pad_same, .frames = padded_frames};

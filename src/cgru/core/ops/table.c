@@ -12,7 +12,8 @@ static const cgru_op *const OPS[] = {
     &cgru_op_softmax_time, &cgru_op_reverse_time, &cgru_op_stack_frames, &cgru_op_conv2d, &cgru_op_conv_inner,
     &cgru_op_pool_inner, &cgru_op_conv_transpose, &cgru_op_conv_transpose_inner, &cgru_op_scan_inner, &cgru_op_scan_rows,
     &cgru_op_carried,   &cgru_op_carry,   &cgru_op_attend,   &cgru_op_attend_whole,
-    &cgru_op_attend_weights,
+    &cgru_op_attend_weights, &cgru_op_fold_time, &cgru_op_pad_same, &cgru_op_conv2d_product,
+    &cgru_op_conv_inner_product,
 };
 
 const cgru_op *cgru_op_named(const char *name)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from ...spec.activations import CODES
 from ...spec.graph import Node
 from ...spec.operations.axes import REDUCTIONS
 from ...spec.operations.pointwise import UNARY
@@ -102,6 +101,17 @@ def _group_norm(c: Context) -> dict[str, Any]:
     }
 
 
+@lowers("fold_time")
+def _fold_time(c: Context) -> dict[str, Any]:
+    return {"numbers": [c.node.options["frames"]]}
+
+
+@lowers("pad_same")
+def _pad_same(c: Context) -> dict[str, Any]:
+    options = c.node.options
+    return {"numbers": [options["span"], options["stride"]], "reals": [options["value"]]}
+
+
 @lowers("softmax_time", "reverse_time")
 def _whole(c: Context) -> dict[str, Any]:
     return {}
@@ -177,55 +187,3 @@ def _pad_inner(c: Context) -> dict[str, Any]:
     padding = [(options["pads"][i], options["pads"][axes + i]) for i in range(axes)]
     more: dict[str, Any] = {"constant_values": -1} if options["mode"] == "constant" else {}
     return _gathered(np.pad(_numbered(value), padding, mode=options["mode"], **more), options["value"])
-
-
-# ---- convolutions ----------------------------------------------------------------------------------------------------
-
-
-def _plane(options: Mapping[str, Any], given: Value, made: Value) -> dict[str, Any]:
-    """The inner axes of a convolution as two: sizes, kernel, strides, dilations and padding."""
-    axes = len(options["kernel"])
-    front = 2 - axes
-
-    def both(values: Sequence[int], missing: int) -> list[int]:
-        return [missing] * front + list(values or (missing,) * axes)
-
-    return {
-        "size": both(given.features[1:], 1) + both(made.features[1:], 1),
-        "stride": both(options["kernel"], 1) + both(options["strides"], 1),
-        "stride_b": both(options["dilations"], 1) + both(options["pads"][:axes], 0),
-    }
-
-
-def _flat_enough(node: Node, result: Value, inputs: list[Value | None]) -> bool:
-    return len(node.options["kernel"]) <= 2 and node.options.get("activation") != "softmax"
-
-
-@lowers("conv_inner", "conv2d", "conv_transpose", "conv_transpose_inner", where=_flat_enough)
-def _conv(c: Context) -> dict[str, Any]:
-    options, held, value = c.node.options, weights_of(c), first(c)
-    return {
-        "vectors": [held["weight"], held.get("bias")],
-        "numbers": [
-            value.features[0],
-            options["units"],
-            options["groups"],
-            options.get("width", 1),
-            options.get("dilation", 1),
-        ],
-        "activation": CODES[options["activation"]],
-        **_plane(options, value, c.result),
-    }
-
-
-@lowers("pool_inner", where=_flat_enough)
-def _pool_inner(c: Context) -> dict[str, Any]:
-    options, value = c.node.options, first(c)
-    kind = {"max": 0, "average": 1}[options["kind"]]
-    counted = int(options["count_padding"])
-    return {"kind": kind, "numbers": [value.features[0]], "flag": counted, **_plane(options, value, c.result)}
-
-
-@lowers("stack_frames")
-def _stack_frames(c: Context) -> dict[str, Any]:
-    return {"numbers": [c.node.options["width"], c.node.options["dilation"]]}

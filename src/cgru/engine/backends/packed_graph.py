@@ -1,7 +1,8 @@
 """The packed backend for graphs: every node becomes one of the core's, over weights in the kernels' own order.
 
-The lowerings of operations on frames with inner axes are :mod:`.graph_lowering_inner`'s, those of recurrences and
-states :mod:`.graph_lowering_recurrent`'s, the others' are here.
+The lowerings of convolutions are :mod:`.graph_lowering_convolution`'s, those of recurrences and states
+:mod:`.graph_lowering_recurrent`'s, those of operations along inner axes :mod:`.graph_lowering_inner`'s, the others' are
+here.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import numpy as np
 from ...arrays import Float32
 from ...spec.activations import CODES, PARAMETRIC
 from ...spec.graph import Graph
-from ...spec.precision import Stored
+from ...spec.operations.folding import refuse_other_frames
 from ...spec.values import Value
 from ...weights import Store, Weights
 from ..given_once import frames_given
 from ..state import StateLayout
-from . import graph_lowering_inner as _inner  # noqa: F401 - fills the table
+from . import graph_lowering_convolution as _convolution  # noqa: F401 - fills the table
+from . import graph_lowering_inner as _inner  # noqa: F401 - likewise
 from . import graph_lowering_recurrent as _recurrent  # noqa: F401 - likewise
 from .graph_lowering import (
     LOWERINGS,
@@ -88,6 +90,18 @@ class PackedRunner:
             values, len(graph.inputs), nodes, [numbers[name] for name in self.plain], layout.width
         )
         self.core = self.net if self._steps_alone() else None
+        self._folds = [(node.inputs[0], node.options["frames"]) for node in graph.nodes if node.op == "fold_time"]
+        # Padding to whole windows gives other frames than steps, though every window gives one for each.
+        self._even = self.timing.steady and all(node.op != "pad_same" for node in graph.nodes)
+
+    def _check_folds(self, steps: int, lengths: np.ndarray | None, static: Mapping[str, int]) -> None:
+        """The core refuses a sequence of another length than it folds as well; this says which."""
+        if not self._folds:
+            return
+        for length in {steps} if lengths is None else {*lengths.tolist()}:
+            counts = self.timing.counts(length, True, static)
+            for name, frames in self._folds:
+                refuse_other_frames(frames, counts[name])
 
     def _steps_alone(self) -> bool:
         """Whether the core takes single steps: one input of vectors or ids, and a frame of each output for each."""
@@ -121,7 +135,8 @@ class PackedRunner:
         steps = next((inputs[name].shape[1] for name in graph.timed_inputs), 0)
         before = 0 if self.timing.steady else self.layout.steps(state)
         static = frames_given(graph, inputs)
-        if self.timing.steady and not static:
+        self._check_folds(steps, lengths, static)
+        if self._even and not static:
             frames = dict.fromkeys(self.plain, steps)
         else:
             first, last = (self.timing.counts(*at, static) for at in ((before, False), (before + steps, ended)))
@@ -223,81 +238,6 @@ def _dense(c: Context) -> dict[str, Any]:
         "matrices": [matrix],
         "activation": CODES[c.node.options["activation"]],
         "numbers": [prod(first(c).features[:-1])],
-    }
-
-
-class PackedConv:
-    """The packed weight of a convolution: for each group a matrix (units, width · channels), as a window lies."""
-
-    def __init__(self, part: Weights, groups: int) -> None:
-        from . import _packed
-
-        held = part.stored()
-        weight, bias = held["weight"], cast("Float32 | None", held.get("bias"))
-        self.shape, self.precision = part.shapes["weight"], part.precision
-        rows = self.shape[0] // groups
-        self.biased = bias is not None
-        self.matrices = []
-        for g in range(groups):
-            part_rows = slice(g * rows, (g + 1) * rows)
-            self.matrices.append(
-                _packed.Matrix(
-                    part.precision, _by_frame(weight, part_rows), None if bias is None else bias[part_rows].copy()
-                )
-            )
-
-    @property
-    def nbytes(self) -> int:
-        return sum(matrix.nbytes for matrix in self.matrices)
-
-    def stored(self) -> dict[str, Any]:
-        """The arrays it was made of."""
-        parts = [matrix.stored() for matrix in self.matrices]
-        _, channels, width = self.shape
-        weights = [part["weight"] for part in parts]
-        values = np.concatenate([w.values if isinstance(w, Stored) else w for w in weights])
-        values = np.ascontiguousarray(values.reshape(-1, width, channels).transpose(0, 2, 1))
-        if isinstance(weights[0], Stored):
-            scales = [w.scale for w in weights if isinstance(w, Stored) and w.scale is not None]
-            scale = np.concatenate(scales) if scales else None
-            made: dict[str, Any] = {"weight": Stored(values, scale)}
-        else:
-            made = {"weight": values}
-        if self.biased:
-            made["bias"] = np.concatenate([part["bias"] for part in parts])
-        return made
-
-
-def _by_frame(weight: Any, rows: slice) -> Any:
-    """(units, channels, width) → (units, width · channels): the numbers of a frame side by side."""
-    if isinstance(weight, Stored):
-        scale = None if weight.scale is None else weight.scale[rows].copy()
-        return Stored(_by_frame(weight.values, rows), scale)
-    part = weight[rows]
-    return np.ascontiguousarray(part.transpose(0, 2, 1)).reshape(len(part), -1)
-
-
-@lowers("conv1d")
-def _conv1d(c: Context) -> dict[str, Any]:
-    options, channels = c.node.options, first(c).features[0]
-    activation = CODES[options["activation"]]
-    width, dilation, groups = options["width"], options["dilation"], options["groups"]
-    assert c.weights is not None
-    if groups == channels == options["units"]:
-        held = weights_of(c)
-        kernel = np.ascontiguousarray(held["weight"][:, 0, :].T)
-        return {
-            "op": "depthwise",
-            "vectors": [kernel, held.get("bias")],
-            "numbers": [width, dilation],
-            "activation": activation,
-        }
-    with packing:
-        packed = c.weights.packed(lambda part: PackedConv(part, groups), ("conv1d", groups))
-    return {
-        "matrices": cast(PackedConv, packed).matrices,
-        "numbers": [width, dilation, channels],
-        "activation": activation,
     }
 
 

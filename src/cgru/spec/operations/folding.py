@@ -32,12 +32,17 @@ class FoldTime(Operation):
         (x,), frames = inputs, options["frames"]
         if not x.shape[1]:
             return np.zeros((len(x), 1, frames, *x.shape[2:]), x.dtype)
-        if x.shape[1] != frames:
-            raise ShapeError(
-                f"x: the network takes its steps apart and needs {frames} frames there, which a fixed number of steps "
-                f"gives; found {x.shape[1]}: pass rows of the length it was trained on, without lengths="
-            )
+        refuse_other_frames(frames, x.shape[1])
         return x[:, None]
+
+
+def refuse_other_frames(wanted: int, found: int) -> None:
+    """Raises where a sequence of ``found`` frames cannot be folded: it has some, and not as many as wanted."""
+    if found not in (0, wanted):
+        raise ShapeError(
+            f"x: the network takes its steps apart and needs {wanted} frames there, which a fixed number of steps "
+            f"gives; found {found}: pass rows of the length it was trained on, without lengths="
+        )
 
 
 @register
