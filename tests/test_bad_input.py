@@ -491,7 +491,7 @@ def test_a_tensor_that_is_no_recurrent_one() -> None:
 
 def test_no_mapping() -> None:
     with refused("mapping"):
-        cgru.GRU.from_torch([1, 2])  # type: ignore[arg-type]
+        cgru.GRU.from_torch([1, 2])
 
 
 def test_dense_bias_of_wrong_shape() -> None:

@@ -97,7 +97,6 @@ GRAPHS = """
 import numpy as np
 import cgru
 from cgru.engine.backends import _packed
-from cgru.engine.graph_model import GraphModel
 from test_operations import CASES, drawn, graph_of, in_core
 
 found = {}
@@ -106,7 +105,7 @@ def arr(*shape):
     return (rng.standard_normal(shape) * 0.5).astype(np.float32)
 
 def run(g, backend, inputs, mask):
-    made = GraphModel(g, backend=backend)(inputs, mask=mask)
+    made = cgru.Model(g, backend=backend)(inputs, mask=mask)
     return made if isinstance(made, dict) else {"y": made}
 
 def keep(name, g, inputs, mask=None):
