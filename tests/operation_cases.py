@@ -163,11 +163,11 @@ case("scale_shift", [(3, 4)], lambda x: x * _scale + _shift, weights={"scale": _
 for _name, _function in {
     "abs": np.abs, "ceil": np.ceil, "cos": np.cos, "erf": np.vectorize(erf, [float]), "exp": np.exp,
     "floor": np.floor, "neg": np.negative, "round": np.round, "sign": np.sign, "sin": np.sin, "asinh": np.arcsinh,
-    "atan": np.arctan, "cosh": np.cosh, "sinh": np.sinh, "tan": np.tan,
+    "atan": np.arctan, "cosh": np.cosh, "sinh": np.sinh, "tan": np.tan, "expm1": lambda x: np.exp(x) - 1,
 }.items():  # fmt: skip
     case("unary", [(3, 4)], lambda x, f=_function: f(x) if x.size else x, kind=_name)
 for _name, _function in {
-    "log": np.log, "reciprocal": lambda x: 1 / x, "sqrt": np.sqrt,
+    "log": np.log, "log1p": lambda x: np.log(1 + x), "reciprocal": lambda x: 1 / x, "sqrt": np.sqrt,
     "acos": lambda x: np.arccos(x), "asin": np.arcsin, "atanh": np.arctanh,
 }.items():  # fmt: skip
     case("unary", [Given((3, 4), positive=True)], lambda x, f=_function: f(x), kind=_name)

@@ -85,7 +85,9 @@ static void unary(int kind, float *restrict y, const float *restrict x, int n)
     case CGRU_COSH: EACH(coshf(v));
     case CGRU_SINH: EACH(sinhf(v));
     case CGRU_TAN: EACH(tanf(v));
-    default: EACH(v != v ? 1.0f : 0.0f);
+    case CGRU_ISNAN: EACH(v != v ? 1.0f : 0.0f);
+    case CGRU_LOG1P: EACH(log1pf(v));
+    default: EACH(expm1f(v));
     }
 }
 

@@ -20,7 +20,7 @@ UNARY: dict[str, Callable[[Array], Array]] = {
     "round": np.round, "sign": np.sign, "sin": np.sin, "sqrt": np.sqrt,
     "acos": np.arccos, "acosh": np.arccosh, "asin": np.arcsin, "asinh": np.arcsinh, "atan": np.arctan,
     "atanh": np.arctanh, "cosh": np.cosh, "sinh": np.sinh, "tan": np.tan,
-    "isnan": lambda x: np.isnan(x).astype(x.dtype),
+    "isnan": lambda x: np.isnan(x).astype(x.dtype), "log1p": np.log1p, "expm1": np.expm1,
 }  # fmt: skip
 
 
