@@ -146,6 +146,7 @@ for _name, _function in {"add": np.add, "sub": np.subtract, "mul": np.multiply, 
     case(_name, [(4,), Given((4,), timed=False)], lambda a, b, f=_function: f(a, b))
 case("div", [(3, 4), Given((4,), positive=True)], each(lambda a, b: a / b))
 case("power", [Given((3, 4), positive=True), (4,)], each(lambda a, b: a**b))
+case("atan2", [(3, 4), (4,)], each(lambda a, b: np.angle(b + 1j * a)))
 for _kind, _test in {"less": np.less, "less_equal": np.less_equal, "equal": np.equal}.items():
     built(
         "compare", [(3, 4), (4,)], each(lambda a, b, f=_test: f(np.round(a), np.round(b))),

@@ -40,7 +40,8 @@ INLINE void combine_along(int kind, float *restrict y, const float *a, const flo
     case CGRU_PAIR_POWER: PAIRS(powf(p, q));
     case CGRU_PAIR_LESS: PAIRS(p < q ? 1.0f : 0.0f);
     case CGRU_PAIR_LESS_EQUAL: PAIRS(p <= q ? 1.0f : 0.0f);
-    default: PAIRS(p == q ? 1.0f : 0.0f);
+    case CGRU_PAIR_EQUAL: PAIRS(p == q ? 1.0f : 0.0f);
+    default: PAIRS(atan2f(p, q));
     }
 }
 

@@ -43,7 +43,7 @@ __all__ = ["LOWERINGS", "PackedRunner", "unsupported"]
 _CLOCKS = {"once": 0, "static": 1, "steps": 2}
 _CONTENTS = {"float32": 0, "int64": 1, "bool": 2}
 #: The kinds of the core's binary operation and pooling, by the names of the table's.
-BINARY = {"add": 0, "sub": 1, "mul": 2, "div": 3, "minimum": 4, "maximum": 5, "average": 6, "power": 7}
+BINARY = {"add": 0, "sub": 1, "mul": 2, "div": 3, "minimum": 4, "maximum": 5, "average": 6, "power": 7, "atan2": 11}
 POOLING = {"max": 0, "average": 1, "mean": 1, "sum": 2, "last": 3, "first": 4, "min": 5, "variance": 6}
 
 

@@ -56,6 +56,7 @@ class Clip(Operation):
 
 
 Power = binary("power", np.power, "a to the power of b.")
+Atan2 = binary("atan2", np.arctan2, "The angle of the point (b, a), from −π to π: a spectrum's phase of its two parts.")
 
 
 @register
