@@ -395,3 +395,17 @@ def test_a_damaged_archive_is_refused(case: str) -> None:
     member, change, says = DAMAGE[case]
     with pytest.raises(CgruError, match=says):
         cgru.load(_damaged(data, member, change))
+
+
+def test_logarithms_and_exponentials_of_little() -> None:
+    """log(1 + x) and exp(x) − 1 where x vanishes beside 1, as the magnitudes of a quiet spectrum do."""
+    x = torch.logspace(-12, 1, 40).reshape(1, 10, 4)
+    module = Own(lambda m, x: torch.cat([torch.log1p(x), torch.expm1(x)], -1)).eval()
+    np.testing.assert_allclose(cgru.from_torch(module, example=x)(x.numpy()), module(x.double()).numpy(), rtol=3e-7)
+
+
+def test_the_angle_of_two_parts() -> None:
+    """In all four quadrants and on the axes."""
+    x = torch.cat([torch.randn(2, 9, 6), torch.tensor([0.0, 1.0, -1.0, 2.0, 0.0, -3.0]).expand(2, 1, 6)], 1)
+    module = Own(lambda m, x: torch.atan2(x[..., :3], x[..., 3:])).eval()
+    np.testing.assert_allclose(cgru.from_torch(module, example=x)(x.numpy()), module(x.double()).numpy(), atol=5e-7)

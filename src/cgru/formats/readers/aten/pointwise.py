@@ -26,6 +26,7 @@ _UNARY = {
     "abs": "abs", "ceil": "ceil", "cos": "cos", "erf": "erf", "exp": "exp", "floor": "floor", "log": "log",
     "neg": "neg", "reciprocal": "reciprocal", "round": "round", "sign": "sign", "sin": "sin", "sqrt": "sqrt",
     "atan": "atan", "asin": "asin", "acos": "acos", "tan": "tan", "sinh": "sinh", "cosh": "cosh",
+    "log1p": "log1p", "expm1": "expm1",
 }  # fmt: skip
 
 #: What changes nothing once training is over.
@@ -151,18 +152,15 @@ def _tanhshrink(lo: Lowering, call: Call) -> Tensor:
     return binary(lo, "sub", x, activated(lo, x, "tanh"))
 
 
-@handles("log1p", "expm1", frames=True)
-def _beside_one(lo: Lowering, call: Call) -> Any:
-    x = lo.tensor(call)
-    if call.base == "log1p":
-        return unary(lo, binary(lo, "add", x, 1.0), "log")
-    return binary(lo, "sub", unary(lo, x, "exp"), 1.0)
-
-
 # ---- two values ---------------------------------------------------------------------------------------------
 
 _BINARY = {"add": "add", "add_": "add", "sub": "sub", "mul": "mul", "mul_": "mul", "div": "div", "sub_": "sub",
            "pow": "power", "minimum": "minimum", "maximum": "maximum", "div_": "div"}  # fmt: skip
+
+
+@handles("atan2", frames=True)
+def _atan2(lo: Lowering, call: Call) -> Any:
+    return binary(lo, "atan2", lo.arg(call, 0, "self"), lo.arg(call, 1, "other"))
 
 
 @handles(*_BINARY, "rsub", "true_divide", frames=True)
