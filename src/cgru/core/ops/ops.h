@@ -5,20 +5,18 @@
 #include "../block.h"
 #include "../graph.h"
 
-extern const cgru_op cgru_op_embedding, cgru_op_mask_of, cgru_op_mask_and, cgru_op_apply_mask;
-extern const cgru_op cgru_op_dense, cgru_op_conv1d, cgru_op_depthwise;
-extern const cgru_op cgru_op_scan, cgru_op_last_state;
-extern const cgru_op cgru_op_activation, cgru_op_binary, cgru_op_scale_shift;
-extern const cgru_op cgru_op_concat, cgru_op_copy, cgru_op_constant, cgru_op_upsample, cgru_op_pad_time;
-extern const cgru_op cgru_op_pool, cgru_op_pool_whole;
-extern const cgru_op cgru_op_unary, cgru_op_parametric, cgru_op_clip, cgru_op_prelu, cgru_op_where;
-extern const cgru_op cgru_op_reduce, cgru_op_softmax, cgru_op_norm, cgru_op_norm_time, cgru_op_matmul, cgru_op_gather;
-extern const cgru_op cgru_op_softmax_time, cgru_op_reverse_time, cgru_op_fold_time, cgru_op_pad_same;
-extern const cgru_op cgru_op_stack_frames, cgru_op_conv2d, cgru_op_conv_inner, cgru_op_pool_inner;
-extern const cgru_op cgru_op_conv_transpose, cgru_op_conv_transpose_inner;
-extern const cgru_op cgru_op_conv2d_product, cgru_op_conv_inner_product;
-extern const cgru_op cgru_op_attend, cgru_op_attend_whole, cgru_op_attend_weights;
-extern const cgru_op cgru_op_scan_inner, cgru_op_scan_rows, cgru_op_carried, cgru_op_carry;
+/* Every operation, by its name. */
+#define CGRU_OPERATIONS(X)                                                                                            \
+    X(embedding) X(mask_of) X(mask_and) X(apply_mask) X(dense) X(conv1d) X(depthwise) X(scan) X(last_state)           \
+    X(activation) X(binary) X(scale_shift) X(concat) X(copy) X(constant) X(upsample) X(pad_time) X(pool)              \
+    X(pool_whole) X(unary) X(parametric) X(clip) X(prelu) X(where) X(reduce) X(softmax) X(norm) X(norm_time)          \
+    X(matmul) X(gather) X(softmax_time) X(reverse_time) X(stack_frames) X(conv2d) X(conv_inner) X(pool_inner)         \
+    X(conv_transpose) X(conv_transpose_inner) X(scan_inner) X(scan_rows) X(carried) X(carry) X(attend)                \
+    X(attend_whole) X(attend_weights) X(fold_time) X(pad_same) X(conv2d_product) X(conv_inner_product)
+
+#define DECLARED(name) extern const cgru_op cgru_op_##name;
+CGRU_OPERATIONS(DECLARED)
+#undef DECLARED
 
 /* Whether a walk over the axes stays within a frame of so many numbers, and how many numbers it visits. */
 int cgru_strides_fit(const int *size, const int *stride, int offset, int numbers);
