@@ -121,6 +121,10 @@ def test_guitarml_refused(what: str) -> None:
     refused(content, GUITARML[what][1])
 
 
+def test_a_byte_order_mark_is_none_of_the_text() -> None:
+    assert cgru.read(b'\xef\xbb\xbf{"a": [1, 2]}')["a"].tolist() == [1, 2]
+
+
 def test_in_skip_adds_the_input() -> None:
     content = json.loads((FOLDER / "rtneural.json").read_text())
     content["layers"], content["in_skip"] = content["layers"][:1], 0

@@ -11,7 +11,7 @@ import pytest
 from bounded import cost, memory_bound, time_bound
 
 import cgru
-from cgru.errors import FormatError, UnsupportedError
+from cgru.errors import CgruError, FormatError, UnsupportedError
 from cgru.formats.containers.protobuf_write import varint
 
 RNG = np.random.default_rng(2)
@@ -143,6 +143,15 @@ def test_refused_within_bounds(what: str) -> None:
     assert says in found.message
     assert found.seconds < time_bound(len(nodes))
     assert found.grew < memory_bound(len(nodes))
+
+
+def test_any_beginning_of_one_is_read_or_refused() -> None:
+    """How a file is told from others looks at its first bytes: there may be few."""
+    for end in range(1, 40):
+        with pytest.raises(CgruError):
+            cgru.read(NET[:end])
+    with pytest.raises(CgruError):
+        cgru.read(b"\n" * 9)
 
 
 def test_any_byte_changed_is_read_or_refused() -> None:

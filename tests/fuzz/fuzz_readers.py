@@ -5,8 +5,8 @@
     python tests/fuzz/fuzz_readers.py -max_total_time=180 -rss_limit_mb=1024 -timeout=10 corpus
 
 The first byte of an input chooses how the rest is read, so that zips can be mutated inside their checksums:
-``Z`` puts a pickle into a sound archive, ``N`` an .npy member, ``S`` a header before safetensors data;
-anything else goes to every reader as a file.
+``Z`` puts a pickle into a sound archive, ``N`` an .npy member, ``S`` a header before safetensors data, ``T`` the code
+of a class into a sound TorchScript archive; anything else goes to every reader as a file.
 """
 
 from __future__ import annotations
@@ -28,10 +28,22 @@ else:
     instrumented = nullcontext()
 with instrumented:
     from cgru.errors import CgruError
-    from cgru.formats.containers import npz, safetensors, torch_zip
+    from cgru.formats.containers import (
+        c_tables,
+        json_arrays,
+        npz,
+        safetensors,
+        tensorflow_graph,
+        torch_script,
+        torch_zip,
+    )
     from cgru.formats.containers.zip_members import zip_kind
+    from cgru.formats.readers.torchscript import network
+
+import seeds as crafted
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "containers"
+_SCRIPTED = FIXTURES.parent / "torchscript" / "loop.scripted.pt"
 
 
 def _zip(members: dict[str, bytes]) -> bytes:
@@ -53,7 +65,15 @@ def seeds() -> dict[str, bytes]:
         files["stored.npz:npy"] = b"N" + archive.read("f_float32.npy")
     whole = files["library.safetensors"]
     files["library.safetensors:header"] = b"S" + whole[8 : 8 + int.from_bytes(whole[:8], "little")]
-    return files
+    with zipfile.ZipFile(_SCRIPTED) as archive:
+        files["loop.scripted.pt:code"] = b"T" + archive.read(_code(archive))
+    texts = ("json/", "c/", "tensorflow/")
+    return files | {name: content for name, content in crafted.seeds().items() if name.startswith(texts)}
+
+
+def _code(archive: zipfile.ZipFile) -> str:
+    """The member that holds the class of the module itself."""
+    return next(name for name in archive.namelist() if b"class Loop(" in archive.read(name))
 
 
 def files(data: bytes) -> list[bytes]:
@@ -66,13 +86,22 @@ def files(data: bytes) -> list[bytes]:
         return [_zip({"a.npy": rest})]
     if kind == b"S":
         return [struct.pack("<Q", len(rest)) + rest + bytes(range(64))]
+    if kind == b"T":
+        with zipfile.ZipFile(_SCRIPTED) as archive:
+            changed = _code(archive)
+            return [_zip({name: rest if name == changed else archive.read(name) for name in archive.namelist()})]
     return [data]
+
+
+READERS = tuple(
+    module.read for module in (torch_zip, safetensors, npz, torch_script, json_arrays, c_tables, tensorflow_graph)
+)
 
 
 def one_input(data: bytes) -> None:
     """Read ``data`` by every reader; anything but a CgruError, or arrays that are no arrays, gets out."""
     for content in files(data):
-        for read in (torch_zip.read, safetensors.read, npz.read):
+        for read in READERS:
             try:
                 found = read(content)
             except CgruError:
@@ -83,7 +112,7 @@ def one_input(data: bytes) -> None:
                 assert values.dtype.isnative
                 np.add.reduce(values, axis=None, dtype=np.float64)
             assert found.aliases.keys() <= found.tensors.keys()
-        for call in (zip_kind, safetensors.dtypes):
+        for call in (zip_kind, safetensors.dtypes, *([network.load] if data[:1] == b"T" else [])):
             try:
                 call(content)
             except CgruError:

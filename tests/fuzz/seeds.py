@@ -26,7 +26,28 @@ def seeds() -> dict[str, bytes]:
         for path in sorted(FIXTURES.rglob("*"))
         if path.is_file() and path.stat().st_size <= MAX_SEED and not path.name.endswith((".py", ".md", ".txt"))
     }
-    return found | _native() | _archives()
+    return found | _native() | _archives() | _texts()
+
+
+def _texts() -> dict[str, bytes]:
+    """A table in C source, and a frozen TensorFlow graph of two constants."""
+    table = b"""/* made */
+#include "rnn.h"
+static const rnn_weight dense_weights[6] = { 11, -11, -15, -6, /* a row */ 8, 0x7f };
+const float scale[2][2] = { {1.5f, -2.e-1f}, {.25F, 3} };
+const DenseLayer dense = { dense_weights, 3, 2, ACTIVATION_TANH };
+"""
+
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def constant(name: bytes, data: bytes) -> bytes:
+        tensor = b"\x08\x01" + field(2, field(2, b"\x08\x02") + field(2, b"\x08\x03")) + data
+        value = field(5, field(1, b"value") + field(2, field(8, tensor)))
+        return field(1, field(1, name) + field(2, b"Const") + value)
+
+    graph = constant(b"kernel", field(4, np.arange(6, dtype="<f4").tobytes())) + constant(b"bias", field(5, bytes(8)))
+    return {"c/table.c": table, "tensorflow/frozen.pb": graph}
 
 
 def _archives() -> dict[str, bytes]:

@@ -53,7 +53,7 @@ def document(source: Source) -> dict[str, Any]:
     """The object that the file is; :class:`FormatError` for a damaged or hostile one."""
     shown, data = shown_name(source), open_bytes(source)
     try:
-        text = bytes(data).decode("utf-8-sig")
+        text = bytes(data).decode().removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise FormatError(f"{shown}: is not UTF-8 text") from None
     found = parsed(text, shown, values=_VALUES_FLOOR + _VALUES_RATIO * len(data))

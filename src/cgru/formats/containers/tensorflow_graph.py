@@ -56,10 +56,12 @@ def looks_like(data: memoryview) -> bool:
     while at < 6 and head[at] & 0x80:
         at += 1
     at += 1
-    if head[at : at + 1] != b"\x0a" or not 0 < head[at + 1] < 0x80:
+    size = head[at + 1 : at + 2]
+    if head[at : at + 1] != b"\x0a" or not b"\0" < size < b"\x80":
         return False
-    end = at + 2 + head[at + 1]
-    return head[at + 2 : end].isascii() and head[at + 2 : end].decode("ascii").isprintable() and head[end] == 0x12
+    end = at + 2 + size[0]
+    name = head[at + 2 : end]
+    return name.isascii() and name.decode("ascii").isprintable() and head[end : end + 1] == b"\x12"
 
 
 def looks_like_saved_model(data: memoryview) -> bool:
