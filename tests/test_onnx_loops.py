@@ -219,6 +219,11 @@ def test_sequences_turned_round(runtime: Any) -> None:
                           initializer=made))  # fmt: skip
     x = arr(2, 6, 4)
     np.testing.assert_array_equal(cgru.load(content)(x), ran(runtime, content, {"x": x})[0])
+    back = [node("Slice", ["x", "last", "none", "axis", "last"], ["y"])]
+    content = model(graph(back, [value("y", ("batch", "time", 4))], [value("x", ("batch", "time", 4))],
+                          initializer=weights(last=np.array([-1]), none=np.array([-(2**63)]), axis=np.array([1])))
+                    )  # fmt: skip
+    np.testing.assert_array_equal(cgru.load(content)(x), x[:, ::-1])
     part = model(graph([node("ReverseSequence", ["x", "lengths"], ["y"], attribute("batch_axis", 0), attribute(
         "time_axis", 1))], [value("y", (2, 6, 4))], [value("x", (2, 6, 4))], initializer=weights(
             lengths=np.array([6, 3]))))  # fmt: skip

@@ -215,6 +215,10 @@ def _isolated(low: Lowering, node: Node, x: Tensor, axis: int) -> tuple[str, tup
     return name, axes, place[at]
 
 
+#: From here on a bound means the beginning of the axis, whatever its size: exporters write the smallest whole number.
+TO_THE_BEGINNING = -(1 << 31) + 1
+
+
 def _frames_sliced(low: Lowering, node: Node, x: Tensor, axis: int, part: slice, size: Size) -> Tensor:
     """Frames cut off at the ends, every n-th frame, or the last one alone."""
     start, stop, step = part.start, part.stop, part.step or 1
@@ -227,6 +231,8 @@ def _frames_sliced(low: Lowering, node: Node, x: Tensor, axis: int, part: slice,
         return _one_frame(low, x, "last")
     if (start or 0, stop, step) == (0, 1, 1) and not isinstance(size, int):
         return _one_frame(low, x, "first")
+    if step == -1 and start in (-1, None) and (stop is None or stop <= TO_THE_BEGINNING):
+        return Tensor(low.draft.emit("reverse_time", x.name), x.axes, x.dtype)
     if step < 1 or (start or 0) < 0 or (stop is not None and stop >= 0):
         raise low.unsupported(node, f"it takes frames {part.start}:{part.stop}:{step} of a sequence of any length")
     right = stop or 0
