@@ -15,6 +15,7 @@ import io
 import struct
 import sys
 import zipfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -37,6 +38,8 @@ with instrumented:
         torch_script,
         torch_zip,
     )
+    from cgru.formats.containers.file_bytes import Source
+    from cgru.formats.containers.tensorfile import TensorFile
     from cgru.formats.containers.zip_members import zip_kind
     from cgru.formats.readers.torchscript import network
 
@@ -93,9 +96,10 @@ def files(data: bytes) -> list[bytes]:
     return [data]
 
 
-READERS = tuple(
-    module.read for module in (torch_zip, safetensors, npz, torch_script, json_arrays, c_tables, tensorflow_graph)
-)
+READERS: tuple[Callable[[Source], TensorFile], ...] = (
+    torch_zip.read, safetensors.read, npz.read, torch_script.read, json_arrays.read, c_tables.read,
+    tensorflow_graph.read,
+)  # fmt: skip
 
 
 def one_input(data: bytes) -> None:
@@ -112,7 +116,10 @@ def one_input(data: bytes) -> None:
                 assert values.dtype.isnative
                 np.add.reduce(values, axis=None, dtype=np.float64)
             assert found.aliases.keys() <= found.tensors.keys()
-        for call in (zip_kind, safetensors.dtypes, *([network.load] if data[:1] == b"T" else [])):
+        calls: list[Callable[[bytes], object]] = [zip_kind, safetensors.dtypes]
+        if data[:1] == b"T":
+            calls.append(network.load)
+        for call in calls:
             try:
                 call(content)
             except CgruError:
