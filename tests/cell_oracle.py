@@ -65,6 +65,7 @@ KINDS: dict[str, Kind] = {
     ),
     "lstm_peephole": Kind(cgru.LSTM, "ifgo", peepholes=True, **LSTM_STATE),
     "lstm_projected": Kind(cgru.LSTM, "ifgo", projected=True, **LSTM_STATE),
+    "lstm_peephole_projected": Kind(cgru.LSTM, "ifgo", peepholes=True, projected=True, **LSTM_STATE),
     "three_gate": Kind(cgru.ThreeGate, "fioc"),
     "three_gate_output": Kind(cgru.ThreeGate, "fioc", {"output_gate": True}, state=("y", "h")),
     "min_gru": Kind(cgru.MinGRU, "zn", recurrent=False),

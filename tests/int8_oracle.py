@@ -222,14 +222,14 @@ class Cell:
             h = mul_add(gate(f), s[-1], mul(gate(i), act(c)))
             return [h] if self.name == "three_gate" else [mul(gate(o), h), h]
         i, f, g, o = np.split(total, 4, axis=1)
-        if self.name == "lstm_peephole":
+        if self.name.startswith("lstm_peephole"):
             pi, pf, po = self.peepholes
             i, f = mul_add(pi, s[1], i), mul_add(pf, s[1], f)
         c = mul_add(gate(f), s[1], mul(gate(i), act(g)))
-        if self.name == "lstm_peephole":
+        if self.name.startswith("lstm_peephole"):
             o = mul_add(po, c, o)
         y = mul(gate(o), act(c))
-        return [self.times(self.second, y, None) if self.name == "lstm_projected" else y, c]
+        return [self.times(self.second, y, None) if self.name.endswith("_projected") else y, c]
 
 
 def between(z: Array, h: Array, n: Array) -> Array:

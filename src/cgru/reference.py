@@ -146,6 +146,25 @@ def lstm_projected(
     return h, c, gates | {"h": h}
 
 
+def lstm_peephole_projected(
+    x: Array,
+    h: Array,
+    c: Array,
+    W: Array,
+    R: Array,
+    b: Array,
+    d: Array,
+    p: Array,
+    Q: Array,
+    σ: Activation = sigmoid,
+    φ: Activation = np.tanh,
+) -> tuple[Array, Array, Gates]:
+    """:func:`lstm_peephole` that emits, and feeds back, a projection Q (P, H) of its state (Sak et al. 2014)."""
+    m, c, gates = lstm_peephole(x, h, c, W, R, b, d, p, σ, φ)
+    h = m @ Q.T
+    return h, c, gates | {"h": h}
+
+
 def three_gate(
     x: Array, h: Array, W: Array, R: Array, b: Array, d: Array, σ: Activation = sigmoid, φ: Activation = np.tanh
 ) -> tuple[Array, Gates]:

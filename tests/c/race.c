@@ -215,6 +215,7 @@ static void build(network *n, int kind)
     }
     case 5: /* the cells of two phases, in one wavefront */
         add_recurrent(n, "lstm_projected", 97, 1, CGRU_CONCAT, 1, 0);
+        add_recurrent(n, "lstm_peephole_projected", 45, 1, CGRU_CONCAT, 1, 0);
         add_recurrent(n, "three_gate_output", 50, 1, CGRU_CONCAT, 1, 0);
         add_recurrent(n, "mgu", 71, 1, CGRU_CONCAT, 1, 0);
         break;

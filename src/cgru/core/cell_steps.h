@@ -171,6 +171,7 @@ INLINE void lstm_epilogue(const int peepholes, const int projects, const cgru_sc
 LSTM_TILE(lstm_tile, 0, 0)
 LSTM_TILE(lstm_peephole_tile, 1, 0)
 LSTM_TILE(lstm_projected_tile, 0, 1)
+LSTM_TILE(lstm_peephole_projected_tile, 1, 1)
 
 /* Phase 1 of a projection: h' = W (o ⊙ φ(c')), P units of H. */
 static void projection_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
@@ -260,6 +261,7 @@ STEP_OF(rnn, rnn_tile, 1, STATE)
 STEP_OF(lstm, lstm_tile, 4, STATE)
 STEP_OF(lstm_peephole, lstm_peephole_tile, 4, STATE)
 STEPS_OF(lstm_projected, lstm_projected_tile, 4, STATE, projection_tile, OPERAND)
+STEPS_OF(lstm_peephole_projected, lstm_peephole_projected_tile, 4, STATE, projection_tile, OPERAND)
 STEP_OF(three_gate, three_gate_tile, 4, STATE)
 STEPS_OF(three_gate_output, three_gate_output_tile, 4, CELL_STATE, keep_cell_state_tile, NOTHING)
 STEP_OF(min_gru, min_gru_tile, 2, NOTHING)
@@ -277,6 +279,8 @@ static const cgru_cell NAME(cgru_cells)[] = {
      .step = NAME(cgru_lstm_peephole)},
     {.name = "lstm_projected", .gates = 4, .recurrent = 4, .phases = 2, .projects = 1, .states = 2,
      .step = NAME(cgru_lstm_projected)},
+    {.name = "lstm_peephole_projected", .gates = 4, .recurrent = 4, .phases = 2, .projects = 1, .vectors = 3, .states = 2,
+     .step = NAME(cgru_lstm_peephole_projected)},
     {.name = "three_gate", .gates = 4, .recurrent = 4, .phases = 1, .states = 1, .step = NAME(cgru_three_gate)},
     {.name = "three_gate_output", .gates = 4, .recurrent = 4, .phases = 2, .states = 2,
      .step = NAME(cgru_three_gate_output)},

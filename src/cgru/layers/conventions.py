@@ -94,6 +94,17 @@ def keras_arrays(
     return arrays
 
 
+def tf_kernel(kernel: np.ndarray, emitted: int, gates: int, where: str, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """TensorFlow 1's kernel (I + H, gates · H) on [x, h] → w_ih and w_hh, a gate's rows after the other."""
+    rows, columns = kernel.shape
+    if rows <= emitted or columns % gates or not columns:
+        raise ShapeError(
+            f"{where}: {what} has shape {kernel.shape}, expected (I + {emitted}, {gates} · H), what multiplies the "
+            "input first"
+        )
+    return kernel[: rows - emitted].T, kernel[rows - emitted :].T
+
+
 def keras_activation(name: str, version: int | None, where: str) -> str:
     """cgru's name of an activation that Keras names: what hard_sigmoid means changed with Keras 3.
 

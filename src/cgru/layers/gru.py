@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from ..arrays import brief, flag
-from ..errors import UnsupportedError
+import numpy as np
+
+from ..arrays import brief, flag, float32
+from ..errors import ShapeError, UnsupportedError
 from ..spec.cells import CELLS
 from .base import called
-from .conventions import keras_activation, keras_arrays
+from .conventions import keras_activation, keras_arrays, plain, tf_kernel
 from .recurrent import Recurrent
 
 
@@ -77,6 +79,42 @@ class GRU(Recurrent):
             go_backwards=go_backwards,
             zero_output_for_mask=zero_output_for_mask,
             name=name,
+        )
+
+    @classmethod
+    def from_tf(
+        cls,
+        gate_kernel: Any,
+        gate_bias: Any,
+        candidate_kernel: Any,
+        candidate_bias: Any,
+        *,
+        activation: str = "tanh",
+        name: str | None = None,
+    ) -> Self:
+        """From the variables of TensorFlow 1's GRUCell: gates/kernel (I + H, 2H), gates/bias (2H,), r and u by columns,
+        candidate/kernel (I + H, H) and candidate/bias (H,), all on [x, h].
+
+        Source: tensorflow/python/ops/rnn_cell_impl.py.
+        """
+        where = called(name, cls.kind)
+        gates, candidate = (
+            float32(plain(array), f"{where}: {what}", 2)
+            for array, what in ((gate_kernel, "gate_kernel"), (candidate_kernel, "candidate_kernel"))
+        )
+        hidden = candidate.shape[1]
+        if gates.shape != (candidate.shape[0], 2 * hidden):
+            raise ShapeError(
+                f"{where}: gate_kernel has shape {gates.shape}, expected {(candidate.shape[0], 2 * hidden)} beside a "
+                f"candidate_kernel of shape {candidate.shape}"
+            )
+        parts = [tf_kernel(gates, hidden, 2, where, "gate_kernel"),
+                 tf_kernel(candidate, hidden, 1, where, "candidate_kernel")]  # fmt: skip
+        biases = [float32(plain(array), f"{where}: {what}", 1)
+                  for array, what in ((gate_bias, "gate_bias"), (candidate_bias, "candidate_bias"))]  # fmt: skip
+        w_ih, w_hh = (np.concatenate(side) for side in zip(*parts, strict=True))
+        return cls.from_arrays(
+            w_ih, w_hh, np.concatenate(biases), gates="run", reset="before", activation=activation, name=name
         )
 
     def describe(self) -> str:

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ..arrays import flag, mapping
-from ..errors import UnsupportedError
+from ..arrays import flag, float32, mapping, number, sequence
+from ..errors import CgruError, ShapeError
 from ..spec.cells import CELLS
 from .base import called
-from .conventions import keras_activation, keras_arrays, stacked
+from .conventions import keras_activation, keras_arrays, plain, stacked, tf_kernel
 from .recurrent import Recurrent
 
 
@@ -19,22 +19,20 @@ class LSTM(Recurrent):
     """Long short-term memory, stacked and bidirectional as torch.nn.LSTM is.
 
     The equations are :func:`cgru.reference.lstm`, :func:`cgru.reference.lstm_projected` where there is a
-    ``weight_hr_l0`` (P, H) (torch's proj_size), and :func:`cgru.reference.lstm_peephole` where there is a
-    ``weight_ph_l0`` (3·H,) (ONNX' P, stacked i, f, o). The gates are stacked i, f, g, o. Calling it has torch's
+    ``weight_hr_l0`` (P, H) (torch's proj_size), :func:`cgru.reference.lstm_peephole` where there is a
+    ``weight_ph_l0`` (3·H,) (ONNX' P, stacked i, f, o), and :func:`cgru.reference.lstm_peephole_projected` where there
+    are both. The gates are stacked i, f, g, o. Calling it has torch's
     meaning: ``out, (h_n, c_n) = lstm(x, (h0, c0))``. ``activation`` is the candidate's, and that of c on its way out.
     """
 
     kind = "lstm"
     TORCH = ("LSTM", "LSTMCell")
     GATES = ("i", "f", "g", "o")
-    LETTERS: ClassVar[dict[str, str]] = {"i": "i", "f": "f", "g": "g", "c": "g", "o": "o"}
+    LETTERS: ClassVar[dict[str, str]] = {"i": "i", "f": "f", "g": "g", "c": "g", "j": "g", "o": "o"}
 
     def __init__(self, arrays: Mapping[str, Any], **options: Any) -> None:
         stems = {key.partition("_l")[0] for key in mapping(arrays, called(options.get("name"), self.kind))}
-        if {"weight_hr", "weight_ph"} <= stems:
-            where = called(options.get("name"), self.kind)
-            raise UnsupportedError(f"{where}: an LSTM with both a projection and peepholes is not run")
-        extra = "_projected" if "weight_hr" in stems else "_peephole" if "weight_ph" in stems else ""
+        extra = ("_peephole" if "weight_ph" in stems else "") + ("_projected" if "weight_hr" in stems else "")
         self.cell = CELLS["lstm" + extra]
         super().__init__(arrays, **options)
 
@@ -74,14 +72,16 @@ class LSTM(Recurrent):
         gates: str = "ifgo",
         peepholes: Any = None,
         w_hr: Any = None,
+        forget_bias: float = 0.0,
         bidirectional: bool = False,
         **options: Any,
     ) -> Self:
         """From arrays in any of the field's conventions; a list of each for a stack, in the order layer·D + direction.
 
         ``w_ih`` (4H, I), ``w_hh`` (4H, H), ``b_ih`` and ``b_hh`` (4H,) or None. ``gates`` is the order of the blocks
-        of rows: "ifgo" for PyTorch and Keras, "iofc" for ONNX. ``peepholes`` (3H,) are in the order of ``gates``
-        without the candidate, as ONNX has them. ``w_hr`` (P, H) projects what is emitted; ``w_hh`` is (4H, P) then.
+        of rows: "ifgo" for PyTorch and Keras, "iofc" for ONNX, "ijfo" for TensorFlow 1, whose ``forget_bias`` (1 by
+        default there) is added to what goes into f. ``peepholes`` (3H,) are in the order of ``gates`` without the
+        candidate, as ONNX has them. ``w_hr`` (P, H) projects what is emitted; ``w_hh`` is (4H, P) then.
         """
         where = called(options.get("name"), cls.kind)
         bidirectional = flag(bidirectional, f"{where}: bidirectional")
@@ -90,6 +90,15 @@ class LSTM(Recurrent):
         arrays, layers = stacked(given, 2 if bidirectional else 1, where)
         beside = {key: rows for key, rows in arrays.items() if key.startswith(("weight_ph", "weight_hr"))}
         arrays = cls._in_order({key: rows for key, rows in arrays.items() if key not in beside}, gates, where)
+        forget_bias = number(forget_bias, f"{where}: forget_bias")
+        if not np.isfinite(forget_bias):
+            raise CgruError(f"{where}: forget_bias={forget_bias} is no finite number")
+        if forget_bias:
+            for key in [key for key in arrays if key.startswith("weight_ih")]:
+                bias = "bias_ih" + key.removeprefix("weight_ih")
+                blocks = np.split(np.array(arrays.get(bias, np.zeros(len(arrays[key]), np.float32))), 4)
+                blocks[cls.GATES.index("f")] = blocks[cls.GATES.index("f")] + np.float32(forget_bias)
+                arrays[bias] = np.concatenate(blocks)
         for key, rows in beside.items():
             if key.startswith("weight_ph"):
                 seen = [cls.LETTERS[letter] for letter in gates.lower() if cls.LETTERS[letter] != "g"]
@@ -98,8 +107,46 @@ class LSTM(Recurrent):
             arrays[key] = rows
         return cls(arrays, num_layers=layers, bidirectional=bidirectional, **options)
 
+    @classmethod
+    def from_tf(
+        cls,
+        kernel: Any,
+        bias: Any = None,
+        *,
+        forget_bias: float = 1.0,
+        peepholes: Sequence[Any] | None = None,
+        projection: Any = None,
+        activation: str = "tanh",
+        name: str | None = None,
+    ) -> Self:
+        """From the variables of TensorFlow 1's BasicLSTMCell or LSTMCell.
+
+        ``kernel`` (I + H, 4H), or (I + P, 4H) with a ``projection`` (H, P), on [x, h], gates i, j, f, o by columns, and
+        ``bias`` (4H,). ``peepholes`` are w_i_diag, w_f_diag and w_o_diag, (H,) each. ``forget_bias`` is the cell's, 1
+        unless it was made with another. A cell that clips (cell_clip, proj_clip) is none of cgru's.
+        Source: tensorflow/python/ops/rnn_cell_impl.py.
+        """
+        where = called(name, cls.kind)
+        matrix, projected = float32(plain(kernel), f"{where}: kernel", 2), None
+        hidden = matrix.shape[1] // 4
+        if projection is not None:
+            projected = float32(plain(projection), f"{where}: projection", 2)
+            if projected.shape[0] != hidden:
+                raise ShapeError(f"{where}: projection has shape {projected.shape}, expected ({hidden}, P)")
+        w_ih, w_hh = tf_kernel(matrix, hidden if projected is None else projected.shape[1], 4, where, "kernel")
+        diagonals = None
+        if peepholes is not None:
+            parts = sequence(peepholes, f"{where}: peepholes", "[w_i_diag, w_f_diag, w_o_diag]")
+            if len(parts) != 3:
+                raise ShapeError(f"{where}: peepholes: expected w_i_diag, w_f_diag and w_o_diag, found {len(parts)}")
+            diagonals = np.concatenate([float32(plain(part), f"{where}: peepholes", 1) for part in parts])
+        return cls.from_arrays(
+            w_ih, w_hh, bias, gates="ijfo", peepholes=diagonals, forget_bias=forget_bias, activation=activation,
+            w_hr=None if projected is None else projected.T, name=name,
+        )  # fmt: skip
+
     def describe(self) -> str:
         words = super().describe()
-        if self.emitted_size != self.hidden_size or self.cell.name == "lstm_projected":
+        if self.emitted_size != self.hidden_size or "weight_hr" in self.cell.arrays:
             words += f", projected to {self.emitted_size}"
-        return words + (", peepholes" if self.cell.name == "lstm_peephole" else "")
+        return words + (", peepholes" if "weight_ph" in self.cell.arrays else "")

@@ -283,6 +283,11 @@ CGRU_CLONES static void cgru_lstm_projected_memory(const cgru_row *q, int from, 
     cgru_lstm_units(q, from, to, 0, q->operand);
 }
 
+CGRU_CLONES static void cgru_lstm_peephole_projected_memory(const cgru_row *q, int from, int to)
+{
+    cgru_lstm_units(q, from, to, 1, q->operand);
+}
+
 /* y = h' = s, where s is W_hr times the operand. */
 static void cgru_take_product(const cgru_row *q, int from, int to)
 {
@@ -384,6 +389,8 @@ static const cgru_cell CGRU_CELLS[] = {
     {"lstm_peephole", 4, 1, {{0, 4, CGRU_OF_STATE, cgru_lstm_peephole}}},
     {"lstm_projected", 4, 2, {{0, 4, CGRU_OF_STATE, cgru_lstm_projected_memory},
                               {0, 0, CGRU_PROJECTS, cgru_take_product}}},
+    {"lstm_peephole_projected", 4, 2, {{0, 4, CGRU_OF_STATE, cgru_lstm_peephole_projected_memory},
+                                       {0, 0, CGRU_PROJECTS, cgru_take_product}}},
     {"three_gate", 4, 1, {{0, 4, CGRU_OF_STATE, cgru_three_gate}}},
     {"three_gate_output", 4, 1, {{0, 4, CGRU_OF_OWN, cgru_three_gate_output}}},
     {"min_gru", 2, 1, {{0, 0, CGRU_OF_STATE, cgru_min_gru}}},
