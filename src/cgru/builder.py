@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arrays import positive
 from .errors import CgruError, ShapeError
+from .html_tables import table
 from .spec.graph import MASK, Node
 from .spec.graph import Graph as Specification
 from .spec.operation import checked_options, operation
@@ -175,6 +176,18 @@ class Graph:
 
         add.__name__, add.__doc__ = name, OPERATIONS[name].__doc__
         return add
+
+    def __repr__(self) -> str:
+        return f"<cgru.Graph {', '.join(self.inputs)} → {len(self.nodes)} nodes → {', '.join(self.outputs)}>"
+
+    def _repr_html_(self) -> str:
+        """The values in order, as a table for notebooks."""
+        rows = [(name, "input", "", value.describe()) for name, value in self.inputs.items()]
+        rows += [
+            (node.name, node.op, ", ".join(filter(None, node.inputs)), self.values[node.name].describe())
+            for node in self.nodes
+        ]
+        return table(("value", "operation", "of", "shape"), rows, f"outputs: {', '.join(self.outputs) or 'none yet'}")
 
     def build(self) -> Specification:
         """The finished graph, checked as a whole."""

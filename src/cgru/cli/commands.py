@@ -57,18 +57,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def info(options: argparse.Namespace) -> None:
     """What a file holds: layers, sizes, parameters, weights that are not finite, and what other cells would cost."""
     from ..formats import sniff
+    from ..reports import plot
     from ..reports.cell_costs import costs, table
 
+    if options.plot is not None:
+        plot.require_matplotlib()
     if options.suggest:
         _suggest(options)
         return
     try:
         net = opening.load(options)
     except CgruError as error:
-        if any(value is not None for value in opening.said(options).values()):
+        if options.plot is not None or any(value is not None for value in opening.said(options).values()):
             raise
         _tensors(options, error)
         return
+    if options.plot is not None:
+        from ..reports.drawing import network_figure
+
+        plot.save(network_figure(net), options.plot)
     kind, file_bytes = sniff(options.file).title, os.path.getsize(options.file)
     bad = {
         f"{layer.name}.{name}": int(np.size(array) - np.count_nonzero(np.isfinite(array)))
@@ -105,6 +112,7 @@ def info(options: argparse.Namespace) -> None:
                 "not_finite": bad,
                 "cells": [vars(cost) for cost in costs(net.layers)],
             }
+            | ({} if options.plot is None else {"plot": options.plot})
             | _graph(options, kind)
         )
         return
@@ -484,6 +492,7 @@ def _parser() -> _Parser:
     sub = add("info", info)
     opening.add_options(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
+    sub.add_argument("--plot", metavar="OUT", help="draw the network: .png, .svg or .pdf (needs matplotlib)")
     sub.add_argument("--suggest", action="store_true", help="print the layers= to paste, where tensors do not say them")
 
     sub = add("run", run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from html import escape
 from pathlib import PurePath
 from typing import Any, NoReturn
 
@@ -86,6 +87,10 @@ class Entries(Model):
         parts = [f"{name}: {_signature(model.graph)}\n{model}" for name, model in self.entries.items()]
         total = f"{self.parameters:,} parameters, {self.nbytes:,} bytes, {self.precision}, held once for all entries"
         return "\n\n".join((*parts, "\n".join((total, *self.notes))))
+
+    def _repr_html_(self) -> str:
+        parts = [f"<h4>{escape(name)}</h4>{model._repr_html_()}" for name, model in self.entries.items()]
+        return "".join((*parts, *(f"<div>{escape(note)}</div>" for note in self.notes)))
 
     def __repr__(self) -> str:
         return f"<cgru.Model of the entries {', '.join(self.entries)}, {self.parameters:,} parameters>"

@@ -11,6 +11,7 @@ import numpy as np
 from ..arrays import Float32
 from ..builder import Graph
 from ..errors import CgruError, ShapeError, UnsupportedError
+from ..html_tables import table
 from ..layers import Layer
 from ..spec.graph import Graph as Specification
 from ..spec.precision import check as check_precision
@@ -20,6 +21,8 @@ from .inputs import Given, Inputs
 from .network import Network, network_of
 from .plan import Plan
 from .state import State, StateLayout
+
+_HEADER = ("layer", "kind", "sizes", "parameters", "precision", "backend")
 
 #: Outputs that a plan in C takes: fewer than its limit of 64.
 _VALUES_AT_ONCE = 32
@@ -118,7 +121,19 @@ class Model:
         return self._inputs.of(name).vocabulary
 
     def __str__(self) -> str:
-        rows = [
+        rows = self._rows()
+        widths = [max(len(row[i]) for row in (_HEADER, *rows)) for i in range(len(_HEADER))]
+        lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+                 for row in (_HEADER, *rows)]
+        rule = "-" * len(lines[0])
+        return "\n".join((lines[0], rule, *lines[1:], rule, self._total(), *self.notes))
+
+    def _repr_html_(self) -> str:
+        """What ``print`` shows, as a table for notebooks."""
+        return table(_HEADER, self._rows(), self._total(), *self.notes)
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
             (
                 layer.name,
                 layer.title,
@@ -129,12 +144,9 @@ class Model:
             )
             for layer, backend in zip(self.layers, self.backends, strict=True)
         ]
-        header = ("layer", "kind", "sizes", "parameters", "precision", "backend")
-        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-        lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-                 for row in (header, *rows)]
-        total = f"{self.parameters:,} parameters, {self.nbytes:,} bytes, {self.precision}"
-        return "\n".join((lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]), total, *self.notes))
+
+    def _total(self) -> str:
+        return f"{self.parameters:,} parameters, {self.nbytes:,} bytes, {self.precision}"
 
     def __getitem__(self, name: str) -> Model:
         """An entry of a network that has several, by its name; of one graph there is none."""

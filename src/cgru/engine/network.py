@@ -108,9 +108,8 @@ class Part(Layer):
         self.name, self.nodes = name, tuple(nodes)
         self.weights = {node.weights: store[node.weights] for node in nodes if node.weights}
         main = next((node for node in nodes if node.weights), nodes[-1])
-        self._text = graph.operations[main.name].describe(
-            main.options, graph.input_values(main), graph.values[main.name]
-        )
+        text = graph.operations[main.name].describe(main.options, graph.input_values(main), graph.values[main.name])
+        self._text = text if len(text) <= 100 else f"{text[:97]}…"
         self.input_size = self.output_size = None
         self._op = main.op
 
