@@ -233,3 +233,14 @@ def test_what_reducing_a_graph_costs(net: cgru.Model) -> None:
     assert net.quantize("bf16", sample=x).report is not None
     with pytest.raises(cgru.CgruError, match="graphs differ"):
         cgru.compare(net, cgru.Model(GRAPHS["skip" if net.input_size != 6 else "centred"]()), x)
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_value_may_stand_twice_in_a_concatenation(times: int) -> None:
+    g = cgru.Graph()
+    y = g.activation(g.input(4), activation="tanh")
+    g.output(g.activation(g.concat(*[y] * times, g.unary(y, kind="neg")), activation="relu"))
+    x = np.random.default_rng(3).standard_normal((3, 7, 4)).astype(np.float32)
+    t = np.tanh(x)
+    wanted = np.maximum(np.concatenate([*[t] * times, -t], axis=-1), 0)
+    np.testing.assert_allclose(cgru.Model(g)(x), wanted, rtol=0, atol=1e-6)

@@ -11,7 +11,8 @@ static void run_concat(const cgru_job *job)
     for (int k = 0, offset = 0; k < node->inputs; k++) {
         const int n = job->graph->values[node->in[k]].size / blocks;
         const cgru_home *home = &job->graph->homes[node->in[k]];
-        if (home->storage == CGRU_IN_VALUE && home->place == node->out) { /* written in place */
+        /* Written in place; a value that stands here twice is so once. */
+        if (home->storage == CGRU_IN_VALUE && home->place == node->out && home->offset == offset) {
             offset += n;
             continue;
         }
