@@ -96,9 +96,10 @@ class LSTM(Recurrent):
         if forget_bias:
             for key in [key for key in arrays if key.startswith("weight_ih")]:
                 bias = "bias_ih" + key.removeprefix("weight_ih")
-                blocks = np.split(np.array(arrays.get(bias, np.zeros(len(arrays[key]), np.float32))), 4)
-                blocks[cls.GATES.index("f")] = blocks[cls.GATES.index("f")] + np.float32(forget_bias)
-                arrays[bias] = np.concatenate(blocks)
+                rows = np.array(arrays.get(bias, np.zeros(len(arrays[key]), np.float32)))
+                units, place = len(rows) // 4, cls.GATES.index("f")
+                rows[place * units : (place + 1) * units] += np.float32(forget_bias)
+                arrays[bias] = rows
         for key, rows in beside.items():
             if key.startswith("weight_ph"):
                 seen = [cls.LETTERS[letter] for letter in gates.lower() if cls.LETTERS[letter] != "g"]
