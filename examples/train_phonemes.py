@@ -17,14 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from phonemes import LETTERS, PHONEMES, START, STOP
 from torch import nn
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz'"  # ids from 1 on
-PHONEMES = [
-    "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH", "IH", "IY", "JH", "K",
-    "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH",
-]  # ids from 2 on; fmt: skip
-START, STOP = 0, 1
 LONGEST = 20
 
 SEED = 1966

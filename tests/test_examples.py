@@ -12,6 +12,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+import cgru
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NSNET2 = Path(__file__).resolve().parents[2] / "shared" / "models" / "nsnet2"
 if not EXAMPLES.is_dir():
@@ -126,3 +128,28 @@ def test_sound_of_another_kind_is_refused(tmp_path: Path, rate: int, channels: i
     done = run(str(tmp_path / "in.wav"), "--model", str(tmp_path))
     assert done.returncode == 2
     assert f"found {rate} Hz, {channels} channels".encode() in done.stderr
+
+
+# ---- phonemes ----------------------------------------------------------------------------------------------------
+
+
+def test_the_speller_decodes_as_pytorch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graphs of examples/phonemes.py on the module that its training defines, with weights as they begin."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    phonemes, training = example("phonemes"), example("train_phonemes")
+    torch.manual_seed(3)
+    model = training.Speller().eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():  # as they begin all words would be said alike
+            weight *= 6 if name == "out.weight" else 2.5
+    net = phonemes.network({name: array.numpy() for name, array in model.state_dict().items()})
+    words = ["abandon", "it's", "spectrogram", "a"]
+    ids, lengths = phonemes.spelled(words)
+    for width in (1, 5):
+        found = cgru.beam(net, ids, lengths=lengths, start=0, stop=1, max_steps=phonemes.MOST, width=width)
+        for word, tokens, score in zip(words, *found, strict=True):
+            (wanted, path), *_ = phonemes.by_torch(model, word, width)
+            assert tokens.tolist() == path
+            assert score == pytest.approx(wanted, abs=1e-3)
+    assert phonemes.distance([1, 2, 3, 4], [1, 3, 4, 5]) == 2

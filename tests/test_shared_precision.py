@@ -6,6 +6,7 @@ The files are no part of this repository: they are read from ``../shared/models`
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import isa
 import numpy as np
@@ -127,3 +128,36 @@ def test_g2p_says_the_same(precision: str) -> None:
     different = {word: phonemes for word, phonemes in said.items() if phonemes != words[word]}
     print(f"{precision}: {20 - len(different)} of 20 words as in float32", different)
     assert different == DIFFERENT.get(precision, {})
+
+
+@pytest.mark.parametrize("precision", ["float32", *REDUCED])
+def test_g2p_in_one_call(precision: str) -> None:
+    """All twenty words as one batch of a network with two entries, and each alone: the same phonemes, equal scores."""
+    _, _, words = g2p()
+    with np.load(MODELS / "g2p_en" / "checkpoint20.npz") as held:
+        arrays = {name: held[name] for name in held.files}
+
+    def gru(part: str) -> cgru.GRU:
+        return cgru.GRU.from_arrays(*(arrays[f"{part}_{key}"] for key in ("w_ih", "w_hh", "b_ih", "b_hh")))
+
+    e, d = cgru.Graph(), cgru.Graph()
+    letters = e.input(name="letters", dtype="int64")
+    h = e.layer(gru("enc"), e.layer(cgru.Embedding(arrays["enc_emb"]), letters))
+    e.output(h0=e.last_state(h, size=256))
+    symbol, h0 = d.input(name="symbol", dtype="int64"), d.input(256, name="h0", time=False)
+    y = d.layer(gru("dec"), d.layer(cgru.Embedding(arrays["dec_emb"]), symbol), h0)
+    d.output(d.layer(cgru.Dense(arrays["fc_w"], arrays["fc_b"]), y))
+    net = cgru.Model({"encode": e, "decode": d})
+    net = net if precision == "float32" else net.quantize(precision)
+    spelled = [[LETTERS.index(letter) for letter in (*word, "</s>")] for word in words]
+    lengths = [len(row) for row in spelled]
+    batch = np.array([row + [0] * (max(lengths) - len(row)) for row in spelled])
+    told: Any = {"start": SYMBOLS.index("<s>"), "stop": SYMBOLS.index("</s>"), "max_steps": 20}
+    found = cgru.greedy(net, batch, lengths=lengths, **told)
+    said = {word: " ".join(SYMBOLS[i] for i in row) for word, row in zip(words, found.tokens, strict=True)}
+    different = {word: phonemes for word, phonemes in said.items() if phonemes != words[word]}
+    assert different == DIFFERENT.get(precision, {})
+    for row, tokens, score in zip(spelled, *found, strict=True):
+        alone = cgru.greedy(net, np.array(row), **told)
+        np.testing.assert_array_equal(alone.tokens, tokens)
+        assert alone.scores == score

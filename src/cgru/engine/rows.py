@@ -109,10 +109,11 @@ class Rows:
             from .backends._packed import RowSteps
 
             self._steps = RowSteps(plan.runner.net)
+        self._spare: Any = None
         self._take(dict(given), state)
 
     def _take(self, given: dict[str, np.ndarray], state: Float32) -> None:
-        self.given, self.state = given, state
+        self.given, self.state, self._spare = given, state, None
         sizes = [self.plan.graph.values[name].size for name in self.plan.outputs]
         if self._steps is not None:
             self._steps.take([_flat(given.get(name), self.plan.graph, name) for name in self.plan.graph.inputs], state)
@@ -152,7 +153,14 @@ class Rows:
 
     def reorder(self, index: np.ndarray) -> None:
         """Row i goes on from the state of row index[i], over the inputs given to row i: beams of one input."""
-        self._take(self.given, self.state[index])
+        if self._steps is None or len(index) != len(self.state):
+            self._take(self.given, self.state[index])
+            return
+        if self._spare is None:
+            self._spare = np.empty_like(self.state)
+        np.take(self.state, index, axis=0, out=self._spare, mode="clip")  # "raise" would go by a buffer
+        self.state, self._spare = self._spare, self.state
+        self._steps.move(self.state)
 
     def keep(self, index: np.ndarray) -> None:
         """Row i becomes row index[i] altogether; rows may be repeated, and those not named are let go."""

@@ -105,6 +105,7 @@ class _Beams:
         self.complete: list[list[_Complete]] = [[] for _ in range(decoder.batch)]
         self.steps: list[_Step] = []
         self.kept: list[list[np.ndarray]] = []
+        self.settled = False  # whether an input that goes on has as many complete sequences as are wanted
 
     def run(self, rows: Rows, may: Any) -> None:
         told, name, probabilities = self.told, self.decoder.token, self.decoder.probabilities
@@ -112,16 +113,21 @@ class _Beams:
         scores, _ = ranker()
         inputs = np.arange(self.decoder.batch)  # the input of each group of beams
         owner, token = np.arange(len(rows)), told.start.copy()  # the group of each beam, and what goes into it
-        total = np.zeros(len(rows))
+        sizes, total = [1] * len(rows), np.zeros(len(rows))
+        bounds, want = np.arange(len(rows) + 1), np.full(len(rows), self.width, np.int64)
         for t in range(told.max_steps):
             made = rows.step({name: token})
             if places:
                 self.kept.append([made[place].copy() for place in places])
             mask = may(len(token), partial(self._paths, t, len(token))) if may else None
-            bounds = np.searchsorted(owner, np.arange(len(inputs) + 1))
-            want = np.array([self.width - len(self.complete[i]) for i in inputs], np.int64)
             ranked = scores(made[0], probabilities, told.stop if t < told.min_steps else -1, mask)
-            parent, chosen, gained, counts = ranked.continuations(total, bounds.astype(np.int64), want)
+            parent, chosen, gained, counts = ranked.continuations(total, bounds, want)
+            if counts == sizes and not self.settled and told.stop not in chosen and t + 1 < told.max_steps:
+                # As nearly always: nothing is complete, and every input has as many beams as before.
+                parents, token, total = np.array(parent), np.array(chosen), np.array(gained)
+                self.steps.append(_Step(parents, token))
+                rows.reorder(parents)
+                continue
             alive, groups = self._sort_out(t, inputs, parent, chosen, gained, counts)
             parents = np.array([parent[i] for i in alive], np.int64)
             token = np.array([chosen[i] for i in alive], np.int64)
@@ -131,6 +137,10 @@ class _Beams:
             total = np.array([gained[i] for i in alive])
             before, left = owner, np.unique(groups)
             inputs, owner = inputs[left], np.searchsorted(left, groups)
+            sizes = np.bincount(owner).tolist()
+            bounds = np.searchsorted(owner, np.arange(len(inputs) + 1)).astype(np.int64)
+            want = np.array([self.width - len(self.complete[i]) for i in inputs], np.int64)
+            self.settled = any(len(self.complete[i]) >= self.best for i in inputs)
             if len(before) == len(parents) and (before[parents] == before).all():
                 rows.reorder(parents)
             else:

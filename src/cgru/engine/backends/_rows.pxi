@@ -75,6 +75,15 @@ cdef class RowSteps:
         call.threads, call.interrupted = 1, NULL
         self.held, self.rows = (given, state), state.shape[0]
 
+    def move(self, cnp.ndarray state not None):
+        """Go on with the same rows from another state, (B, width)."""
+        cdef GraphNet net = self.net
+        if not (self.rows >= 0 and plain(state, cnp.NPY_FLOAT32, 2) and state.shape[0] == self.rows
+                and state.shape[1] >= net.width and cnp.PyArray_ISWRITEABLE(state)):
+            raise ShapeError(f"state: expected float32 ({self.rows}, {net.width}) in C order")
+        self.call.state, self.call.state_row = <float *>cnp.PyArray_DATA(state), state.shape[1]
+        self.held = (self.held[0], state)
+
     def step(self, list inputs not None, list outputs not None, int threads=1):
         """One step of all rows: arrays (B, 1, F) or ids (B, 1) of the inputs that advance, None for those given once;
         ``outputs``, float32 (B, 1, F), receive the frames."""
