@@ -151,6 +151,7 @@ FUNCTIONS: dict[str, Function] = {
     "Any": _any,
     "Cast": _same,
     "Concatenate": _concatenate,
+    "ConvertToTensor": _same,
     "Divide": _arithmetic("div"),
     "Exp": _unary("exp"),
     "ExpandDims": _same,

@@ -17,9 +17,10 @@ _MODULES = ("keras.", "keras_core.", "tf_keras.", "tensorflow.", "tensorflow.pyt
 _OF_FUNCTIONS = {"name", "axis", "keepdims", "approximate", "newshape", "dtype"}
 #: The functions of keras.ops that are run, by class.
 FUNCTION_NAMES = frozenset((
-    "Absolute", "Add", "Any", "Cast", "Concatenate", "Divide", "Exp", "ExpandDims", "Gelu", "GetItem", "Log",
-    "LogicalOr", "Max", "Maximum", "Mean", "Min", "Minimum", "Multiply", "Negative", "NotEqual", "OnesLike",
-    "Power", "Relu", "Reshape", "Sigmoid", "Silu", "Sqrt", "Subtract", "Sum", "Tanh", "TrueDivide", "ZerosLike",
+    "Absolute", "Add", "Any", "Cast", "Concatenate", "ConvertToTensor", "Divide", "Exp", "ExpandDims", "Gelu",
+    "GetItem", "Log", "LogicalOr", "Max", "Maximum", "Mean", "Min", "Minimum", "Multiply", "Negative", "NotEqual",
+    "OnesLike", "Power", "Relu", "Reshape", "Sigmoid", "Silu", "Sqrt", "Subtract", "Sum", "Tanh", "TrueDivide",
+    "ZerosLike",
 ))  # fmt: skip
 
 

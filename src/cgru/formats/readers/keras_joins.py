@@ -63,16 +63,25 @@ def merge(op: str) -> Callable[[Entry, Weights, Build], Step]:
             inputs = aligned(d, given)
             if len({len(d.shape(x)) for x in inputs}) > 1:
                 raise d.refuse("joins values of different numbers of axes")
-            y = inputs[0]
+            mask, y = _mask_of_call(d, kwargs, inputs), inputs[0]
             for x in inputs[1:]:
+                if mask is not None and op in ("maximum", "minimum"):
+                    x = _where(d, mask, x, y)
                 y = d.node("add" if op == "average" else op, y, x)
             if op == "average":
                 y = d.node("mul", y, d.constant(1 / len(inputs)), part="mean")
-            return replace(y, mask=_mask_of_call(d, kwargs, inputs))
+            if mask is not None and op == "mul":
+                y = d.node("apply_mask", y, mask, part="shown")
+            return replace(y, mask=mask)
 
         return Step(emit=emit)
 
     return build_layer
+
+
+def _where(d: Draft, mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """x at frames that count, y at the others: Keras' Maximum and Minimum leave a masked frame as it is."""
+    return d.node("where", d.node("apply_mask", d.constant(1.0), mask, part="counts"), x, y, part="chosen")
 
 
 def _mask_of_call(d: Draft, kwargs: dict[str, Any], inputs: Sequence[Tensor]) -> Tensor | None:
