@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cgru
@@ -212,3 +213,41 @@ def test_a_row_is_the_row_alone_and_the_core_is_the_equations(
             frames = array.shape[1]
             np.testing.assert_array_equal(together[name][row, :frames], array[0], err_msg=name)
             assert not together[name][row, frames:].any()
+
+
+#: Operations that read numbers of an input by their places: one more in a frame changes nothing for them.
+BY_PLACE = {"copy", "binary", "where", "gather", "reduce", "matmul"}
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=SEEDS, depth=st.integers(1, 6), whole=st.booleans())
+def test_the_core_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch, seed: int, depth: int, whole: bool) -> None:
+    """Python infers the types of a graph and so does the core, by itself: sizes and clocks that Python would not have
+    given are refused by name, whatever planned them; those that it gave are taken."""
+    from cgru.engine.backends import _packed
+
+    taken: list[tuple[Any, ...]] = []
+    real = _packed.GraphNet
+
+    def planned(*arguments: Any) -> Any:
+        taken.append(arguments)
+        return real(*arguments)
+
+    drawn = Drawn(seed, depth, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(_packed, "GraphNet", planned)
+        outputs(cgru.Model(drawn.g, backend="packed"), drawn.inputs(1, 9))
+    ((values, inputs, nodes, results, width),) = taken
+    for v, (size, clock, content) in enumerate(values):
+        readers = {node["op"] for node in nodes if v in node["inputs"]}
+        changes = [(size - 1, clock), (size + 1, clock)]
+        if v >= inputs:
+            changes += [(size, other) for other in (0, 1, 2) if other != clock]
+        elif not readers or readers <= BY_PLACE:
+            continue
+        for changed in changes:
+            wrong = list(values)
+            wrong[v] = (*changed, content)
+            with pytest.raises(cgru.ShapeError, match="the core found that it does not fit together"):
+                real(wrong, inputs, nodes, results, width)
+    real(values, inputs, nodes, results, width)

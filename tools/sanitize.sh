@@ -1,7 +1,7 @@
 #!/bin/sh
 # The C core under sanitizers. Anything they find ends the run with an error; nothing is suppressed.
 #
-#   tools/sanitize.sh core     tests/c/race.c under ThreadSanitizer, then AddressSanitizer and UndefinedBehaviorSanitizer
+#   tools/sanitize.sh core     tests/c/race.c and graphs.c under ThreadSanitizer, then AddressSanitizer and UndefinedBehaviorSanitizer
 #   tools/sanitize.sh python   the extensions under the latter two, with the tests of the packed backend
 #   tools/sanitize.sh          both
 #
@@ -34,11 +34,11 @@ sources() {
     x86_64) ls src/cgru/core/isa/*_avx*.c ;;
     aarch64) ls src/cgru/core/isa/*_neon*.c ;;
     esac
-    echo tests/c/race.c
+    echo tests/c/race.c tests/c/graphs.c
 }
 
 race() { # name, sanitizers
-    echo "== race.c under -fsanitize=$2"
+    echo "== race.c and graphs.c under -fsanitize=$2"
     folder=$CACHE/$1
     rm -rf "$folder"
     mkdir -p "$folder"
@@ -51,8 +51,12 @@ race() { # name, sanitizers
         jobs="$jobs $!"
     done
     for job in $jobs; do wait "$job"; done
-    $CC -pthread -fsanitize="$2" "$folder"/*.o -lm -o "$folder/race"
-    "$folder/race" all "$ROUNDS"
+    for program in race graphs; do
+        # shellcheck disable=SC2046
+        $CC -pthread -fsanitize="$2" $(ls "$folder"/*.o | grep -vE '/(race|graphs)\.o$') "$folder/$program.o" -lm \
+            -o "$folder/$program"
+        "$folder/$program" all "$ROUNDS"
+    done
 }
 
 core() {

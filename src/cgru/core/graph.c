@@ -46,7 +46,7 @@ static int check_node(const cgru_graph *g, const cgru_gnode *node, int made)
     }
     if (out->clock == CGRU_STEPS && !steps) return 0;
     if (out->clock == CGRU_STATIC && (!own || steps)) return 0;
-    if (out->clock == CGRU_ONCE && steps && !node->op->whole) return 0;
+    if (out->clock == CGRU_ONCE && (steps || own) && !node->op->whole) return 0;
     return node->op->check == NULL || node->op->check(g, node);
 }
 
@@ -257,6 +257,11 @@ cgru_graph *cgru_graph_new(const cgru_kernels *kernels, const cgru_value *values
     memcpy(g->outputs, outputs, (size_t)output_count * sizeof(int));
     *status = CGRU_BAD_GRAPH;
     if (value_count != inputs + count || output_count < 1) goto fail;
+    for (int v = 0; v < value_count; v++) {
+        if (values[v].size < 1 || values[v].clock < CGRU_ONCE || values[v].clock > CGRU_STEPS) goto fail;
+        if (values[v].content < CGRU_FEATURES || values[v].content > CGRU_MASK) goto fail;
+        if (values[v].content == CGRU_MASK && values[v].size != 1) goto fail;
+    }
     for (int i = 0; i < count; i++) {
         *bad = i;
         if (!check_node(g, &g->nodes[i], inputs + i)) goto fail;

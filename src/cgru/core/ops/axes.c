@@ -221,7 +221,7 @@ static void run_norm_time(const cgru_job *job)
 static int check_norm_time(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1);
-    return check_norm(g, node) && x->clock != CGRU_ONCE && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
+    return check_norm(g, node) && x->clock != CGRU_ONCE && g->values[node->out].clock == x->clock && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
 }
 
 const cgru_op cgru_op_norm_time = {"norm_time", 1, 0, check_norm_time, run_norm_time};

@@ -89,7 +89,7 @@ static int check_pool_whole(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1);
     return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && x->size == g->values[node->out].size &&
-           node->kind >= LARGEST && node->kind <= VARIANCE && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
+           g->values[node->out].clock == CGRU_ONCE && node->kind >= LARGEST && node->kind <= VARIANCE && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
 }
 
 const cgru_op cgru_op_pool_whole = {"pool_whole", 1, 0, check_pool_whole, run_pool_whole};

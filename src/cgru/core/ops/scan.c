@@ -98,8 +98,14 @@ static void run_last_state(const cgru_job *job)
 
 static int check_last_state(const cgru_graph *g, const cgru_gnode *node)
 {
-    const cgru_value *x = cgru_input_of(g, node, 0);
-    return x && x->clock != CGRU_ONCE && g->values[node->out].clock == CGRU_ONCE && node->offset >= 0;
+    const cgru_value *x = cgru_input_of(g, node, 0), *y = &g->values[node->out];
+    if (!x || x->clock == CGRU_ONCE || y->clock != CGRU_ONCE || node->in[0] < g->inputs) return 0;
+    const cgru_direction *dir = &g->nodes[node->in[0] - g->inputs].scan.direction[0];
+    if (dir->scan == NULL || node->number[0] != dir->emitted) return 0;
+    /* h, or one of the arrays behind it */
+    const int behind = node->offset - dir->state - dir->scan->out, units = dir->scan->hidden;
+    if (behind < 0) return node->offset == dir->state && y->size == dir->scan->out;
+    return y->size == units && behind % units == 0 && behind / units < dir->scan->cell->states - 1;
 }
 
 const cgru_op cgru_op_last_state = {"last_state", 1, 0, check_last_state, run_last_state};

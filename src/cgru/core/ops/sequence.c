@@ -44,7 +44,7 @@ static int check_sequence(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1);
     return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && x->size == g->values[node->out].size &&
-           (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
+           g->values[node->out].clock == x->clock && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
 }
 
 const cgru_op cgru_op_softmax_time = {"softmax_time", 1, 0, check_sequence, run_softmax_time};
