@@ -105,6 +105,20 @@ def test_every_type(what: str) -> None:
     assert found.dtype == (np.float32 if what.endswith("bfloat16") else wanted.dtype)
 
 
+FIXTURES = Path(__file__).parent / "fixtures" / "tensorflow"
+
+
+def test_what_tensorflow_wrote() -> None:
+    """Made by make_fixtures/tensorflow_graphs.py: as arrays went in, they come out."""
+    wanted, found = np.load(FIXTURES / "frozen.npz"), cgru.read(FIXTURES / "frozen.pb")
+    assert set(found) == set(wanted.files)
+    for name in wanted.files:
+        np.testing.assert_array_equal(found[name], wanted[name])
+        assert (found[name].shape, found[name].dtype) == (wanted[name].shape, wanted[name].dtype)
+    with pytest.raises(UnsupportedError, match="a TensorFlow SavedModel"):
+        cgru.load(FIXTURES / "saved_model.pb")
+
+
 def test_its_graph_is_not_run_and_says_what_to_do() -> None:
     with pytest.raises(UnsupportedError, match=r"cgru\.read\(…\)|cgru\.read\(\.\.\.\) gives its 2 constants"):
         cgru.load(NET)
