@@ -221,7 +221,9 @@ BY_PLACE = {"copy", "binary", "where", "gather", "reduce", "matmul"}
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=SEEDS, depth=st.integers(1, 6), whole=st.booleans())
-def test_the_core_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch, seed: int, depth: int, whole: bool) -> None:
+def test_the_core_refuses_what_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, seed: int, depth: int, whole: bool
+) -> None:
     """Python infers the types of a graph and so does the core, by itself: sizes and clocks that Python would not have
     given are refused by name, whatever planned them; those that it gave are taken."""
     from cgru.engine.backends import _packed
