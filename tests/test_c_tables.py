@@ -157,3 +157,8 @@ def test_rnnoise_s_table_is_its_weights() -> None:
     found = cgru.read(text.encode(), scale=1 / 256)
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name.replace("/", "_")].reshape(array.shape), array)
+
+
+def test_a_text_that_tells_of_tables_is_none() -> None:
+    with pytest.raises(FormatError, match="of unknown kind"):
+        cgru.load("It's a text: C source that declares `static const … NAME[N] = {…}` is read.\n".encode())

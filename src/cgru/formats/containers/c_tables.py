@@ -23,7 +23,7 @@ _MAX_ARRAYS = 20_000
 _MAX_HEAD = 600
 _MAX_NOTE = 2_000
 _MAX_DEPTH = 8
-_TABLE = re.compile(rb"\b(?:static|const)\s[^;={}()\n]{1,200}=\s{0,99}\{")
+_TABLE = re.compile(rb"\b(?:static|const)\s[\w \t*+/\[\]-]{1,200}=\s{0,99}\{")
 _BEGIN = re.compile(r"=\s{0,99}\{")
 _BRACE = re.compile(r"[{}]")
 _HEAD = re.compile(r"((?:\w+[ \t\n]+)+)(\w+)\s*((?:\[[^\[\]]{0,80}\]\s*)*)\Z")
