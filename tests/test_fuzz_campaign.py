@@ -83,6 +83,7 @@ def _evaluate(content: bytes) -> None:
 
 
 def _import(content: bytes) -> None:
+    sys.modules.pop("colorsys", None)  # a plot may have brought it
     import colorsys  # noqa: F401
 
     raise FormatError("x: y")

@@ -4,7 +4,7 @@
 
 They come while it storms: every second turn of ``TURN`` seconds of the monotonic clock, which all processes share.
 FOLDER holds ``x.npy`` (N, T, I), sequences that a whole-sequence request sends, and ``y.npy``, what it must answer.
-Ends on SIGTERM with one line of JSON: how many of each kind there were.
+Prints "ready", and ends on SIGTERM with one line of JSON: how many of each kind there were.
 """
 
 from __future__ import annotations
@@ -141,6 +141,7 @@ async def run(
     traffic = Nuisances(port, np.load(folder / "x.npy"), np.load(folder / "y.npy"), turn, seed, kinds)
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    print("ready", flush=True)
     tasks = [asyncio.create_task(traffic.nuisance()) for _ in range(clients)]
     ended = asyncio.create_task(over.wait())
     waited: list[asyncio.Task[Any]] = [ended, *tasks]

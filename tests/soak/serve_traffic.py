@@ -183,6 +183,9 @@ async def run(
         command = [sys.executable, NUISANCES, port, folder, turn, max(4, streams // 5), seed, *nuisances]
         others = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
         try:
+            assert others.stdout is not None
+            begun = await asyncio.to_thread(others.stdout.readline)
+            assert begun == "ready\n", "those that misbehave did not start"
             memory = await _watched(traffic, pid, others, streams, seconds)
         finally:
             others.terminate()
