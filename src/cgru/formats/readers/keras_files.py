@@ -8,7 +8,6 @@ that a file names is executed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from ...builder import Graph
 from ...errors import ArgumentTypeError, CgruError, FormatError, UnsupportedError
 from ...layers import Layer
 from ..containers import hdf5, json_text, npz
-from ..containers.file_bytes import Source, open_bytes
+from ..containers.file_bytes import Source, is_source, open_bytes
 from ..containers.file_bytes import shown as shown_name
 from ..containers.tensorfile import TensorFile
 from ..containers.zip_members import ZipMembers
@@ -96,13 +95,13 @@ def load(source: Source, *, config: Any = None) -> list[Layer] | Graph:
 def _given(config: Any) -> tuple[Any, str]:
     """The configuration a caller passes, parsed, and the version of Keras that wrote it.
 
-    It is an object, its JSON text, or the path of a file that holds the text.
+    It is an object, its JSON text, or a file that holds the text: its path, its bytes, or open for reading.
     """
     where = "config"
     if not isinstance(config, Mapping):
         if isinstance(config, str) and config.lstrip()[:1] == "{":
             text = config
-        elif isinstance(config, (str, os.PathLike)):
+        elif is_source(config):
             where, data = shown_name(config), open_bytes(config)
             if len(data) > MAX_CONFIG:
                 raise FormatError(f"{where} has {len(data)} bytes, more than the {MAX_CONFIG} that can be right")
