@@ -117,3 +117,35 @@ def test_misuse() -> None:
     plain = cgru.Model([cgru.Dense(np.eye(3))])
     with pytest.raises(cgru.CgruError, match="nothing is given to this network once"):
         plain.stream(inputs={"memory": 1})
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "int8x16", "bf16", "fp16"])
+@pytest.mark.parametrize("cell", [cgru.GRU, cgru.LSTM, cgru.RNN])
+def test_an_embedding_is_a_table_of_the_same_bits(cell: Any, precision: str, monkeypatch: Any) -> None:
+    """What tokens give a recurrence is looked up where it fits the bound, and multiplied where it does not."""
+    from cgru.engine.backends import packed_graph
+
+    rng, n = np.random.default_rng(5), 17
+    rows = len(cell.GATES) * n
+    layer = cell.from_arrays(*(rng.standard_normal(s) * 0.4 for s in ((rows, 6), (rows, n), rows, rows)))
+    table = rng.standard_normal((9, 6))
+
+    def made() -> cgru.Model:
+        g = cgru.Graph()
+        x = g.input(name="token", dtype="int64")
+        e = g.layer(cgru.Embedding(table), x)
+        g.output(g.concat(g.layer(layer, e), e))
+        net = cgru.Model(g)
+        return net if precision == "float32" else net.quantize(precision)
+
+    x, lengths = ids(5, 40), [40, 0, 3, 17, 39]
+    found = []
+    for bound in (1 << 18, 0):
+        monkeypatch.setattr(packed_graph, "LOOKUP", bound)
+        net = made()
+        stream = net.stream()
+        steps = np.stack([stream.step(token) for token in x[0]])
+        found.append([net(x), net(x, lengths=lengths), net(x[0]), steps, net(x, threads=2)])
+    for looked_up, multiplied in zip(*found, strict=True):
+        np.testing.assert_array_equal(looked_up, multiplied)
+    np.testing.assert_array_equal(found[0][3], found[0][2])

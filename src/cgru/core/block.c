@@ -117,11 +117,12 @@ int cgru_scan_chunk(block *b, stage_scratch *l, const cgru_node *node, const cgr
     const cgru_cell *cell = scan->cell;
     /* A step of a single row reads both matrices once whichever way, so it goes in one pass and saves the detour. With more
      * rows the two products are faster one after the other (five rows of 256 units: 36 µs, against 43 in one pass). */
-    const int n = b->rows, emits = scan->out, projected = steps > 1 || n > 1 || scan->x.precision != CGRU_FLOAT32;
+    const int n = b->rows, emits = scan->out;
+    const int projected = steps > 1 || n > 1 || b->lookup || scan->x.precision != CGRU_FLOAT32;
     int share[2][2]; /* of the panels of each phase */
     cgru_share(scan->panels, member, &share[0][0], &share[0][1]);
     cgru_share(scan->phase1.panels, member, &share[1][0], &share[1][1]);
-    if (projected) project(b, l, scan, in, t0, steps, member);
+    if (projected && !b->lookup) project(b, l, scan, in, t0, steps, member);
     for (int r = 0; r < n; r++) {
         float *state = state_row(b, r);
         l->current[r] = state + dir->state;
@@ -148,7 +149,8 @@ int cgru_scan_chunk(block *b, stage_scratch *l, const cgru_node *node, const cgr
                 }
                 continue;
             }
-            l->step_projected[active] = l->projected + ((ptrdiff_t)step * n + r) * net->projection;
+            l->step_projected[active] = b->lookup ? cgru_looked_up(b->lookup, r, t)
+                                                  : l->projected + ((ptrdiff_t)step * n + r) * net->projection;
             l->step_x[active] = in.data + r * in.row + step * in.step;
             l->pointer_h[active] = l->current[r];
             l->pointer_out[active] = to;
@@ -182,17 +184,18 @@ int cgru_scan_chunk(block *b, stage_scratch *l, const cgru_node *node, const cgr
 }
 
 /* One step of one row, where nothing is masked: what cgru_scan_chunk would do, without its bookkeeping. */
-void cgru_step_row(block *b, stage_scratch *l, const cgru_node *node, const float *x, float *to)
+void cgru_step_row(block *b, stage_scratch *l, const cgru_node *node, const float *x, int64_t t, float *to)
 {
     const cgru_direction *dir = &node->direction[0];
     const cgru_scan *scan = dir->scan;
     float *state = state_row(b, 0), *cell_state = state + dir->state + scan->out;
     const float *h = state + dir->state;
-    const float range = range_of(scan, dir, state), *projected = l->projected;
+    const float range = range_of(scan, dir, state);
+    const float *projected = b->lookup ? cgru_looked_up(b->lookup, 0, t) : l->projected;
     const int reduced = scan->x.precision != CGRU_FLOAT32;
-    const cgru_rows rows = {1, 0, reduced ? &projected : NULL, &x, &h, &to, &cell_state, &l->phase_scratch, &range,
+    const cgru_rows rows = {1, 0, reduced || b->lookup ? &projected : NULL, &x, &h, &to, &cell_state, &l->phase_scratch, &range,
                             quantized_input_of(b, l)};
-    if (reduced) scan->x.arithmetic->project(&scan->x, 1, &x, &l->projected, rows.quantized_input, 0, scan->panels);
+    if (reduced && !b->lookup) scan->x.arithmetic->project(&scan->x, 1, &x, &l->projected, rows.quantized_input, 0, scan->panels);
     for (int phase = 0; phase < scan->cell->phases; phase++)
         scan->cell->step(scan, &rows, phase, 0, phase == 0 ? scan->panels : scan->phase1.panels);
     copy(state + dir->state, to, scan->out);
@@ -345,7 +348,7 @@ static int run_chunk(block *b, stage_scratch *l, int i, int end, sequence from, 
         const cgru_node *node = &b->net->nodes[k];
         sequence next = k == end - 1 ? to : (sequence){l->chunk_buffer[k & 1], (ptrdiff_t)node->out * b->chunk, node->out};
         if (node->kind == CGRU_RECURRENT && steps == 1 && b->rows == 1 && !b->valid && node->sequences && member.size == 1) {
-            cgru_step_row(b, l, node, from.data, next.data);
+            cgru_step_row(b, l, node, from.data, 0, next.data);
         } else if (node->kind == CGRU_RECURRENT) {
             const sequence based = later(next, -t0), *out = node->sequences ? &based : NULL;
             if (cgru_scan_chunk(b, l, node, &node->direction[0], from, out, t0, steps, member)) return 1;

@@ -2,6 +2,7 @@
 #ifndef CGRU_BLOCK_H
 #define CGRU_BLOCK_H
 
+#include "lookup.h"
 #include "memory.h"
 #include "net.h"
 #include "team.h"
@@ -66,6 +67,7 @@ typedef struct cgru_block {
     float *pair; /* a second direction's outputs before merging */
     stage_scratch scratch[MAX_STAGES];
     cgru_member member;
+    const cgru_lookup *lookup; /* of the recurrence that runs: what its input side makes of tokens; NULL: features come in */
     int asks; /* whether this is the calling thread, which asks if the call is to end early */
 } block;
 
@@ -78,8 +80,8 @@ void cgru_take_own(const cgru_net *net, stage_scratch *l, size_t rows, size_t ma
  * is wanted. Whether the call ends. */
 int cgru_scan_chunk(block *b, stage_scratch *l, const cgru_node *node, const cgru_direction *dir, sequence in,
                     const sequence *out, int64_t t0, int steps, cgru_member member);
-/* One step of one row, where nothing is masked. */
-void cgru_step_row(block *b, stage_scratch *l, const cgru_node *node, const float *x, float *to);
+/* Step t of one row, where nothing is masked. */
+void cgru_step_row(block *b, stage_scratch *l, const cgru_node *node, const float *x, int64_t t, float *to);
 
 void cgru_softmax(float *v, int n);
 /* a != b by their bits: a call takes subnormals for zeros, and comparing must not. */

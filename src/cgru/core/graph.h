@@ -60,6 +60,9 @@ struct cgru_gnode {
     int hold[CGRU_MAX_INPUTS];    /* frames of each input that a row carries from chunk to chunk */
     int history[CGRU_MAX_INPUTS]; /* where in a state row they lie; behind them stands how many of them are real */
     cgru_node scan;               /* scan: as a chain has it, with one direction; its lines: direction[0] alone */
+    const float *lookup; /* scan behind an embedding: the rows of cgru_lookup_fill, by the ids of input lookup_ids; or NULL */
+    ptrdiff_t lookup_width;
+    int lookup_ids;
     const cgru_matrix *const *matrix; /* dense, conv1d: one for each group */
     int groups;
     cgru_stored table; /* embedding */

@@ -31,16 +31,15 @@ static void begin(const cgru_job *job)
     }
 }
 
-static void run_scan(const cgru_job *job)
+static void scan_frames(const cgru_job *job)
 {
     const cgru_gnode *node = job->node;
     const cgru_direction *dir = &node->scan.direction[0];
     block *b = job->scans;
     stage_scratch *l = &b->scratch[0];
-    if (node->inputs > 2) begin(job);
     const int masked = job->in_lengths || job->in[1].data != NULL;
     if (job->frames == 1 && job->rows == 1 && !masked && !dir->reverse && job->out.data) {
-        cgru_step_row(b, l, &node->scan, job->in[0].data, job->out.data);
+        cgru_step_row(b, l, &node->scan, job->in[0].data, job->at, job->out.data);
         return;
     }
     /* Time is counted from the call's beginning; a scan of whole sequences gets all of it at once, in pieces. */
@@ -62,6 +61,22 @@ static void run_scan(const cgru_job *job)
     }
 }
 
+static void run_scan(const cgru_job *job)
+{
+    const cgru_gnode *node = job->node;
+    if (node->inputs > 2) begin(job);
+    if (node->lookup == NULL) {
+        scan_frames(job);
+        return;
+    }
+    const cgru_port *ids = &job->call->inputs[node->lookup_ids];
+    const cgru_lookup lookup = {node->lookup, node->lookup_width, (const int64_t *)ids->data + job->first * ids->row, ids->row,
+                                ids->frame};
+    job->scans->lookup = &lookup;
+    scan_frames(job);
+    job->scans->lookup = NULL;
+}
+
 static int check_scan(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1), *y = &g->values[node->out];
@@ -69,6 +84,11 @@ static int check_scan(const cgru_graph *g, const cgru_gnode *node)
     if (x == NULL || x->content != CGRU_FEATURES || x->clock == CGRU_ONCE || scan == NULL || node->scan.directions != 1) return 0;
     if (x->size != scan->input || y->size != scan->out || y->clock != x->clock) return 0;
     if (mask && (mask->content != CGRU_MASK || mask->clock != x->clock)) return 0;
+    if (node->lookup) {
+        const int v = node->lookup_ids;
+        if (v < 0 || v >= g->inputs || g->values[v].content != CGRU_IDS || g->values[v].clock != x->clock) return 0;
+        if (node->lookup_width != cgru_lookup_width(g->kernels, scan)) return 0;
+    }
     for (int k = 2; k < node->inputs; k++) {
         const cgru_value *given = cgru_input_of(g, node, k);
         if (given && (given->clock != CGRU_ONCE || given->size != (k == 2 ? scan->out : scan->hidden))) return 0;

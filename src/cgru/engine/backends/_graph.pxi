@@ -26,6 +26,9 @@ cdef extern from "graph.h" nogil:
         int hold[8]
         int history[8]
         cgru_node scan
+        const float *lookup
+        Py_ssize_t lookup_width
+        int lookup_ids
         const cgru_matrix *const *matrix
         int groups
         cgru_stored table
@@ -213,6 +216,11 @@ cdef void fill_node(cgru_gnode *node, dict given, int out, const cgru_matrix **m
         node.scan.repeat, node.scan.flipped = repeat, flip
         direction = &node.scan.direction[0]
         direction.scan, direction.reverse, direction.state, direction.emitted = (<Scan?>scan).scan, reverse, state, emitted
+    if "lookup" in given:
+        rows, node.lookup_ids = given["lookup"]
+        if not plain(rows, cnp.NPY_FLOAT32, 2):
+            raise ShapeError(f"{name}: what is looked up is not float32 in C order")
+        node.lookup, node.lookup_width = floats(<cnp.ndarray>rows), (<cnp.ndarray>rows).shape[1]
     for k, matrix in enumerate(given.get("matrices", ())):
         matrices[k] = (<Matrix?>matrix).m
     node.matrix, node.groups = matrices, len(given.get("matrices", ()))

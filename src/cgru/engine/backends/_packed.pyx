@@ -80,6 +80,10 @@ cdef extern from "kernels.h" nogil:
     int cgru_kernels_usable(int index)
     const cgru_cell *cgru_cell_named(const cgru_arithmetic *, const char *name)
 
+cdef extern from "lookup.h" nogil:
+    Py_ssize_t cgru_lookup_width(const cgru_kernels *, const cgru_scan *)
+    int cgru_lookup_fill(const cgru_kernels *, const cgru_scan *, const float *embedding, int64_t tokens, float *to)
+
 cdef extern from "pack.h" nogil:
     ctypedef struct cgru_stored:
         void *values
@@ -294,6 +298,23 @@ cdef class Scan:
 
     def __dealloc__(self):
         cgru_scan_free(self.scan)
+
+    @property
+    def lookup_width(self):
+        """Numbers of what the input side makes of one token."""
+        return cgru_lookup_width(kernels(), self.scan)
+
+    def lookup(self, cnp.ndarray embedding not None):
+        """What the input side makes of every row of an embedding, float32 (V, I): (V, lookup_width) as steps read it."""
+        cdef cnp.npy_intp shape[2]
+        cdef cnp.ndarray made
+        if not plain(embedding, cnp.NPY_FLOAT32, 2) or embedding.shape[1] != self.input:
+            raise ShapeError(f"embedding: expected float32 (V, {self.input}) in C order")
+        shape[0], shape[1] = embedding.shape[0], self.lookup_width
+        made = cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT32)
+        if cgru_lookup_fill(kernels(), self.scan, floats(embedding), shape[0], <float *>cnp.PyArray_DATA(made)) != CGRU_OK:
+            raise TooLargeError("no memory to look tokens up in")
+        return made
 
     @property
     def nbytes(self):

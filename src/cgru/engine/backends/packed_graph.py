@@ -15,7 +15,7 @@ import numpy as np
 
 from ...arrays import Float32
 from ...spec.activations import CODES, PARAMETRIC
-from ...spec.graph import Graph
+from ...spec.graph import Graph, Node
 from ...spec.operations.folding import refuse_other_frames
 from ...spec.values import Value
 from ...weights import Store, Weights
@@ -47,6 +47,23 @@ BINARY = {"add": 0, "sub": 1, "mul": 2, "div": 3, "minimum": 4, "maximum": 5, "a
 POOLING = {"max": 0, "average": 1, "mean": 1, "sum": 2, "last": 3, "first": 4, "min": 5, "variance": 6}
 
 
+#: Numbers of a table of what tokens give a recurrence, at most: 1 MB, which stays in cache and is made in milliseconds.
+LOOKUP = 1 << 18
+
+
+def _looked_up(graph: Graph, node: Node, store: Store, scan: Any) -> tuple[Float32, str] | None:
+    """For a recurrence behind an embedding: what its input side makes of every token, and the input that has the ids.
+
+    A step then reads one row of it in place of a matrix, half of a GRU's weights. The bits are the same.
+    """
+    before = graph.node(node.inputs[0])
+    if before is None or before.op != "embedding" or before.inputs[0] not in graph.timed_inputs:
+        return None
+    if before.options["vocabulary"] * scan.lookup_width > LOOKUP:
+        return None
+    return scan.lookup(np.ascontiguousarray(store[before.weights].arrays()["weight"])), before.inputs[0]
+
+
 class PackedRunner:
     """A graph in the core, as :class:`~cgru.engine.plan.Plan`."""
 
@@ -64,6 +81,8 @@ class PackedRunner:
             inputs = graph.input_values(node)
             weights = store[node.weights] if node.weights else None
             made = LOWERINGS[node.op](Context(graph, node, inputs, graph.values[node.name], weights, layout))
+            if node.op == "scan" and (found := _looked_up(graph, node, store, made["scan"][0])):
+                made["lookup"] = (found[0], numbers[found[1]])
             window = self.timing.windows[node.name]
             blocks = layout.history[node.name]
             nodes.append(
