@@ -149,6 +149,8 @@ def base(where: str, owner: Any, name: str) -> Any:
         "chunk": X if where.startswith("Stream.") else X[0],
         "arrays": torch,
         "tensors": torch,
+        "mean": np.zeros(4),
+        "variance": np.ones(4),
         "weight": np.ones((3, 4)),
         "weights": [given["w_ih"].T, given["w_hh"].T] if gates > 1 else [],
         "matrices": {gate: np.ones((HIDDEN, HIDDEN + 4)) for gate in getattr(kind, "GATES", ())},

@@ -19,7 +19,20 @@ from .errors import (
     TooLargeError,
     UnsupportedError,
 )
-from .layers import GENERATED_LAYERS, GRU, LSTM, RNN, Activation, Dense, Embedding, LastStep, Masking, MinGRU, ThreeGate
+from .layers import (
+    GENERATED_LAYERS,
+    GRU,
+    LSTM,
+    RNN,
+    Activation,
+    BatchNorm,
+    Dense,
+    Embedding,
+    LastStep,
+    Masking,
+    MinGRU,
+    ThreeGate,
+)
 from .layers import base as _base
 
 if TYPE_CHECKING:
@@ -44,6 +57,7 @@ __all__ = [
     "RNN",
     "Activation",
     "ArgumentTypeError",
+    "BatchNorm",
     "CgruError",
     "CgruWarning",
     "Comparison",

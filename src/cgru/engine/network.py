@@ -10,6 +10,7 @@ from .. import arrays
 from ..builder import Graph as Builder
 from ..errors import ArgumentTypeError, CgruError, ShapeError, UnsupportedError
 from ..layers import LastStep, Layer, Recurrent
+from ..layers.normalization import fold
 from ..spec.graph import Graph, Node
 from ..spec.precision import check as check_precision
 from ..weights import Store, Weights
@@ -81,6 +82,7 @@ class Chain(Network):
     def __init__(self, layers: Sequence[Layer]) -> None:
         named = _named_apart(layers)
         _check_chain(named)
+        named = tuple(fold(named))
         sizes = (layer.input_size for layer in named if layer.input_size is not None)
         width = next(sizes, 0)
         made, self.ends = _lowered(named, width or 1)

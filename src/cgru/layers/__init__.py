@@ -6,13 +6,14 @@ from .base import Layer
 from .feedforward import Activation, Dense, Embedding, LastStep, Masking
 from .gru import GRU
 from .lstm import LSTM
+from .normalization import BatchNorm
 from .recurrent import Recurrent, Scan
 from .rnn import RNN
 from .variants import GENERATED_LAYERS, MinGRU, ThreeGate
 
 _ALL: tuple[type[Layer], ...] = (
     *(GRU, LSTM, RNN, ThreeGate, MinGRU, *GENERATED_LAYERS.values()),
-    *(Dense, Embedding, Activation, Masking, LastStep),
+    *(Dense, Embedding, Activation, Masking, LastStep, BatchNorm),
 )
 
 #: Every layer the native form can hold, by the kind it writes.
@@ -25,6 +26,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Activation",
+    "BatchNorm",
     "Dense",
     "Embedding",
     "LastStep",

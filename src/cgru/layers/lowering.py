@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CgruError, UnsupportedError
 from .base import Layer
 from .feedforward import Activation, Dense, Embedding, LastStep, Masking
+from .normalization import BatchNorm
 from .recurrent import MERGES, Recurrent
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def lower(g: Graph, layer: Layer, inputs: Sequence[str], mask: str) -> Any:
         y = g.node("dense", x, name=layer.name, weights=layer.weights[""], **layer.op_options())
     elif isinstance(layer, LastStep):
         return g.node("pool_whole", x, name=layer.name, kind="last")
+    elif isinstance(layer, BatchNorm):
+        held = layer.arrays()
+        y = g.node("scale_shift", x, name=layer.name, weights={"scale": held["gain"], "shift": held["shift"]})
     elif isinstance(layer, Activation):
         y = g.node("activation", x, name=layer.name, activation=layer.activation)
     else:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...arrays import Float32
 from ...forks import Lock
-from ...layers import Activation, Dense, Embedding, LastStep, Layer, Masking, Recurrent
+from ...layers import Activation, BatchNorm, Dense, Embedding, LastStep, Layer, Masking, Recurrent
 from ...layers.recurrent import MERGES
 from ...spec.activations import CODES
 from ...spec.graph import MASK, Graph
@@ -41,7 +41,11 @@ def unavailable() -> str | None:
 def unsupported(network: Network) -> str | None:
     from . import packed_graph
 
-    return None if network.chain else packed_graph.unsupported(network.graph)
+    return None if _is_straight(network) else packed_graph.unsupported(network.graph)
+
+
+def _is_straight(network: Network) -> bool:
+    return network.chain and not any(isinstance(layer, BatchNorm) for layer in network.layers)
 
 
 def names(network: Network) -> list[str]:
@@ -49,7 +53,7 @@ def names(network: Network) -> list[str]:
 
 
 def plan(network: Network, graph: Graph, layout: StateLayout) -> Plan:
-    if network.chain:
+    if _is_straight(network):
         return StraightLine(network, graph, layout)
     from .packed_graph import PackedRunner
 
