@@ -373,6 +373,35 @@ def test_a_state_that_is_no_output_stays_an_input() -> None:
     assert list(net({"x": arr(2, 1, 4), "begin": arr(2, 1, 5)})) == ["y", "end"]
 
 
+def test_attention_as_a_product_over_time(runtime: Any) -> None:
+    """softmax(x m)ᵀ x: what torch.bmm of the weights and the sequence becomes."""
+    nodes = [
+        node("MatMul", ["x", "m"], ["scores"]), node("Softmax", ["scores"], ["a"], attribute("axis", 1)),
+        node("Transpose", ["a"], ["at"], attribute("perm", [0, 2, 1])), node("MatMul", ["at", "x"], ["y"]),
+    ]  # fmt: skip
+    content = model(graph(nodes, [value("y", ("b", 2, 4))], [value("x", ("b", "t", 4))],
+                          initializer=weights(m=arr(4, 2))))  # fmt: skip
+    x = arr(3, 7, 4)
+    np.testing.assert_allclose(cgru.load(content)(x), ran(runtime, content, {"x": x})[0], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("parts", [6, 2])
+def test_normalisation_over_the_whole_sequence(runtime: Any, parts: int) -> None:
+    """InstanceNormalization of (B, C, T); as exporters write group normalisation, of (B, groups, C / groups · T)."""
+    constants = weights(s=arr(parts), b=arr(parts), grouped=np.array([0, parts, -1]), axis=np.array([2]))
+    nodes = [
+        node("Transpose", ["x"], ["xt"], attribute("perm", [0, 2, 1])), node("Shape", ["xt"], ["shape"]),
+        node("Reshape", ["xt", "grouped"], ["g"]), node("InstanceNormalization", ["g", "s", "b"], ["n"]),
+        node("Reshape", ["n", "shape"], ["nt"]), node("Transpose", ["nt"], ["y"], attribute("perm", [0, 2, 1])),
+    ]  # fmt: skip
+    content = model(graph(nodes, [value("y", ("b", "t", 6))], [value("x", ("b", "t", 6))], initializer=constants))
+    x = arr(3, 7, 6)
+    net = cgru.load(content)
+    np.testing.assert_allclose(net(x), ran(runtime, content, {"x": x})[0], rtol=0, atol=3e-6)
+    short = net(x, lengths=[7, 4, 2])  # a row is normalised over its own frames
+    np.testing.assert_allclose(short[1, :4], net(x[1:2, :4])[0], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("equation", "shape"),
     [("btgi,gio->btgo", (3, 4, 2)), ("btgi,io->btgo", (4, 5)), ("btgi,goi->btgo", (3, 2, 4)), ("btgi,g->btgi", (3,))],

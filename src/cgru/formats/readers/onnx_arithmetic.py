@@ -132,6 +132,8 @@ def floats(low: Lowering, node: Node, *values: Value | None) -> list[Value]:
     for value in values:
         if value is None:
             raise FormatError(f"{node}: an input is missing")
+        if isinstance(value, Known) and value.is_shape:
+            raise Unfolded
         if isinstance(value, Tensor) and value.dtype not in ("float32", "bool"):
             if value.dtype != "int64":
                 raise low.unsupported(node, f"arithmetic on codes ({value.dtype}), whose scale is not in them")

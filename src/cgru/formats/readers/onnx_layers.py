@@ -70,6 +70,8 @@ def _product(low: Lowering, node: Node, a: Tensor, b: Tensor) -> Tensor:
     """A product of two values that are both computed."""
     if min(a.rank, b.rank) < 2:
         raise low.unsupported(node, "a product with a vector that is computed")
+    if a.axes[-1] == b.axes[-2] == (TIME,) and low.draft.type(a.name).clock == low.draft.type(b.name).clock:
+        return _summed_over_time(low, node, a, b)
     for value in (a, b):
         if any(isinstance(atom, str) for atoms in value.axes[-2:] for atom in atoms):
             raise low.unsupported(node, "a product along the axis of rows or frames (attention over time)")
@@ -83,6 +85,15 @@ def _product(low: Lowering, node: Node, a: Tensor, b: Tensor) -> Tensor:
     ]
     made = low.draft.emit("matmul", *names, name=output_name(node))
     return Tensor(made, (*both.axes, (both.count,), (both.count + 1,)))
+
+
+def _summed_over_time(low: Lowering, node: Node, a: Tensor, b: Tensor) -> Tensor:
+    """Σ_t a[…, :, t] b[…, t, :], as pooling by attention is written."""
+    if BATCH in a.axes[-2] or BATCH in b.axes[-1]:
+        raise low.unsupported(node, "a product along the axis of rows")
+    both = Broadcast(low, node, [Tensor(a.name, (*a.axes[:-1], ())), Tensor(b.name, (*b.axes[:-2], (), b.axes[-1]))])
+    made = low.draft.emit("mul", *both.names)
+    return both.result(low.draft.emit("pool_whole", made, kind="sum", name=output_name(node)))
 
 
 @handles("Gemm")
@@ -502,29 +513,35 @@ def _statistics(low: Lowering, node: Node, x: Tensor, axis: int) -> list[Value]:
 
 @handles("InstanceNormalization", "GroupNormalization")
 def _instance_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
-    """Each channel, or group of channels, of a frame by its own mean and deviation."""
+    """Each channel, or group of channels, by its own mean and deviation: of a frame, or of the whole sequence."""
     x = low.tensor(inputs[0], node)
-    if any(TIME in atoms or BATCH in atoms for atoms in x.axes[1:]):
-        raise low.unsupported(node, "normalisation over all frames of a sequence")
-    groups = plain_axes(low.draft, x, str(node))
-    if groups[0]:
-        raise low.unsupported(node, "its first axis is not that of rows")
-    frame = low.draft.arranged(x, groups[1:])
+    if any(BATCH in atoms for atoms in x.axes[1:]) or any(isinstance(a, int) for a in x.axes[0]) or TIME in x.axes[1]:
+        raise low.unsupported(node, "its first axis is not that of rows, or its second not that of channels")
+    over_time = any(TIME in atoms for atoms in x.axes[2:])
+    found = [[part for part in low.draft.segments(x, axis) if isinstance(part, tuple)] for axis in range(1, x.rank)]
+    inner = [part for parts in found[1:] for part in parts]
+    frame = low.draft.arranged(x, [found[0][0] if found[0] else (), *inner])
     sizes = low.draft.type(frame).features
     channels = sizes[0]
     parts = int(node.attributes.get("num_groups", channels)) if node.op == "GroupNormalization" else channels
     if channels % parts:
         raise FormatError(f"{node}: {channels} channels in {parts} groups")
-    flat = low.draft.emit("reshape", frame, features=(parts, prod(sizes) // parts))
-    normed = low.draft.emit("layer_norm", flat, axes=1, epsilon=node.attributes.get("epsilon", 1e-5))
-    back = low.draft.emit("reshape", normed, features=sizes)
     scale, shift = (low.known(value, node, "scale and bias").astype(np.float64) for value in inputs[1:3])
     if scale.size == parts != channels:
         scale, shift = (np.repeat(array, channels // parts) for array in (scale, shift))
-    weights = {"scale": scale.astype(np.float32), "shift": shift.astype(np.float32)}
-    made = low.draft.emit("scale_shift", back, axis=0, weights=weights, name=output_name(node))
-    axes: list[tuple[Atom, ...]] = [tuple(a for a in x.axes[0] if isinstance(a, str))]
-    axes += [(i,) for i in range(len(sizes))]
+    weights = {"weight": scale.astype(np.float32), "bias": shift.astype(np.float32)}
+    made = low.draft.emit(
+        "group_norm", frame, groups=parts, epsilon=node.attributes.get("epsilon", 1e-5), over_time=over_time,
+        weights=weights, name=output_name(node),
+    )  # fmt: skip
+    axes: list[tuple[Atom, ...]] = [tuple(a for a in x.axes[0] if isinstance(a, str)), (0,)]
+    place = 0
+    for axis in range(2, x.rank):
+        atoms: list[Atom] = []
+        for part in low.draft.segments(x, axis):
+            place += not isinstance(part, str)
+            atoms.append(part if isinstance(part, str) else place)
+        axes.append(tuple(atoms))
     return Tensor(made, tuple(axes))
 
 

@@ -94,6 +94,9 @@ def network(
     # Of readings that agree otherwise, the one that leaves the most to the caller.
     most = max(reading.open_axes for reading, _ in chosen)
     chosen = [(reading, low) for reading, low in chosen if reading.open_axes == most]
+    # Rows that are each by themselves are rather rows than steps that have nothing to do with each other.
+    if most == 1 and any(axis is not None for reading, _ in chosen for axis in reading.rows.values()):
+        chosen = [item for item in chosen if any(axis is not None for axis in item[0].rows.values())]
     steps = {tuple(reading.steps.values()) for reading, _ in chosen}
     if len(steps) > 1:
         shown = "; ".join(reading.describe() for reading, _ in chosen)
