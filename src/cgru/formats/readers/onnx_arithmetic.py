@@ -262,7 +262,7 @@ def activated(low: Lowering, node: Node, x: Tensor, activation: str) -> Tensor:
     return Tensor(low.draft.emit("activation", x.name, activation=activation, name=output_name(node)), x.axes)
 
 
-@handles(*(kind.capitalize() for kind in UNARY if kind not in ("isnan", "not")), "Not", "IsNaN")
+@handles(*(kind.capitalize() for kind in UNARY if kind not in ("isnan", "not", "log1p", "expm1")), "Not", "IsNaN")
 def _unary(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     (x,) = floats(low, node, inputs[0])
     made = low.draft.emit("unary", low.tensor(x, node).name, kind=node.op.lower(), name=output_name(node))

@@ -17,6 +17,11 @@ _PLAIN = {
 }  # fmt: skip
 #: cgru's activations with parameters that ONNX has with the same ones.
 _ALPHA = {"leaky_relu": "LeakyRelu", "elu_alpha": "Elu", "celu": "Celu", "thresholded_relu": "ThresholdedRelu"}
+#: Functions of one number that ONNX has, by its names in lower case.
+_UNARY = frozenset((
+    "abs", "ceil", "cos", "erf", "exp", "floor", "log", "neg", "reciprocal", "round", "sign", "sin", "sqrt", "acos",
+    "acosh", "asin", "asinh", "atan", "atanh", "cosh", "sinh", "tan",
+))  # fmt: skip
 _COMPARE = {"less": "Less", "less_equal": "LessOrEqual", "equal": "Equal"}
 _REDUCE = {
     "mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin", "prod": "ReduceProd", "l1": "ReduceL1",
@@ -104,6 +109,8 @@ def _unary(w: Writer, node: Node, inputs: list[str]) -> str:
         return w.step("Cast", [w.step("Equal", [inputs[0], w.numbers(0, node)], node)], node, to=1)
     if kind == "isnan":
         return w.step("Cast", [w.step("IsNaN", inputs, node)], node, to=1)
+    if kind not in _UNARY:
+        raise refused(node, kind)
     return w.emit(kind.capitalize(), inputs, node.name)
 
 
