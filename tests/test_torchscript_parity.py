@@ -82,6 +82,18 @@ class Normed(nn.Module):
         return self.gru(self.bn(self.conv(x.transpose(1, 2))).permute(2, 0, 1))[0].transpose(0, 1)
 
 
+class Grouped(nn.Module):
+    """A convolution in groups, whose weights do not say how many channels it takes, behind ``mT``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(8, 8, 3, padding=1, groups=2)
+        self.rnn = nn.RNN(8, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(F.gelu(self.conv(x.mT)).mT)[0]
+
+
 class BySize(_Gru):
     def forward(self, x):
         return self.gru(x)[0].sum(1) / x.size(1)
@@ -127,7 +139,7 @@ class FixedLength(_Gru):
         return self.fc(self.gru(x)[0].flatten(1))
 
 
-RUN = [Dropped, Flattened, Standardised, Backwards, Gated, Constant, Projected, Normed]
+RUN = [Dropped, Flattened, Standardised, Backwards, Gated, Constant, Projected, Normed, Grouped]
 REFUSED = {
     BySize: "the number of rows or frames", Strided: "the number of rows or frames", FixedLength: "a Linear of 54",
     Packed: "hangs on|packs sequences|cgru does not", Branching: "numbers in a tensor", Kept: "keeps h in the module",

@@ -189,7 +189,7 @@ class Evaluator:
         elif isinstance(target, syntax.TupleOf):
             parts = list(value.values) if isinstance(value, Named) else value
             if isinstance(value, Tensor) and value.shape is None:
-                raise UnsupportedError(f"{self.where()}: torch.{self.maker(value)}: cgru does not run this operator")
+                raise UnsupportedError(f"{self.where()}: torch.{value.maker}: cgru does not run this operator")
             if not isinstance(parts, (list, tuple)) or len(parts) != len(target.parts):
                 found = f"{len(parts)} values" if isinstance(parts, (list, tuple)) else "one value"
                 raise DoesNotFit(f"{found} where {len(target.parts)} are taken")
@@ -380,10 +380,6 @@ class Evaluator:
     def where(self) -> str:
         path, name = self._frames[-1] if self._frames else ("", "forward")
         return f"{path}.{name}()" if path else f"{name}()"
-
-    def maker(self, value: Tensor) -> str:
-        """The operator that a tensor is the result of."""
-        return next((call.op for call in self.calls if call.name == value.name), "")
 
     @property
     def module(self) -> str:

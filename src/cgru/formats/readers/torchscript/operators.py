@@ -88,7 +88,7 @@ def _emitted(self: Evaluator, op: Operator, args: list[Any], kwargs: dict[str, A
     kind = _kind(name, tensors, kwargs)
     if not isinstance(found, list):
         self.calls.append(Call(place, name, given, named, found, module, line))
-        return Tensor(place, found, kind)
+        return Tensor(place, found, kind, maker=name)
     self.calls.append(Call(place, name, given, named, None, module, line))
     parts = []
     for i, shape in enumerate(found):

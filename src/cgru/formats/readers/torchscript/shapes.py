@@ -236,6 +236,11 @@ def _transposed(a: Arguments) -> Shape:
     return tuple(x)
 
 
+def _last_two(a: Arguments) -> Shape:
+    x = a.shape(0)
+    return (*x[:-2], x[-1], x[-2])
+
+
 def _permuted(a: Arguments) -> Shape:
     x, dims = a.shape(0), a(1, "dims")
     if len(dims) != len(x):
@@ -440,7 +445,8 @@ RULES = _rolled(
     (("flatten",), _flattened), (("view", "reshape"), _viewed), (("unflatten",), _unflattened),
     (("transpose", "swapaxes"), _transposed), (("permute",), _permuted), (("unsqueeze",), _unsqueezed),
     (("squeeze",), _squeezed), (("select",), _selected), (("slice",), _sliced), (("narrow",), _narrowed),
-    (("t", "numpy_T"), lambda a: a.shape(0)[::-1]), (("unbind",), _unbound), (("split", "split_with_sizes"), _split),
+    (("t", "numpy_T"), lambda a: a.shape(0)[::-1]),
+    (("mT",), _last_two), (("unbind",), _unbound), (("split", "split_with_sizes"), _split),
     (("chunk",), _chunked), (("cat", "concat", "concatenate"), _joined), (("stack",), _stacked),
     (("expand", "broadcast_to"), _expanded), (("expand_as", "view_as", "reshape_as"), _first_of_two),
     (("repeat",), _repeated), (("mean", "sum", "amax", "amin", "logsumexp", "prod", "any", "all"), _reduced),

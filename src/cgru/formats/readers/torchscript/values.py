@@ -18,13 +18,14 @@ class DoesNotFit(UnsupportedError):
 class Tensor:
     """A tensor of the program: its name, its shape (None where no rule tells it) and its kind, ``f``, ``i`` or ``b``.
 
-    ``number`` is what a tensor without axes holds where the code made it of a size.
+    ``number`` is what a tensor without axes holds where the code made it of a size; ``maker`` the operator it is of.
     """
 
     name: str
     shape: tuple[int, ...] | None
     kind: str = "f"
     number: int | float | None = None
+    maker: str = ""
 
     @property
     def ref(self) -> Ref:
@@ -33,7 +34,7 @@ class Tensor:
     @property
     def sizes(self) -> tuple[int, ...]:
         if self.shape is None:
-            raise UnsupportedError(f"{self.name}: its size is asked for, and the operator that made it is not known")
+            raise UnsupportedError(f"torch.{self.maker}: cgru does not run this operator, and what follows hangs on it")
         return self.shape
 
 
