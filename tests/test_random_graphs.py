@@ -120,7 +120,7 @@ class Drawn:
         other = self.pick(*others)
         if self.size(other) == self.size(x) and self.rng.random() < 0.7:
             return self.g.node(self.pick("add", "mul", "sub", "maximum"), x, other)
-        return self.g.concat(x, other) if other != x else ""
+        return self.g.concat(x, other)
 
     def finish(self) -> None:
         """What needs the whole sequence, behind some value."""
