@@ -21,8 +21,8 @@ HEADS = {"value": 1, "gaussian": 2, "student": 3}
 #: What makes a scale of the network's number for it.
 SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda x: x,
-    "log": variates.exp,
-    "softplus": lambda x: np.maximum(x, 0) + variates.log(1 + variates.exp(-np.abs(x))),
+    "log": lambda x: np.exp(np.minimum(x, 700.0)),
+    "softplus": lambda x: np.logaddexp(0.0, x),
 }
 
 
@@ -116,11 +116,17 @@ def _known(known: Any, batch: int, steps: int, size: int) -> Float32:
     return np.ascontiguousarray(np.broadcast_to(array, (batch, steps, size)))
 
 
+#: Variates made at once: few enough to stay in cache, enough that a step does not pay for each operation by itself.
+_TOGETHER = 1 << 14
+
+
 class _Draws:
     """The values of each step, by the network's head."""
 
     def __init__(self, head: str, scale: str, size: int, seed: int | None, rows: int) -> None:
         self.head, self.scale, self.size, self.seed, self.rows = head, SCALES[scale], size, seed, rows
+        self.block = max(1, min(64, _TOGETHER // max(1, rows * size)))
+        self.ahead = np.zeros(0)
 
     def values(self, y: Float32, t: int) -> np.ndarray:
         if not np.isfinite(y).all():
@@ -135,11 +141,20 @@ class _Draws:
                 'scale="log" or "softplus" where it gives a logarithm or the input of a softplus'
             )
         if self.head == "gaussian":
-            return parts[0] + spread * variates.normal(self._uniforms(2 * t))
+            return parts[0] + spread * self._normal(t)
         freedom = self.scale(parts[2])
         if not (freedom > 0).all():
             raise CgruError(f"forecast: at step {t} the network gives {freedom.min():g} degrees of freedom")
         return parts[0] + spread * variates.student(self._uniforms(2 * t), self._uniforms(2 * t + 1), freedom)
+
+    def _normal(self, t: int) -> np.ndarray:
+        """Normal variates (rows, size) of step t; those of many steps are made together."""
+        at = t % self.block
+        if at == 0:
+            ahead = [self._uniforms(2 * (t + i)) for i in range(self.block)]
+            self.ahead = variates.normal(np.stack(ahead))
+        made: np.ndarray = self.ahead[at]
+        return made
 
     def _uniforms(self, index: int) -> np.ndarray:
         """(rows, size) numbers: those of a value come of as many streams of their own."""
