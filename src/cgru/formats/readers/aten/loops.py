@@ -17,7 +17,7 @@ FEWEST = 4
 
 #: Calls that are moved from a step to the next, one after the other, at most.
 _MOST_DELAYS = 16
-_LINEAR = frozenset(("linear", "matmul", "mm", "addmm", "chunk", "split", "split_with_sizes", "unbind", "slice"))
+_LINEAR = frozenset(("linear", "matmul", "mm", "addmm", "chunk", "split", "split_with_sizes", "unbind", "slice", "mul"))
 
 
 class Sweep(NamedTuple):
@@ -43,6 +43,8 @@ class Loop(NamedTuple):
     carried: Mapping[str, tuple[str, Any]]
     results: Mapping[str, tuple[int, str]]
     members: frozenset[str]
+    #: What a first step of its own gives instead, by the body's name of what the others compute.
+    starts: Mapping[str, str] = {}
 
 
 def loops_of(program: Program) -> list[Loop]:
@@ -134,6 +136,7 @@ class _Finder:
         self.keys: dict[str, Any] = {}
         self._interned: dict[Any, int] = {}
         self._static: dict[str, Any] = {}
+        self.starts: dict[str, str] = {}
 
     def _step(self, name: str) -> int | None:
         if name not in self.taken or self.taken[name][2] != self.steps:
@@ -157,6 +160,7 @@ class _Finder:
         if len(self.groups[1]) == 0 or self.steps < FEWEST:
             return False
         crossing = set(self._crossing(1))
+        self._origins: dict[str, str | None] = {}
         readers: dict[str, set[int]] = {}
         for call in self.calls:
             for name in _read(call):
@@ -180,13 +184,33 @@ class _Finder:
         if self._step(call.name) is not None:
             return False
         own = [name for name in _read(call) if self.level.get(name, -1) == 1]
-        if not own or any(self.level.get(name, -1) < 0 and name in self.by_name for name in _read(call)):
+        if not own:
             return False
-        if all(name in crossing for name in own):
-            return True
         source = self.by_name[own[0]]
         parts = call.base == "getitem" and source.base in ("chunk", "split", "split_with_sizes", "unbind")
+        if call.base == "getitem" and not parts:
+            return False  # one of several results of an operator, of which the whole is no value
+        if self._shared(call, crossing):
+            return True
         return len(own) == 1 and self._step(own[0]) is None and (parts or call.base in _LINEAR)
+
+    def _shared(self, call: Call, crossing: set[str]) -> bool:
+        """Whether it is computed of one value alone, of which something else that crosses is, or which does itself."""
+        own = self._origin(call.name)
+        if own is None or own == call.name:
+            return False
+        return own in crossing or any(other != call.name and self._origin(other) == own for other in crossing)
+
+    def _origin(self, name: str) -> str | None:
+        """The only value of the second step, made of its frame or of the step before, that a value is computed of."""
+        if name not in self._origins:
+            read = [other for other in _read(self.by_name[name]) if self.level.get(other, -1) >= 0]
+            if self._step(name) is not None or any(self.level[o] != 1 or self._step(o) is not None for o in read):
+                self._origins[name] = name
+            else:
+                found = {self._origin(other) for other in read}
+                self._origins[name] = next(iter(found)) if len(found) == 1 else None
+        return self._origins[name]
 
     def _rank(self, step: int, call: Call) -> tuple[str, int]:
         """What a call does beside what it reads of steps, and the how many-th such call of its step it is."""
@@ -219,7 +243,9 @@ class _Finder:
         by_key = [self._by_key(step) for step in range(self.steps)]
         if any(key not in by_key[last - 1] for key in wanted):
             return None
-        self._key_group(last, {by_key[last - 1][key]: j for j, key in enumerate(wanted)})
+        places_of = {key: j for j, key in enumerate(wanted)}
+        before = {call.name: self.keys[call.name] for call in self.groups[last - 1] if call.name in self.keys}
+        self._key_group(last, {name: places_of[key] for name, key in before.items() if key in places_of})
         by_key[last] = self._by_key(last)
         common = set(by_key[1])
         for step in range(2, last):
@@ -281,17 +307,23 @@ class _Finder:
         carried = {name: j for j, name in enumerate(crossing[0])}
         begins: dict[int, Any] = {}
         for first, second in zip(crossing[0], crossing[1], strict=True):
-            begins.update(self._matched(second, first, carried, begins))
-        member = {name: (step, by_key[1][key]) for step in range(1, self.steps) for key, name in by_key[step].items()
-                  if key in common}  # fmt: skip
+            try:
+                begins.update(self._matched(second, first, carried, begins))
+            except _Mismatch:
+                self.starts[second] = first
+        member = {
+            call.name: (step, by_key[1][self.keys[call.name]])
+            for step in range(1, self.steps) for call in self.groups[step]
+            if self.keys.get(call.name) in common and self._step(call.name) is None
+        }  # fmt: skip
         firsts = {call.name for call in self.groups[0]}
         outside = {name for call in self.calls if call.name not in member and call.name not in firsts
                    for name in _read(call)}  # fmt: skip
         outside |= {name for _, value in self.program.outputs for name in refs(value)}
         results = {name: place for name, place in member.items() if name in outside}
         for call in self.groups[0]:
-            if call.name in outside and self._step(call.name) is None:
-                j = carried.get(call.name)
+            j = carried.get(call.name)
+            if call.name in outside and (j is not None or self._step(call.name) is None):
                 twin = crossing[1][j] if j is not None else self._twin(call, by_key[1], common, carried, begins)
                 if twin is not None:
                     results[call.name] = (0, twin)
@@ -307,7 +339,18 @@ class _Finder:
         members |= {name for name, (step, _) in results.items() if step == 0}
         members |= {name for name in member if self.keys[name] in wanted}
         calls = [call for call in body if call.name not in frames]
-        return Loop(self.steps, self.backward, calls, frames, pairs, results, frozenset(members))
+        members -= self._before(set(self.starts.values()))
+        return Loop(self.steps, self.backward, calls, frames, pairs, results, frozenset(members), dict(self.starts))
+
+    def _before(self, names: set[str]) -> set[str]:
+        """The names and all that they are computed of."""
+        found, todo = set(names), list(names)
+        while todo:
+            call = self.by_name.get(todo.pop())
+            new = [name for name in _read(call) if name not in found] if call is not None else []
+            found.update(new)
+            todo += new
+        return found
 
     def _first_step(self, results: Mapping[str, Any]) -> Iterator[str]:
         """The calls of the first step that nobody outside reads: they go into others of it, or into the second."""
@@ -346,6 +389,10 @@ class _Finder:
     ) -> dict[int, Any]:
         """What stands for each carried value at the first step, so that ``second``, a name of the second step, is
         what ``first`` is there; :class:`_Mismatch` where it cannot be."""
+        if second in self.starts:
+            if (first.name if isinstance(first, Ref) else first) != self.starts[second]:
+                raise _Mismatch
+            return dict(begins)
         if second in carried:
             j = carried[second]
             if j in begins and begins[j] != first:

@@ -78,8 +78,9 @@ def _expand(lo: Lowering, call: Call) -> Any:
         wanted = list(lo.arg(call, 1, "repeats" if call.base == "repeat" else "size"))
         lead = len(wanted) - len(x.axes)
         axes = (*[None] * lead, *x.axes)
-        if call.base == "repeat" and any(n > 1 and axis is not None for n, axis in zip(wanted, axes, strict=True)):
-            raise UnsupportedError("repeat along an axis of more than one")
+        if call.base == "repeat":
+            x, wanted = _tiled(lo, replace(x, axes=axes), wanted)
+            axes = x.axes
     x = replace(x, axes=axes)
     sizes = _sizes(lo, x)
     # A value without rows or frames on an axis is the same for all of them: torch's broadcasting does the rest.
@@ -94,6 +95,22 @@ def _expand(lo: Lowering, call: Call) -> Any:
         name = lo.emit("broadcast", name, features=full)
         x = replace(x, name=name, axes=tuple(positions.index(p) if p in positions else a for p, a in enumerate(axes)))
     return x
+
+
+def _tiled(lo: Lowering, x: Tensor, times: list[int]) -> tuple[Tensor, list[int]]:
+    """Features one behind the other so many times, and the times that are left: of axes of one."""
+    left, name = list(times), x.name
+    for place, axis in enumerate(x.axes):
+        if times[place] == 1 or axis is None:
+            continue
+        if not isinstance(axis, int):
+            raise UnsupportedError("rows or frames repeated one behind the other")
+        size = lo.features(name)[axis]
+        if size == 1:
+            continue
+        name = lo.emit("take", name, axis=axis, indices=tuple(range(size)) * times[place])
+        left[place] = -1
+    return replace(x, name=name), left
 
 
 def _is_count(lo: Lowering, axes: Sequence[Axis], place: int, wanted: int, x: Tensor) -> bool:

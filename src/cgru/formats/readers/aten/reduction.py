@@ -71,7 +71,7 @@ def _spread(lo: Lowering, call: Call) -> Any:
     x, dims = lo.tensor(call), _dims(lo, call)
     correction = lo.arg(call, 2, "correction" if "correction" in call.kwargs else "unbiased", 1)
     correction = 1 if correction is None else int(correction)
-    keep = lo.arg(call, 9, "keepdim", False)
+    keep = lo.arg(call, 3 if call.op.endswith(".dim") else 9, "keepdim", False)
     rank = len(x.axes)
     places = [dim % rank for dim in dims] or list(range(rank))
     timed = [x.axes[dim] == T for dim in places]

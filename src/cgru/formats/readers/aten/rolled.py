@@ -11,6 +11,7 @@ import numpy as np
 from ....errors import CgruError, UnsupportedError
 from .loops import Loop
 from .lowering import Lowering
+from .pointwise import broadcast
 from .program import Call, Ref, refs
 from .values import Axis, B, Known, Misread, T, Tensor
 
@@ -20,6 +21,7 @@ def reads(loop: Loop) -> set[str]:
     inner = {call.name for call in loop.body} | set(loop.frames) | set(loop.carried)
     found = {sweep.source for sweep in loop.frames.values()}
     found |= {name for call in loop.body for name in refs([*call.args, *call.kwargs.values()])} - inner
+    found |= set(loop.starts.values())
     return found | {begin.name for _, begin in loop.carried.values() if isinstance(begin, Ref)}
 
 
@@ -41,7 +43,10 @@ def walk_with(lo: Lowering, loops: Sequence[Loop]) -> None:
                 todo += reads(owner[name])
         elif name in by_name:
             todo += refs([*by_name[name].args, *by_name[name].kwargs.values()])
-    pending: list[Call | Loop] = [call for call in lo.program.calls if call.name in wanted and call.name not in owner]
+    starts = {name for loop in used for name in loop.starts.values()}
+    pending: list[Call | Loop] = [
+        call for call in lo.program.calls if call.name in wanted and (call.name not in owner or call.name in starts)
+    ]
     pending += used
     while pending:
         waiting: list[Call | Loop] = []
@@ -97,6 +102,11 @@ def _roll(lo: Lowering, loop: Loop) -> None:
         lo.values[first] = _begun(lo, Tensor(nodes[first], axes, tuple(shape), at=1), begin, like)
     for call in loop.body:
         lo.values[call.name] = lo.shaped(lo.called(call), call.shape)
+        if call.name in loop.starts:
+            other = lo.values[loop.starts[call.name]]
+            if loop.backward and isinstance(other, Tensor):
+                other = replace(other, name=lo.emit("reverse_time", other.name))
+            lo.values[call.name] = _started(lo, lo.values[call.name], other, like)
     for first, (second, _) in loop.carried.items():
         value = lo.values[second]
         if not isinstance(value, Tensor) or value.at != 1:
@@ -117,6 +127,20 @@ def _roll(lo: Lowering, loop: Loop) -> None:
             value = replace(value, name=turned[value.name])
         lo.results[name] = replace(value, at=loop.steps - 1 - step if loop.backward else step)
     lo.values.update(lo.results)
+
+
+def _started(lo: Lowering, made: Any, first: Any, like: str) -> Tensor:
+    """What a step gives, or, at the first, what that one computes of its frame instead."""
+    if not isinstance(made, Tensor) or not isinstance(first, Tensor) or first.at is None or first.axes != made.axes:
+        raise UnsupportedError("its first step computes something else than the others")
+    return broadcast(lo, "where", [_flag(lo, made, like), made, replace(first, at=made.at)])
+
+
+def _flag(lo: Lowering, like_value: Tensor, like: str) -> Tensor:
+    """0 at the first step and 1 at all others, of the axes of a value."""
+    begun = lo.g.node("carried", like, features=(1,))
+    lo.g.node("carry", lo.emit("expand_time", lo.constant(np.ones(1, np.float32)), like), begun)
+    return Tensor(begun, (*[None] * (len(like_value.axes) - 1), 0), at=like_value.at)
 
 
 def _begun(lo: Lowering, held: Tensor, begin: Any, like: str) -> Tensor:
