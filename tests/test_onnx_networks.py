@@ -385,6 +385,34 @@ def test_attention_as_a_product_over_time(runtime: Any) -> None:
     np.testing.assert_allclose(cgru.load(content)(x), ran(runtime, content, {"x": x})[0], rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("stride", "width", "pads", "extra", "dilation"),
+    [(1, 3, (1, 1), 0, 1), (2, 4, (1, 1), 0, 1), (2, 3, (1, 1), 1, 1), (3, 2, (0, 0), 0, 1), (2, 3, (0, 2), 0, 2),
+     (3, 5, (2, 0), 0, 1), (1, 3, (3, 1), 0, 2)],
+)  # fmt: skip
+@pytest.mark.parametrize("inner", [False, True])
+def test_transposed_convolution_over_time(
+    runtime: Any, stride: int, width: int, pads: tuple[int, int], extra: int, dilation: int, inner: bool
+) -> None:
+    """(B, C, T), or (B, C, W, T) with an axis of features that is widened too."""
+    weight = arr(4, 3, 3, width) if inner else arr(4, 3, width)
+    one = [1] if inner else []
+    items = {
+        "strides": [2 * n for n in one] + [stride], "dilations": [*one, dilation], "output_padding": [*one, extra],
+        "pads": [*one, pads[0], *(0 * n for n in one), pads[1]], "group": 2,
+    }  # fmt: skip
+    shape = ("b", 4, 5, "time") if inner else ("b", 4, "time")
+    nodes = [node("ConvTranspose", ["x", "w", "k"], ["y"], *(attribute(key, item) for key, item in items.items()))]
+    content = model(graph(nodes, [value("y", ("b", 6, *(["w"] if inner else []), "u"))], [value("x", shape)],
+                          initializer=weights(w=weight, k=arr(6))))  # fmt: skip
+    net = cgru.load(content)
+    for steps in (6, 9):
+        x = arr(2, 4, 5, steps) if inner else arr(2, 4, steps)
+        (wanted,) = ran(runtime, content, {"x": x})
+        found = net(np.moveaxis(x, -1, 1))
+        np.testing.assert_allclose(found, np.moveaxis(wanted, -1, 1), rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("parts", [6, 2])
 def test_normalisation_over_the_whole_sequence(runtime: Any, parts: int) -> None:
     """InstanceNormalization of (B, C, T); as exporters write group normalisation, of (B, groups, C / groups · T)."""

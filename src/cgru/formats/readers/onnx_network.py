@@ -15,7 +15,15 @@ from ...spec.values import Value as ValueType
 from ..containers.file_bytes import Source
 from ..containers.onnx_file import read_model
 from ..containers.onnx_records import Graph, OnnxModel, ValueInfo, shortened
-from . import onnx_arithmetic, onnx_layers, onnx_loops, onnx_movement, onnx_quantized, onnx_recurrent
+from . import (
+    onnx_arithmetic,
+    onnx_layers,
+    onnx_loops,
+    onnx_movement,
+    onnx_quantized,
+    onnx_recurrent,
+    onnx_windows,
+)
 from .naming import error_prefix
 from .onnx_carried import carried, carry
 from .onnx_cells import recognised
@@ -26,7 +34,9 @@ from .onnx_states import take_over
 from .onnx_values import BATCH, TIME, Atom, Known, Tensor, Value
 
 #: The modules whose handlers make :data:`~.onnx_lowering.HANDLERS`.
-FAMILIES = (onnx_arithmetic, onnx_layers, onnx_loops, onnx_movement, onnx_quantized, onnx_recurrent)
+FAMILIES = (
+    onnx_arithmetic, onnx_layers, onnx_loops, onnx_movement, onnx_quantized, onnx_recurrent, onnx_windows,
+)  # fmt: skip
 
 
 def load(
