@@ -253,3 +253,9 @@ def test_the_core_refuses_what_does_not_fit(
             with pytest.raises(cgru.ShapeError, match="the core found that it does not fit together"):
                 real(wrong, inputs, nodes, results, width)
     real(values, inputs, nodes, results, width)
+    for i, node in enumerate(nodes):  # a vector of another length than the node reads
+        for k, vector in enumerate(node.get("vectors", ())):
+            if vector is not None:
+                short = [*node["vectors"][:k], np.ravel(vector)[:-1].copy(), *node["vectors"][k + 1 :]]
+                with pytest.raises(cgru.ShapeError, match="does not fit together"):
+                    real(values, inputs, [*nodes[:i], {**node, "vectors": short}, *nodes[i + 1 :]], results, width)

@@ -44,9 +44,10 @@ static cgru_gnode *add(network *n, const char *op, int in, int size)
     return node;
 }
 
-static const float *vector(network *n, int size)
+static void give_vector(network *n, cgru_gnode *node, int k, int size)
 {
-    return n->vectors[n->vector_count++] = drawn((size_t)size, 0.5f);
+    node->vector[k] = n->vectors[n->vector_count++] = drawn((size_t)size, 0.5f);
+    node->numbers[k] = size;
 }
 
 static void give_matrix(network *n, cgru_gnode *node, int units, int inputs)
@@ -125,7 +126,8 @@ static void build(network *n, int precision)
     give_matrix(n, node, 32, 3 * 48);
     node = add(n, "depthwise", node->out, 32);
     give_window(n, node, 4, 1);
-    node->vector[0] = vector(n, 4 * 32), node->vector[1] = vector(n, 32);
+    give_vector(n, node, 0, 4 * 32);
+    give_vector(n, node, 1, 32);
     node->activation = CGRU_TANH;
     const int thin = node->out;
 
@@ -135,10 +137,11 @@ static void build(network *n, int precision)
     node = add(n, "conv_inner", plane, 3 * 15); /* (2, 16) to (3, 15) */
     give_plane(node, 2, 3, 16, 15, 3, 1, 0);
     node->number[0] = 2;
-    node->vector[0] = vector(n, 3 * 2 * 3), node->vector[1] = vector(n, 3);
+    give_vector(n, node, 0, 3 * 2 * 3);
+    give_vector(n, node, 1, 3);
     node = add(n, "conv_transpose_inner", node->out, 2 * 31); /* (3, 15) to (2, 31), a stride of 2 */
     give_plane(node, 3, 2, 15, 31, 3, 2, 0);
-    node->vector[0] = vector(n, 3 * 2 * 3);
+    give_vector(n, node, 0, 3 * 2 * 3);
     const int spread = node->out;
     node = add(n, "conv_inner_product", plane, 16 * 2); /* (2, 16) to (16, 2) */
     give_plane(node, 2, 16, 16, 2, 8, 8, 0);
@@ -165,7 +168,8 @@ static void build(network *n, int precision)
     const int joined = node->out;
     node = add(n, "norm", joined, 84);
     node->number[0] = 84, node->number[1] = 1, node->number[2] = 84;
-    node->vector[0] = vector(n, 84), node->vector[1] = vector(n, 84);
+    give_vector(n, node, 0, 84);
+    give_vector(n, node, 1, 84);
     node->real[0] = 1e-5f;
     node = add(n, "binary", node->out, 84);
     node->inputs = 2, node->in[1] = joined;
@@ -176,6 +180,7 @@ static void build(network *n, int precision)
     float *index = n->vectors[n->vector_count++] = must(malloc(70 * sizeof(float)));
     for (int i = 0; i < 70; i++) index[i] = (float)((i * 17) % 63 - 1);
     node->vector[0] = index;
+    node->numbers[0] = 70;
     node = add(n, "parametric", node->out, 70);
     node->kind = CGRU_LEAKY_RELU, node->real[0] = 0.1f;
     n->outputs[1] = node->out;

@@ -67,7 +67,8 @@ struct cgru_gnode {
     int groups;
     cgru_stored table; /* embedding */
     int precision;     /* of the table */
-    const float *vector[4];
+    const float *vector[4]; /* NULL where an optional one is absent */
+    int64_t numbers[4];     /* in each */
     int activation, kind, flag, offset;
     int number[6];
     float real[4];

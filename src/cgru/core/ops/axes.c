@@ -180,8 +180,9 @@ static int check_norm(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0);
     const int n = node->number[0], inner = node->number[1], period = node->number[2];
-    return x && x->content == CGRU_FEATURES && x->size == g->values[node->out].size && n > 0 && inner > 0 && period > 0 &&
-           x->size % n == 0 && n % inner == 0 && period % n == 0;
+    if (!x || x->content != CGRU_FEATURES || x->size != g->values[node->out].size || n < 1 || inner < 1 || period < 1) return 0;
+    return x->size % n == 0 && n % inner == 0 && period % n == 0 && cgru_vector_fits(node, 0, period / inner, 1) &&
+           cgru_vector_fits(node, 1, period / inner, 1);
 }
 
 const cgru_op cgru_op_norm = {"norm", 0, 0, check_norm, run_norm};
@@ -285,7 +286,8 @@ static void run_gather(const cgru_job *job)
 static int check_gather(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0);
-    if (!x || x->content != CGRU_FEATURES || !node->vector[0] || x->size > 1 << 24) return 0;
+    if (!x || x->content != CGRU_FEATURES || x->size > 1 << 24) return 0;
+    if (!cgru_vector_fits(node, 0, g->values[node->out].size, 0)) return 0;
     for (int i = 0; i < g->values[node->out].size; i++) {
         if (!(node->vector[0][i] >= -1.0f && node->vector[0][i] < (float)x->size)) return 0;
     }

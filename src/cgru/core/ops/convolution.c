@@ -241,7 +241,9 @@ static int check_sizes(const cgru_graph *g, const cgru_gnode *node)
 
 static int check_conv(const cgru_graph *g, const cgru_gnode *node)
 {
-    return node->vector[0] && check_sizes(g, node);
+    const int64_t taps = (int64_t)node->number[3] * node->stride[0][0] * node->stride[0][1];
+    return check_sizes(g, node) && cgru_vector_fits(node, 1, node->number[1], 1) &&
+           cgru_vector_fits(node, 0, (int64_t)node->number[0] / node->number[2] * node->number[1] * taps, 0);
 }
 
 static int check_conv2d(const cgru_graph *g, const cgru_gnode *node)

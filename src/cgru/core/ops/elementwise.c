@@ -113,7 +113,8 @@ static int check_scale_shift(const cgru_graph *g, const cgru_gnode *node)
     const cgru_value *x = cgru_input_of(g, node, 0);
     const int channels = node->number[0], inner = node->number[1];
     return x && x->content == CGRU_FEATURES && channels > 0 && inner > 0 && x->size == g->values[node->out].size &&
-           x->size % ((int64_t)channels * inner) == 0 && node->vector[0] && node->vector[1];
+           x->size % ((int64_t)channels * inner) == 0 && cgru_vector_fits(node, 0, channels, 0) &&
+           cgru_vector_fits(node, 1, channels, 0);
 }
 
 const cgru_op cgru_op_scale_shift = {"scale_shift", 0, 0, check_scale_shift, run_scale_shift};

@@ -74,7 +74,8 @@ static void run_constant(const cgru_job *job)
 
 static int check_constant(const cgru_graph *g, const cgru_gnode *node)
 {
-    return node->vector[0] && g->values[node->out].clock == CGRU_ONCE;
+    const cgru_value *y = &g->values[node->out];
+    return y->clock == CGRU_ONCE && cgru_vector_fits(node, 0, y->size, 0);
 }
 
 const cgru_op cgru_op_constant = {"constant", 0, 0, check_constant, run_constant};

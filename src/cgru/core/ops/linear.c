@@ -130,7 +130,8 @@ static int check_depthwise(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0);
     const int width = node->number[0], dilation = node->number[1];
-    return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && width >= 1 && dilation >= 1 && node->vector[0] &&
+    return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && width >= 1 && dilation >= 1 &&
+           cgru_vector_fits(node, 0, (int64_t)width * x->size, 0) && cgru_vector_fits(node, 1, x->size, 1) &&
            node->window.span == (width - 1) * dilation + 1 && x->size == g->values[node->out].size &&
            (x->clock != CGRU_STEPS || node->hold[0] >= node->window.span - 1);
 }

@@ -22,6 +22,12 @@ CGRU_OPERATIONS(DECLARED)
 int cgru_strides_fit(const int *size, const int *stride, int offset, int numbers);
 int64_t cgru_walked(const int *size);
 
+/* Whether vector k of a node has so many numbers; one that is optional may be absent. */
+static inline int cgru_vector_fits(const cgru_gnode *node, int k, int64_t numbers, int optional)
+{
+    return node->vector[k] ? node->numbers[k] == numbers : optional;
+}
+
 static inline const cgru_value *cgru_input_of(const cgru_graph *g, const cgru_gnode *node, int k)
 {
     return k < node->inputs && node->in[k] >= 0 ? &g->values[node->in[k]] : NULL;

@@ -77,7 +77,7 @@ static void run_prelu(const cgru_job *job)
 static int check_prelu(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0);
-    return same_size(g, node) && node->vector[0] && node->number[0] > 0 && node->number[1] > 0 &&
+    return same_size(g, node) && cgru_vector_fits(node, 0, node->number[0], 0) && node->number[0] > 0 && node->number[1] > 0 &&
            x->size % ((int64_t)node->number[0] * node->number[1]) == 0;
 }
 

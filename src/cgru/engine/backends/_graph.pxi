@@ -34,6 +34,7 @@ cdef extern from "graph.h" nogil:
         cgru_stored table
         int precision
         const float *vector[4]
+        int64_t numbers[4]
         int activation, kind, flag, offset
         int number[6]
         float real[4]
@@ -230,7 +231,7 @@ cdef void fill_node(cgru_gnode *node, dict given, int out, const cgru_matrix **m
         if vector is not None:
             if not (isinstance(vector, np.ndarray) and vector.dtype == np.float32 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>vector)):
                 raise ShapeError(f"{given['name']}: a vector is not float32 in C order")
-            node.vector[k] = floats(<cnp.ndarray>vector)
+            node.vector[k], node.numbers[k] = floats(<cnp.ndarray>vector), vector.size
     node.activation, node.kind = given.get("activation", 0), given.get("kind", 0)
     node.flag, node.offset = given.get("flag", 0), given.get("offset", 0)
     for k, number in enumerate(given.get("numbers", ())):
