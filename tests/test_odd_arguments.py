@@ -151,7 +151,7 @@ def base(where: str, owner: Any, name: str) -> Any:
         "tensors": torch,
         "mean": np.zeros(4),
         "variance": np.ones(4),
-        "weight": np.ones((3, 4)),
+        "weight": np.ones({"Conv1d": (3, 4, 2), "LayerNorm": 4}.get(kind.__name__, (3, 4))),
         "weights": [given["w_ih"].T, given["w_hh"].T] if gates > 1 else [],
         "matrices": {gate: np.ones((HIDDEN, HIDDEN + 4)) for gate in getattr(kind, "GATES", ())},
         "w_ih": given["w_ih"],

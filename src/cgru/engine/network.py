@@ -9,7 +9,7 @@ from typing import Any, Self
 from .. import arrays
 from ..builder import Graph as Builder
 from ..errors import ArgumentTypeError, CgruError, ShapeError, UnsupportedError
-from ..layers import LastStep, Layer, Recurrent
+from ..layers import Conv1d, LastStep, Layer, Recurrent
 from ..layers.normalization import fold
 from ..spec.graph import Graph, Node
 from ..spec.precision import check as check_precision
@@ -185,7 +185,8 @@ def _lowered(layers: Sequence[Layer], features: int) -> tuple[Builder, list[tupl
     while name in taken:
         name += "_"
     x = g.input(dtype="int64", name=name) if layers[0].takes_ids else g.input(features, name=name)
-    g.mask_of_input(x)
+    if _mask_is_read(layers):
+        g.mask_of_input(x)
     y: Any = x
     ends = []
     for layer in layers:
@@ -193,6 +194,12 @@ def _lowered(layers: Sequence[Layer], features: int) -> tuple[Builder, list[tupl
         ends.append(y if isinstance(y, tuple) else (y,))
     g.output(*ends[-1])
     return g, ends
+
+
+def _mask_is_read(layers: Sequence[Layer]) -> bool:
+    """Whether a caller may give a mask. A convolution ends it: with no recurrence before one, it would say nothing."""
+    ends = next((i for i, layer in enumerate(layers) if isinstance(layer, Conv1d)), None)
+    return ends is None or any(isinstance(layer, Recurrent) for layer in layers[:ends])
 
 
 def _check_chain(layers: Sequence[Layer]) -> None:
@@ -204,7 +211,7 @@ def _check_chain(layers: Sequence[Layer]) -> None:
             raise UnsupportedError(f"{layer.name}: an embedding takes token ids and can only come first")
         if size is not None and layer.input_size is not None and layer.input_size != size:
             raise ShapeError(f"{layer.name} takes {layer.input_size} features, but {before} gives {size}")
-        if isinstance(layer, (Recurrent, LastStep)) and collapsed:
+        if isinstance(layer, (Recurrent, LastStep, Conv1d)) and collapsed:
             raise UnsupportedError(f"{layer.name}: it needs a sequence, but {before} gives only the last output")
         splits = isinstance(layer, Recurrent) and layer.bidirectional and layer.merge_mode is None
         if splits and position < len(layers) - 1:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from .base import Layer
+from .convolution import Conv1d
 from .feedforward import Activation, Dense, Embedding, LastStep, Masking
 from .gru import GRU
 from .lstm import LSTM
-from .normalization import BatchNorm
+from .normalization import BatchNorm, LayerNorm
 from .recurrent import Recurrent, Scan
 from .rnn import RNN
 from .variants import GENERATED_LAYERS, MinGRU, ThreeGate
 
 _ALL: tuple[type[Layer], ...] = (
     *(GRU, LSTM, RNN, ThreeGate, MinGRU, *GENERATED_LAYERS.values()),
-    *(Dense, Embedding, Activation, Masking, LastStep, BatchNorm),
+    *(Dense, Embedding, Activation, Masking, LastStep, BatchNorm, Conv1d, LayerNorm),
 )
 
 #: Every layer the native form can hold, by the kind it writes.
@@ -27,10 +28,12 @@ __all__ = [
     "RNN",
     "Activation",
     "BatchNorm",
+    "Conv1d",
     "Dense",
     "Embedding",
     "LastStep",
     "Layer",
+    "LayerNorm",
     "Masking",
     "MinGRU",
     "Recurrent",

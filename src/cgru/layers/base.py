@@ -32,6 +32,8 @@ class Layer:
     kind: ClassVar[str]
     #: Whether the layer takes integer ids rather than features.
     takes_ids: ClassVar[bool] = False
+    #: How many axes the arrays have that reduced precision holds smaller.
+    matrix_axes: ClassVar[int] = 2
 
     #: The network of this layer alone, once it has run by itself.
     alone: Any = None

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CgruError, UnsupportedError
 from .base import Layer
+from .convolution import Conv1d
 from .feedforward import Activation, Dense, Embedding, LastStep, Masking
-from .normalization import BatchNorm
+from .normalization import BatchNorm, LayerNorm
 from .recurrent import MERGES, Recurrent
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ def lower(g: Graph, layer: Layer, inputs: Sequence[str], mask: str) -> Any:
     elif isinstance(layer, BatchNorm):
         held = layer.arrays()
         y = g.node("scale_shift", x, name=layer.name, weights={"scale": held["gain"], "shift": held["shift"]})
+    elif isinstance(layer, LayerNorm):
+        y = g.node("layer_norm", x, name=layer.name, weights=layer.weights[""], **layer.op_options())
+    elif isinstance(layer, Conv1d):
+        return _convolution(g, layer, x)
     elif isinstance(layer, Activation):
         y = g.node("activation", x, name=layer.name, activation=layer.activation)
     else:
@@ -42,6 +47,17 @@ def lower(g: Graph, layer: Layer, inputs: Sequence[str], mask: str) -> Any:
     if mask and g.values[y].clock is not None:
         g.masks[y] = mask
     return y
+
+
+def _convolution(g: Graph, layer: Conv1d, x: str) -> str:
+    """Its padding is a node of its own where it depends on the length, or reaches further than the kernel."""
+    left, right = layer.pads or (0, 0)
+    if layer.pads is None:
+        x = g.node("pad_same", x, name=f"{layer.name}.padded", layer=layer.name, span=layer.span, stride=layer.stride)
+    elif max(left, right) >= layer.span:
+        x = g.node("pad_time", x, name=f"{layer.name}.padded", layer=layer.name, left=left, right=right)
+        left = right = 0
+    return g.node("conv1d", x, name=layer.name, weights=layer.weights[""], left=left, right=right, **layer.op_options())
 
 
 def _both(g: Graph, seen: str, mask: str) -> str:

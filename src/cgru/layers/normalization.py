@@ -1,4 +1,4 @@
-"""Batch normalisation of a trained network: a scale and a shift, taken by a neighbour where one can."""
+"""Normalisation as layers: BatchNorm, which a neighbour takes into its weights where one can, and LayerNorm."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any, Self
 import numpy as np
 
 from ..arrays import Float32, number, own, sequence
-from ..errors import CgruError, FormatError, ShapeError
-from .base import Layer, called, only
+from ..errors import CgruError, FormatError, ShapeError, UnsupportedError
+from .base import Layer, called, only, take
+from .convolution import Conv1d
 from .feedforward import Dense, pick
-from .live import torch_module, torch_tensors
+from .live import keras_layer, keras_settings, torch_module, torch_tensors
 from .recurrent import Recurrent
 
 
@@ -19,8 +20,8 @@ class BatchNorm(Layer):
     """γ (x − μ) / √(σ² + ε) + β, of each feature, with the statistics of training: (B, T, I) → (B, T, I).
 
     ``mean`` and ``variance`` (I,) are the running ones, ``gamma`` and ``beta`` (I,) may be absent. torch.nn.BatchNorm1d
-    (epsilon 1e-5), Keras BatchNormalization (epsilon 1e-3); Ioffe and Szegedy 2015. Beside a Dense or a recurrent layer
-    in a list of layers it becomes part of that layer's weights.
+    (epsilon 1e-5), Keras BatchNormalization (epsilon 1e-3); Ioffe and Szegedy 2015. In a list of layers it becomes part
+    of the weights of a Dense or recurrent layer behind it, or of a Dense or Conv1d before it.
     """
 
     kind = "batch_norm"
@@ -81,7 +82,14 @@ class BatchNorm(Layer):
 
     @classmethod
     def from_keras(cls, weights: Any, *, epsilon: float = 1e-3, name: str | None = None) -> Self:
-        """From Keras' [gamma, beta, moving_mean, moving_variance], or [moving_mean, moving_variance] alone."""
+        """From Keras' [gamma, beta, moving_mean, moving_variance], or [moving_mean, moving_variance] alone.
+
+        ``weights`` may be a live BatchNormalization, which says its epsilon itself.
+        """
+        layer = keras_layer(weights, ("BatchNormalization",))
+        if layer is not None:
+            gamma, beta, (mean, variance), epsilon = _of_keras(layer)
+            return cls(mean, variance, gamma, beta, epsilon=epsilon, name=name or layer.name)
         where = called(name, cls.kind)
         parts = sequence(weights, where, "[gamma, beta, moving_mean, moving_variance]")
         if len(parts) not in (2, 4):
@@ -102,6 +110,90 @@ class BatchNorm(Layer):
     @property
     def reducible(self) -> bool:
         return False
+
+
+class LayerNorm(Layer):
+    """(x − mean) / √(variance + ε) · weight + bias, over the features of each frame: (B, T, I) → (B, T, I).
+
+    ``weight`` and ``bias`` (I,), one of which may be None. torch.nn.LayerNorm (epsilon 1e-5), Keras LayerNormalization
+    (epsilon 1e-3); Ba, Kiros and Hinton 2016. The variance is the biased one.
+    """
+
+    kind = "layer_norm"
+
+    def __init__(self, weight: Any, bias: Any = None, *, epsilon: float = 1e-5, name: str | None = None) -> None:
+        where = called(name, self.kind)
+        given = {"weight": weight, "bias": bias}
+        parts = {key: own(value, f"{where}: {key}", 1) for key, value in given.items() if value is not None}
+        if not parts:
+            raise CgruError(f"{where}: weight and bias are None; a normalisation of I features has weight=np.ones(I)")
+        shapes = {array.shape for array in parts.values()}
+        if len(shapes) > 1 or (0,) in shapes:
+            found = ", ".join(f"{key} {array.shape}" for key, array in parts.items())
+            raise ShapeError(f"{where}: expected arrays of one shape (I,), found {found}")
+        super().__init__(name, parts)
+        self.epsilon = number(epsilon, f"{where}: epsilon")
+        if not 0 <= self.epsilon < 1e3:
+            raise CgruError(f"{where}: epsilon={self.epsilon:g}: expected 0 or a small number above it")
+        self.input_size = self.output_size = len(next(iter(parts.values())))
+
+    @classmethod
+    def from_torch(cls, tensors: Any, prefix: str = "", *, epsilon: float = 1e-5, name: str | None = None) -> Self:
+        """From a torch.nn.LayerNorm, which says epsilon, its ``state_dict()``, or one that holds it at ``prefix``."""
+        where = called(name, cls.kind)
+        module = torch_module(tensors, ("LayerNorm",), where)
+        if module is None:
+            held = torch_tensors(tensors, prefix, ("weight", "bias"), where)
+            return cls(held["weight"], held.get("bias"), epsilon=epsilon, name=name)
+        shape = tuple(module.normalized_shape)
+        if len(shape) != 1:
+            raise UnsupportedError(f"{where}: normalized_shape={shape}; one axis, the features, is run")
+        known = ("weight", "bias") if module.elementwise_affine else ("bias",)
+        held = torch_tensors(tensors, prefix, known, where)
+        weight = held.get("weight", np.ones(shape, np.float32))
+        return cls(weight, held.get("bias"), epsilon=module.eps, name=name)
+
+    @classmethod
+    def from_keras(cls, weights: Any, *, epsilon: float = 1e-3, name: str | None = None) -> Self:
+        """From Keras' [gamma (I,), beta (I,)], or a live LayerNormalization, which says its epsilon itself."""
+        layer = keras_layer(weights, ("LayerNormalization",))
+        if layer is not None:
+            gamma, beta, _, epsilon = _of_keras(layer)
+            return cls(gamma, beta, epsilon=epsilon, name=name or layer.name)
+        where = called(name, cls.kind)
+        parts = sequence(weights, where, "[gamma, beta]")
+        if len(parts) != 2:
+            raise ShapeError(f"{where}: expected [gamma, beta], found {len(parts)} arrays")
+        return cls(*parts, epsilon=epsilon, name=name)
+
+    def options(self) -> dict[str, Any]:
+        return {"epsilon": self.epsilon}
+
+    def op_options(self) -> dict[str, Any]:
+        return {"epsilon": self.epsilon}
+
+    @classmethod
+    def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        only(options, ("epsilon",), name)
+        epsilon = take(options, "epsilon", (int, float), name)
+        return cls(arrays.get("weight"), arrays.get("bias"), epsilon=epsilon, name=name)
+
+    @property
+    def reducible(self) -> bool:
+        return False
+
+
+def _of_keras(layer: Any) -> tuple[Any, Any, list[Any], float]:
+    """gamma, beta, what other weights there are, and epsilon of a live normalisation over the last axis."""
+    passed, inert = ("axis", "center", "epsilon", "scale"), {"renorm": False, "rms_scaling": False}
+    settings = keras_settings(layer, layer.name, passed=passed, inert=inert)
+    axis = settings["axis"]
+    if axis not in (-1, 2) and list(np.ravel(axis)) not in ([-1], [2]):
+        raise UnsupportedError(f"{layer.name}: axis={axis!r}; a sequence's last axis, the features, is run")
+    rest = list(layer.get_weights())
+    gamma = rest.pop(0) if settings["scale"] else None
+    beta = rest.pop(0) if settings["center"] else None
+    return gamma, beta, rest, settings["epsilon"]
 
 
 def fold(layers: Sequence[Layer]) -> list[Layer]:
@@ -152,13 +244,14 @@ def _before(norm: BatchNorm, layer: Layer) -> Layer | None:
 
 def _behind(layer: Layer, norm: BatchNorm) -> Layer | None:
     """The layer that ``norm`` reads, giving what ``norm`` gives: s (W x + b) + t."""
-    if not isinstance(layer, Dense) or layer.precision != "float32" or layer.activation != "linear":
+    if not isinstance(layer, (Dense, Conv1d)) or layer.precision != "float32" or layer.activation != "linear":
         return None
     if layer.output_size != norm.input_size:
         return None
     scale, shift = _wide(norm)
     arrays = layer.arrays()
-    made = {"weight": _rounded(scale[:, None] * arrays["weight"])}
+    rows = scale.reshape(-1, *[1] * (arrays["weight"].ndim - 1))
+    made = {"weight": _rounded(rows * arrays["weight"])}
     made["bias"] = _rounded(scale * arrays["bias"] + shift if "bias" in arrays else shift)
     return layer.holding("float32", made)
 

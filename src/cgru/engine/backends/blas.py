@@ -57,7 +57,7 @@ _MOVES = {
     *("concat", "add", "mul", "average", "last_state", "pool_whole"),
 }
 #: Those of them that give at a frame what that frame has, whatever stands beyond a row's length.
-_EACH_FRAME = _MOVES - {"pool_whole"} | {"scan", "dense", "activation", "scale_shift"}
+_EACH_FRAME = _MOVES - {"pool_whole"} | {"scan", "dense", "activation", "scale_shift", "layer_norm"}
 
 
 def _has_kernel(node: Node) -> bool:

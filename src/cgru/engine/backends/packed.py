@@ -13,7 +13,7 @@ import numpy as np
 
 from ...arrays import Float32
 from ...forks import Lock
-from ...layers import Activation, BatchNorm, Dense, Embedding, LastStep, Layer, Masking, Recurrent
+from ...layers import Activation, Dense, Embedding, LastStep, Layer, Masking, Recurrent
 from ...layers.recurrent import MERGES
 from ...spec.activations import CODES
 from ...spec.graph import MASK, Graph
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: The core's number for each way to merge two directions; a pair is cut from what concatenates them.
 _MERGES = {mode: code for code, mode in enumerate(MERGES)} | {None: 0}
+#: The layers that the C core has as parts of a chain; with others in it, a list of layers runs as a graph.
+_STRAIGHT = (Activation, Dense, Embedding, LastStep, Masking, Recurrent)
 packing = Lock()
 
 
@@ -45,7 +47,7 @@ def unsupported(network: Network) -> str | None:
 
 
 def _is_straight(network: Network) -> bool:
-    return network.chain and not any(isinstance(layer, BatchNorm) for layer in network.layers)
+    return network.chain and all(isinstance(layer, _STRAIGHT) for layer in network.layers)
 
 
 def names(network: Network) -> list[str]:

@@ -34,7 +34,7 @@ def contents(layers: Sequence[Layer]) -> tuple[dict[str, np.ndarray], str, dict[
 def load(file: TensorFile, dtypes: Mapping[str, str]) -> list[Layer]:
     """The layers of a file of version 1."""
     entries = _specification(file.metadata)
-    arrays = _arrays_by_layer(file, dtypes, {entry["name"]: entry.get("precision", "float32") for entry in entries})
+    arrays = _arrays_by_layer(file, dtypes, {entry["name"]: entry for entry in entries})
     return [_layer(entry, arrays[entry["name"]]) for entry in entries]
 
 
@@ -75,23 +75,24 @@ def _specification(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _arrays_by_layer(
-    file: TensorFile, dtypes: Mapping[str, str], precisions: Mapping[str, str]
+    file: TensorFile, dtypes: Mapping[str, str], entries: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Float32 | Stored]]:
     """The tensors, named ``<layer>.<array>``, of each layer in its precision; every tensor belongs to one."""
-    found: dict[str, dict[str, Float32 | Stored]] = {name: {} for name in precisions}
+    found: dict[str, dict[str, Float32 | Stored]] = {name: {} for name in entries}
     scales = {tensor for tensor in file.tensors if tensor.endswith(SCALE)}
     for tensor in file.tensors:
         layer, dot, key = tensor.rpartition(".")
         if tensor.endswith(SCALE):
             continue
         if not dot or layer not in found:
-            known = some(name[:40] for name in precisions)
+            known = some(name[:40] for name in entries)
             raise FormatError(f"nothing uses the tensor {tensor[:80]!r}; the layers are {known}")
-        precision = precisions[layer] if is_matrix(key) else "float32"
+        precision = entries[layer].get("precision", "float32") if is_matrix(key) else "float32"
         held = take(file, dtypes, tensor, precision)
         if isinstance(held, Stored):
-            if held.values.ndim != 2:
-                raise FormatError(f"tensor {tensor[:80]!r} has shape {held.values.shape}; expected 2 axes")
+            axes = LAYERS[entries[layer]["kind"]].matrix_axes
+            if held.values.ndim != axes:
+                raise FormatError(f"tensor {tensor[:80]!r} has shape {held.values.shape}; expected {axes} axes")
             if held.scale is not None:
                 scales.discard(tensor + SCALE)
         found[layer][key] = held
