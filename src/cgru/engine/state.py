@@ -8,7 +8,7 @@ and a scale that reduced precision carries with the row. Blocks begin on multipl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -59,12 +59,17 @@ class StateLayout:
         self.blocks: dict[str, list[Block]] = {}
         self.history: dict[str, list[Block | None]] = {}
         self._keys: dict[str, list[tuple[int, int]]] = {}
+        #: By layer, where a row's scans note that the caller gave a state: of scans whose h0 is a value of the graph.
+        self._noting: dict[str, list[int]] = {}
         self.width = 0
         for node in graph.nodes:
             inputs = graph.input_values(node)
             if carried := graph.operations[node.name].state(node.options, inputs):
                 arrays, sizes = zip(*carried, strict=True)
-                self.blocks[node.name] = [self._place(node.layer, arrays, sizes)]
+                block = self._place(node.layer, arrays, sizes)
+                self.blocks[node.name] = [block]
+                if any(node.inputs[2:]):
+                    self._noting.setdefault(node.layer, []).append(block.aux)
             self.history[node.name] = [
                 self._place(node.name, ("history" + (str(i) if len(inputs) > 1 else ""),), (hold * value.size,))
                 if hold and value is not None and value.clock is not None
@@ -87,6 +92,10 @@ class StateLayout:
         """The blocks of a layer's scans, in torch's order of h_n."""
         return [block for found in self.blocks.values() for block in found if block.layer == name]
 
+    def noting(self, layer: str) -> Sequence[int]:
+        """The columns that say whether a layer's rows have begun, where it may begin with something else than zero."""
+        return self._noting.get(layer, ())
+
     def steps(self, data: Float32) -> int:
         """Steps gone in, which all rows of a stream share; for networks that count them."""
         assert self._steps is not None
@@ -107,14 +116,15 @@ class StateLayout:
         return part
 
     @classmethod
-    def _known(cls, blocks: dict[str, list[Block]], keys: Any, width: int, mark: bytes) -> StateLayout:
+    def _known(cls, blocks: dict[str, list[Block]], keys: Any, width: int, mark: bytes, noting: Any) -> StateLayout:
         """The layout of a network that is elsewhere: what a pickled state brings."""
         layout = object.__new__(cls)
         layout.blocks, layout.history, layout._keys, layout.width, layout._mark = blocks, {}, keys, width, mark
+        layout._noting = noting
         return layout
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._known, (self.blocks, self._keys, self.width, self.fingerprint())
+        return self._known, (self.blocks, self._keys, self.width, self.fingerprint(), self._noting)
 
     def fingerprint(self) -> bytes:
         """The network's :func:`~cgru.engine.fingerprint.fingerprint`, computed once."""
@@ -193,10 +203,14 @@ class State:
 
     def arrays(self, names: Iterable[str] | None = None) -> dict[str, Float32]:
         """Copies by name, in torch's shape: ``{"gru.h": (L·D, B, H), …}``; of all, or of those named "h", "c", …"""
-        found = {}
         if names is not None:
             names = sequence(names, "names", "names such as 'h' and 'c'")
             names = {text(name, "names") for name in names}
+        return self.known(names)
+
+    def known(self, names: Container[str] | None) -> dict[str, Float32]:
+        """:meth:`arrays` of names that need no check."""
+        found = {}
         for key, parts in self._layout.keys().items():
             if names is not None and key.rpartition(".")[2] not in names:
                 continue
@@ -233,8 +247,8 @@ class State:
         for row, (start, size) in zip(array, parts, strict=True):
             self._data[:, start : start + size] = row
         # What the caller gives wins over an initial state that the network holds.
-        for block in self._layout.of_layer(key.rpartition(".")[0]):
-            begun = self._data[:, block.aux]
+        for column in self._layout.noting(key.rpartition(".")[0]):
+            begun = self._data[:, column]
             begun[begun == FRESH] = GIVEN
 
     def __repr__(self) -> str:
