@@ -1,6 +1,6 @@
 """How English words are said, from their letters: an encoder–decoder with attention, searched by cgru.
 
-    python examples/phonemes.py recurrent spectrogram        # needs phonemes.pt, which train_phonemes.py writes
+    python examples/phonemes.py recurrent spectrogram        # by phonemes.pt, which train_phonemes.py wrote
     python examples/phonemes.py --test 500                   # phoneme error rates, beside PyTorch's decoding
 
 The words of `--test` are of the part of the dictionary that training never saw; PyTorch decodes them with the same

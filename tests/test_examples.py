@@ -153,3 +153,19 @@ def test_the_speller_decodes_as_pytorch_does(monkeypatch: pytest.MonkeyPatch) ->
             assert tokens.tolist() == path
             assert score == pytest.approx(wanted, abs=1e-3)
     assert phonemes.distance([1, 2, 3, 4], [1, 3, 4, 5]) == 2
+
+
+#: Words of the test part, and what the dictionary says of them.
+SPELLED = {
+    "honeymooner": "HH AH N IY M UW N ER",
+    "exchangeable": "IH K S CH EY N JH AH B AH L",
+    "puppetry": "P AH P AH T R IY",
+    "clayton's": "K L EY T AH N Z",
+}
+
+
+def test_the_trained_speller_says_words_it_never_saw() -> None:
+    """The committed weights; the dictionary's own phonemes of two words of its test part."""
+    command = [sys.executable, str(EXAMPLES / "phonemes.py"), *SPELLED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{word} {said}" for word, said in SPELLED.items()]
