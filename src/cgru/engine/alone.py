@@ -28,7 +28,7 @@ def run_recurrent(
     given = model._inputs.admit(plain(x))
     state = _initial(layer, model, h0, given.batch)
     out = model._run(given, state, lengths, mask, None, threads, backend)
-    final = state.known(layer.cell.carried)
+    final = state._of_names(layer.cell.carried)
     last = tuple(final.values())
     if given.single:
         last = tuple(array[:, 0] for array in last)

@@ -206,9 +206,9 @@ class State:
         if names is not None:
             names = sequence(names, "names", "names such as 'h' and 'c'")
             names = {text(name, "names") for name in names}
-        return self.known(names)
+        return self._of_names(names)
 
-    def known(self, names: Container[str] | None) -> dict[str, Float32]:
+    def _of_names(self, names: Container[str] | None) -> dict[str, Float32]:
         """:meth:`arrays` of names that need no check."""
         found = {}
         for key, parts in self._layout.keys().items():
