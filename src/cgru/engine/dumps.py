@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ def dump(net: Model, data: Float32) -> bytes:
     """``data`` (B, width) and what it belongs to."""
     rows = data.astype("<f4", copy=False).tobytes()
     body = _HEADER.pack(_MAGIC, net._fingerprint(), *data.shape) + rows
-    return body + hashlib.blake2b(body, digest_size=_DIGEST).digest()
+    return body + _digest(body)
 
 
 def restore(net: Model, blob: Any, batch: int) -> Float32:
@@ -38,10 +37,16 @@ def restore(net: Model, blob: Any, batch: int) -> Float32:
     if magic != _MAGIC:
         raise FormatError(f"restore: the dump has the form {magic!r}, this version reads {_MAGIC!r}")
     body, digest = blob[:-_DIGEST], blob[-_DIGEST:]
-    if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
+    if _digest(body) != digest:
         raise FormatError("restore: the dump is damaged: its digest does not match")
     if mark != net._fingerprint():
         raise FormatError("restore: the dump comes from another network (other layers, sizes or weights)")
     if (rows, width) != (batch, net._layout.width) or len(body) != _HEADER.size + 4 * rows * width:
         raise FormatError(f"restore: the dump holds {rows} rows, this stream has {batch}")
     return np.frombuffer(body, "<f4", offset=_HEADER.size).reshape(rows, width).astype(np.float32)
+
+
+def _digest(body: bytes) -> bytes:
+    from hashlib import blake2b  # four milliseconds that importing cgru need not take
+
+    return blake2b(body, digest_size=_DIGEST).digest()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from html import escape
-from pathlib import PurePath
 from typing import Any, NoReturn
 
 from ..builder import Graph as Builder
@@ -89,6 +88,8 @@ class Entries(Model):
         return "\n\n".join((*parts, "\n".join((total, *self.notes))))
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         parts = [f"<h4>{escape(name)}</h4>{model._repr_html_()}" for name, model in self.entries.items()]
         return "".join((*parts, *(f"<div>{escape(note)}</div>" for note in self.notes)))
 
@@ -132,7 +133,7 @@ class Entries(Model):
 
     def save(self, path: Any) -> None:
         """Write all entries into one file of the native form (docs/format.md)."""
-        if isinstance(path, (str, PurePath)) and str(path).endswith(".onnx"):
+        if isinstance(path, (str, os.PathLike)) and str(path).endswith(".onnx"):
             raise UnsupportedError(
                 f"{path}: an ONNX file holds one graph; save the entries one by one, net[{next(iter(self.entries))!r}]"
             )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -453,7 +453,7 @@ class Model:
         A name that ends in ``.onnx`` gets an ONNX file instead, for other libraries: float32, sequences from a zero
         state. :class:`UnsupportedError` names the layer that cannot be said in ONNX.
         """
-        if isinstance(path, (str, PurePath)) and str(path).endswith(".onnx"):
+        if isinstance(path, (str, os.PathLike)) and str(path).endswith(".onnx"):
             from ..formats.writers import onnx
 
             onnx.save(self, path)
