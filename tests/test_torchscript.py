@@ -183,6 +183,15 @@ def test_more_words_than_code_has_are_refused() -> None:
         parsed("def f(x):\n" + "  y = x\n" * 100_000, "code of m")
 
 
+def test_a_root_that_is_no_class_of_the_archive_is_refused() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(FOLDER / "loop.scripted.pt") as source, zipfile.ZipFile(out, "w") as target:
+        for item in source.infolist():
+            target.writestr(item.filename, source.read(item).replace(b"c__torch__\n", b"c__touch__\n"))
+    with pytest.raises(FormatError, match="expected a module"):
+        cgru.load(out.getvalue())
+
+
 def test_code_that_inflates_is_refused() -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(FOLDER / "loop.scripted.pt") as source, zipfile.ZipFile(out, "w") as target:

@@ -7,8 +7,9 @@ source of every class. Source: torch/csrc/jit/serialization. Nothing of it is im
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -70,8 +71,8 @@ def opened(source: Source) -> Script:
     top = top_folder(members)
     order = byte_order(members, top)
     root = _pickle(members, top + "data.pkl")
-    if not isinstance(root, Record) or not isinstance(root.state, dict):
-        raise FormatError(f"{shown}: data.pkl is {describe(root)}; expected a module")
+    if not isinstance(root, Record) or attributes_of(root) is None:
+        raise FormatError(f"{shown}: data.pkl is {describe(root)}; expected a module of a class of the archive's code")
     found = _Tree(shown).flatten(root)
     described = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     tensors, aliases = Arrays(_Storages(members, f"{top}data/"), shown, order, members.file_size).of(described)
@@ -141,24 +142,19 @@ class _Tree(ObjectTree):
         return isinstance(value, Tensor)
 
     def members(self, value: object) -> Iterable[tuple[object, object]] | None:
-        if is_object(value):
-            return _attributes(value)
-        return super().members(value)
+        held = attributes_of(value)
+        return super().members(value) if held is None else held.items()
 
     def passed(self, name: str, value: Record, parent: object) -> None:
         if describe(value).startswith("torch._utils._rebuild"):
             raise UnsupportedError(f"{self.shown}: {name!r} is a {describe(value)}, not a plain dense tensor")
 
 
-def is_object(value: object) -> bool:
-    """Whether ``value`` is an instance of a class of the archive."""
-    return isinstance(value, Record) and isinstance(value.state, dict) and describe(value).startswith(_CLASSES)
-
-
-def _attributes(value: object) -> Iterator[tuple[object, object]]:
-    assert isinstance(value, Record)
-    assert isinstance(value.state, dict)
-    yield from value.state.items()
+def attributes_of(value: object) -> dict[str, Any] | None:
+    """The attributes of an instance of a class of the archive's code; None for anything else."""
+    if isinstance(value, Record) and isinstance(value.state, dict) and describe(value).startswith(_CLASSES):
+        return value.state
+    return None
 
 
 def _tagged(value: object, kind: object = None) -> object:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ....errors import FormatError, UnsupportedError
 from ...containers.pickle_data import Record, describe
-from ...containers.torch_script import Script, is_object
+from ...containers.torch_script import Script, attributes_of
 from ...containers.torch_tensors import Tensor as Described
 from ..aten.program import Call
 from . import operators, syntax
@@ -80,9 +80,9 @@ class Evaluator:
         if known is not None:
             return known
         self.budget.spend()
-        if is_object(value):
-            assert isinstance(value.state, dict)
-            found: Any = Object(describe(value), path, value.state)
+        attributes = attributes_of(value)
+        if attributes is not None:
+            found: Any = Object(describe(value), path, attributes)
         elif isinstance(value, list):
             found = [self._value(part, f"{path}.{i}") for i, part in enumerate(value)]
         elif isinstance(value, tuple):

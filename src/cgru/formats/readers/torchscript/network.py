@@ -19,7 +19,7 @@ from ....errors import CgruError, FormatError, ShapeError, UnsupportedError
 from ....layers import Layer
 from ...containers.file_bytes import Source as File
 from ...containers.pickle_data import describe
-from ...containers.torch_script import Script, is_object, opened
+from ...containers.torch_script import Script, attributes_of, opened
 from ..aten.network import Traced, traced
 from ..aten.program import Argument, Program
 from .evaluator import Budget, Evaluator
@@ -116,12 +116,12 @@ def _kinds(script: Script) -> Iterator[Shape]:
     visited: set[int] = set()
     while stack:
         value = stack.pop()
-        if not is_object(value) or id(value) in visited:
+        attributes = attributes_of(value)
+        if attributes is None or id(value) in visited:
             continue
         visited.add(id(value))
-        assert isinstance(value.state, dict)
-        found += _of_module(describe(value), value.state, script)
-        stack += list(value.state.values())[::-1]
+        found += _of_module(describe(value), attributes, script)
+        stack += list(attributes.values())[::-1]
     # A frozen module keeps its weights as constants, a parametrised one under names of their own.
     for array in (*script.constants, *script.tensors.values()):
         if array.ndim == 2:
