@@ -10,6 +10,7 @@ import pytest
 from seq2seq import arr, graphs
 
 import cgru
+from cgru.engine.rows import Rows
 from cgru.search import ranking, variates
 
 X = np.random.default_rng(16).integers(1, 9, (6, 7))
@@ -52,6 +53,15 @@ def test_variates_against_scipy() -> None:
     np.testing.assert_allclose(variates.log(x), np.log(x), rtol=1e-14, atol=1e-15)
     np.testing.assert_allclose(variates.exp(np.linspace(-30, 30, 997)), x, rtol=1e-14)
     np.testing.assert_allclose(variates.cosine_of_turn(u), np.cos(2 * np.pi * u), atol=1e-14)
+    wide = np.linspace(-60, 60, 997)
+    np.testing.assert_allclose(variates.softplus(wide), np.logaddexp(0, wide), rtol=1e-14)
+
+
+def test_the_cores_normal_variates_are_numpys_to_the_bit() -> None:
+    core = pytest.importorskip("cgru.engine.backends._packed")
+    tails = 2.0 ** -np.arange(1, 60)
+    u = np.concatenate([[0.0], tails, 1 - tails[:53], np.linspace(0, 1, 4001)[:-1]]).reshape(1, -1)
+    np.testing.assert_array_equal(core.normal(u), variates.normal(u))
 
 
 @pytest.mark.parametrize("freedom", [1.5, 4.0, 60.0])
@@ -167,7 +177,10 @@ def test_ctc_merges_repeats_and_leaves_blanks_out() -> None:
 def forecaster(outputs: int, known: int = 2) -> cgru.Model:
     rng = np.random.default_rng(8)
     gru = cgru.GRU.from_arrays(*(rng.standard_normal(s) * 0.5 for s in ((18, 1 + known), (18, 6), 18, 18)))
-    return cgru.Model([gru, cgru.Dense(rng.standard_normal((outputs, 6)), np.array([0.3, 0.3, 3.0])[:outputs])])
+    bias = np.full(outputs, 0.3)
+    if outputs % 3 == 0:  # degrees of freedom
+        bias[-outputs // 3 :] = 3.0
+    return cgru.Model([gru, cgru.Dense(rng.standard_normal((outputs, 6)), bias)])
 
 
 def softplus(x: np.ndarray) -> np.ndarray:
@@ -211,6 +224,30 @@ def test_paths_have_the_mean_and_deviation_of_the_head() -> None:
     deviation = np.exp(float(y[1]))
     assert abs(found.mean() - y[0]) < 5 * deviation / 4000**0.5
     assert abs(found.std() / deviation - 1) < 5 / (2 * 4000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("head", "outputs", "scale", "paths"),
+    [
+        ("value", 1, "linear", None),
+        ("gaussian", 2, "softplus", None),
+        ("gaussian", 2, "softplus", 300),
+        ("gaussian", 2, "log", 300),
+        ("gaussian", 4, "log", 30),
+        ("student", 3, "softplus", 300),
+        ("student", 6, "softplus", 30),
+    ],
+)
+def test_a_forecast_in_the_core_is_that_of_single_steps(
+    head: str, outputs: int, scale: str, paths: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, with several numbers of a value and known ones beside them."""
+    size = outputs // {"value": 1, "gaussian": 2, "student": 3}[head]
+    net, history, known = forecaster(outputs), arr(2, 10, 3), arr(2, 8, 3 - size)
+    told: dict[str, Any] = {"steps": 8, "head": head, "scale": scale, "paths": paths, "known": known, "seed": 3}
+    within = cgru.forecast(net, history, **told)
+    monkeypatch.setattr(Rows, "in_core", False)
+    np.testing.assert_array_equal(within, cgru.forecast(net, history, **told))
 
 
 @pytest.mark.parametrize(

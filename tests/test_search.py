@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+import signal
+import time
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from seq2seq import Torch, graphs, ids, tensors
 
 import cgru
+from cgru.engine.rows import Rows
+from cgru.search.beams import Beams
 from cgru.search.ranking import Scores as Meaning
 
 KINDS = ["", "general", "additive"]
@@ -75,9 +79,7 @@ def test_beams_are_the_textbooks(width: int, penalty: str, power: float) -> None
         return ((5 + n) / 6) ** power if penalty == "gnmt" else n**power
 
     net, peer = network(), of_torch()
-    found = cgru.beam(
-        net, X, lengths=LENGTHS, width=width, n_best=width, length_penalty=power, penalty=penalty, **TOLD
-    )
+    found = cgru.beam(net, X, lengths=LENGTHS, width=width, n_best=width, length_penalty=power, penalty=penalty, **TOLD)
     best = cgru.beam(net, X, lengths=LENGTHS, width=width, length_penalty=power, penalty=penalty, **TOLD)
     for i, (row, length) in enumerate(zip(X, LENGTHS, strict=True)):
         wanted = textbook(peer, row[:length], width, 9, divisor)
@@ -284,13 +286,88 @@ def test_the_core_chooses_as_it_is_written_in_numpy(seed: int) -> None:
                 ranked.draw(u, [1.0, 0.7, 2.0][seed % 3], [0, 3][seed % 2], [1.0, 0.8][seed % 2], tokens[i], scores[i])
         np.testing.assert_array_equal(tokens[0], tokens[1])
         np.testing.assert_allclose(scores[0], scores[1], atol=2e-6)
-    base, bounds = np.round(rng.standard_normal(n), 1), np.array([0, n // 2, n])
-    want = np.array([3, 5], np.int64)
-    a, b = (ranked.continuations(base, bounds, want) for ranked in made)
-    np.testing.assert_array_equal(a[3], b[3])
-    np.testing.assert_allclose(a[2], b[2], atol=2e-6)
-    np.testing.assert_allclose(made[1].open[a[0], a[1]] + base[a[0]], a[2], atol=2e-6)
-    assert len(set(zip(a[0], a[1], strict=True))) == len(a[0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_core_keeps_beams_as_it_is_written_in_numpy(seed: int) -> None:
+    """With two tokens that always tie, inputs that end at different steps, and more wanted than can be found."""
+    core = pytest.importorskip("cgru.engine.backends._packed")
+    rng = np.random.default_rng(seed)
+    inputs, width, vocabulary = int(rng.integers(1, 5)), int(rng.integers(1, 7)), int(rng.choice([2, 6, 80]))
+    best, stop, most = int(rng.integers(1, width + 1)), int(rng.integers(-1, vocabulary)), int(rng.integers(1, 12))
+    divisor = np.arange(most + 1.0).clip(1) ** [0.0, 0.8, -0.4][seed % 3]
+    kinds = ((core.Beams, core.Scores), (Beams, Meaning))
+    a, b = (beams(inputs, width, best, stop, divisor) for beams, _ in kinds)
+    kept: list[tuple[int, int]] = []
+    while a.rows:
+        x = rng.standard_normal((a.rows, vocabulary)).astype(np.float32) * 2
+        if vocabulary > 2:
+            x[:, -1] = x[:, 0]
+        x[:, stop] += rng.choice([0, 3])
+        allowed = rng.random(x.shape) < 0.8 if seed % 2 else None
+        if allowed is not None:
+            allowed[:, 1] = True
+        for beams, (_, scores) in zip((a, b), kinds, strict=True):
+            beams.step(scores(x, False, -1, allowed))
+        assert (a.rows, a.steps, a.moved) == (b.rows, b.steps, b.moved)
+        np.testing.assert_array_equal(a.parents, b.parents)
+        np.testing.assert_array_equal(a.tokens, b.tokens)
+        kept += [(a.steps, row) for row in range(a.rows)]
+    for step, row in kept:
+        for one, other in zip(a.path(step, row), b.path(step, row), strict=True):
+            np.testing.assert_array_equal(one, other)
+    for i in range(inputs):
+        one, other = a.complete(i), b.complete(i)
+        assert len(one) >= 1
+        assert [tuple(c[1:]) for c in one] == [tuple(c[1:]) for c in other]
+        np.testing.assert_allclose([c[0] for c in one], [c[0] for c in other], atol=1e-5)
+
+
+SEARCHES: list[tuple[Any, dict[str, Any]]] = [
+    (cgru.greedy, {}),
+    (cgru.sample, {"count": 3, "seed": 5}),
+    (cgru.sample, {"top_k": 4, "top_p": 0.8, "temperature": 0.6}),
+    (cgru.beam, {"width": 1}),
+    (cgru.beam, {"width": 5, "length_penalty": 0.6}),
+    (cgru.beam, {"width": 4, "n_best": 4, "length_penalty": 1.0, "penalty": "power"}),
+    (cgru.beam, {"width": 3, "stop": None}),
+]
+
+
+@pytest.mark.parametrize("attention", KINDS)
+@pytest.mark.parametrize(("search", "options"), SEARCHES)
+def test_a_search_in_the_core_is_that_of_single_steps(
+    search: Any, options: dict[str, Any], attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit: with a function that allows everything, and where the core has no loops."""
+    for softmax in (False, True):
+        net = cgru.Model(graphs(attention, seed=29, scale=0.7, softmax=softmax))
+        told = {**TOLD, "lengths": LENGTHS, "min_steps": 2, **options}
+        within = search(net, X, **told)
+        hooked = search(net, X, **told, allowed=lambda tokens: None)
+        with monkeypatch.context() as patch:
+            patch.setattr(Rows, "in_core", False)
+            beside = search(net, X, **told)
+        for other in (hooked, beside):
+            np.testing.assert_equal(within.tokens, other.tokens)
+            np.testing.assert_equal(within.scores, other.scores)
+
+
+def test_a_long_search_hears_ctrl_c() -> None:
+    """A signal in the middle of the core's loop: it ends within a second of processor time, not after 2^20 steps."""
+    net = network()
+    given = cast(Any, net)["encode"](X)
+    for search in (cgru.greedy, cgru.beam, cgru.sample):
+        begun = time.process_time()
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.1)
+        before = signal.signal(signal.SIGVTALRM, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                cast(Any, search)(net, inputs=given, start=START, max_steps=1 << 20)
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+        assert time.process_time() - begun < 1.5
 
 
 def test_scores_that_are_no_numbers() -> None:
@@ -332,6 +409,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no width": ({"width": 0}, "width: expected at least 1"),
     "more of the best than the beam is wide": ({"width": 2, "n_best": 3}, "2 sequences at most"),
     "an unknown penalty": ({"penalty": "length"}, "gnmt, power"),
+    "a penalty beyond float64": ({"length_penalty": 99, "penalty": "power", "max_steps": 2000}, "leave float64"),
     "a penalty that is no number": ({"length_penalty": float("nan")}, "length_penalty"),
     "no temperature": ({"temperature": 0.0}, "temperature: expected a number above 0"),
     "no share": ({"top_p": 0.0}, r"top_p: expected a number in \(0, 1\]"),

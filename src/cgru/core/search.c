@@ -196,27 +196,6 @@ int cgru_draw(const cgru_scores *s, ptrdiff_t row, const cgru_draw_limits *limit
     return CGRU_CHOSEN;
 }
 
-void cgru_philox(const uint32_t key[2], uint32_t counter[4])
-{
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; round++) {
-        const uint64_t a = (uint64_t)0xD2511F53u * counter[0], b = (uint64_t)0xCD9E8D57u * counter[2];
-        const uint32_t next[4] = {(uint32_t)(b >> 32) ^ counter[1] ^ k0, (uint32_t)b, (uint32_t)(a >> 32) ^ counter[3] ^ k1,
-                                  (uint32_t)a};
-        memcpy(counter, next, sizeof next);
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-}
-
-double cgru_uniform(uint64_t seed, uint64_t stream, uint64_t index)
-{
-    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
-    uint32_t c[4] = {(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, (uint32_t)(stream >> 32)};
-    cgru_philox(key, c);
-    return (double)((((uint64_t)c[0] << 32) | c[1]) >> 11) * 0x1p-53;
-}
-
 /* ---- the largest of many ------------------------------------------------------------------------------------------- */
 
 ptrdiff_t cgru_keep_top(const float *from, int64_t count, int64_t first_item, ptrdiff_t k, float *values, int64_t *items,

@@ -45,12 +45,6 @@ typedef struct {
 int cgru_draw(const cgru_scores *s, ptrdiff_t row, const cgru_draw_limits *limits, double u, int64_t *order, int64_t *token,
               double *score);
 
-/* Four numbers of 32 bits that depend on key and counter alone, the same on every machine: Philox 4×32, 10 rounds (Salmon
- * et al. 2011). */
-void cgru_philox(const uint32_t key[2], uint32_t counter[4]);
-/* In [0, 1), of 53 bits: number `index` of stream `stream` under a seed. */
-double cgru_uniform(uint64_t seed, uint64_t stream, uint64_t index);
-
 /* The k largest of W v + b for each row v, best first, and which they are: values and items are (rows, k). CGRU_NO_MEMORY
  * or CGRU_OK. */
 int cgru_product_top(const cgru_kernels *kernels, const cgru_matrix *m, int64_t rows, const float *x, ptrdiff_t x_row,

@@ -123,9 +123,9 @@ class Rows:
         return len(self.state)
 
     @property
-    def in_core(self) -> Any:
-        """What steps them in the core, or None."""
-        return self._steps
+    def in_core(self) -> bool:
+        """Whether the core steps them: then :meth:`tokens`, :meth:`beams` and :meth:`values` loop in it."""
+        return self._steps is not None
 
     def step(self, inputs: Mapping[str, np.ndarray], threads: int = 1) -> list[Float32]:
         """One step of every row: features (B, …) or ids (B,) of each input that advances → each output (B, size).
@@ -150,6 +150,27 @@ class Rows:
             {**self.given, **inputs}, self.state, ended=False, threads=threads
         )
         return made
+
+    def tokens(self, name: str, *given: Any) -> int:
+        """Steps of a search for one sequence a row, fed back to input ``name``: the core's ``RowSteps.tokens``."""
+        made: int = self._steps.tokens(self._place(name), self.out, *given)
+        return made
+
+    def beams(self, name: str, token: np.ndarray, beams: Any, least: int, probabilities: bool) -> None:
+        """Steps of a beam search until the number of an input's beams changes: the core's ``RowSteps.beam``. The rows
+        are then those of the beams before the last step."""
+        spare = np.empty_like(self.state) if self._spare is None else self._spare
+        if self._steps.beam(beams, self._place(name), self.out, token, self.state, spare, least, probabilities):
+            self.state, spare = spare, self.state
+        self._spare = spare
+
+    def values(self, name: str, *given: Any) -> tuple[int, int]:
+        """Steps of a forecast, fed back to input ``name``: the core's ``RowSteps.forecast``."""
+        made: tuple[int, int] = self._steps.forecast(self._place(name), self.out, *given)
+        return made
+
+    def _place(self, name: str) -> int:
+        return list(self.plan.graph.inputs).index(name)
 
     def reorder(self, index: np.ndarray) -> None:
         """Row i goes on from the state of row index[i], over the inputs given to row i: beams of one input."""

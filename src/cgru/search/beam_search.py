@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import arrays
 from ..engine.model import Model
-from ..engine.rows import Rows
 from ..errors import CgruError
+from .choices import choices
 from .decoder import Decoded, Decoder, Settings, bounded, check_numbers, spread
-from .ranking import ranker
 
 #: What a score is divided by for a sequence of n tokens, the stop token among them, under an exponent α.
-PENALTIES: dict[str, Callable[[int, float], float]] = {
+PENALTIES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "gnmt": lambda n, α: ((5 + n) / 6) ** α,
-    "power": lambda n, α: float(n) ** α,
+    "power": lambda n, α: n**α,
 }
 
 #: Sequences that a beam may hold.
@@ -72,142 +71,79 @@ def beam(
     exponent = arrays.number(length_penalty, "length_penalty")
     if not abs(exponent) <= 100:
         raise CgruError(f"length_penalty: expected a number from -100 to 100, found {exponent}")
-
-    def divisor(n: int) -> float:
-        return PENALTIES[penalty](n, exponent)
-
-    search = _Beams(decoder, told, many, best, divisor)
-    search.run(decoder.rows(), decoder.allowed(allowed))
-    return search.result(decoder.single, n_best is None)
+    beams = choices().beams(decoder.batch, many, best, told.stop, _divisors(penalty, exponent, told.max_steps))
+    kept = _search(decoder, told, beams, decoder.allowed(allowed))
+    return _result(beams, decoder, told, kept, best, n_best is None)
 
 
-class _Complete(NamedTuple):
-    """A sequence that is complete: its score, and where its last token stands."""
-
-    score: float
-    step: int
-    row: int  # of the beams of that step, which the last token continues
-    token: int
-
-
-class _Step(NamedTuple):
-    """The beams after a step: which of the beams before it each continues, and by what token."""
-
-    parent: np.ndarray
-    token: np.ndarray
+def _divisors(penalty: str, exponent: float, steps: int) -> np.ndarray:
+    """What the score of a sequence of n tokens is divided by, (steps + 1,)."""
+    with np.errstate(all="ignore"):
+        made: np.ndarray = PENALTIES[penalty](np.arange(steps + 1.0).clip(1), exponent)
+    if not (np.isfinite(made[-1]) and made[-1] > 0):
+        raise CgruError(
+            f"length_penalty: scores of {steps} tokens under {exponent} leave float64; take an exponent nearer to 0"
+        )
+    return made
 
 
-class _Beams:
-    def __init__(
-        self, decoder: Decoder, told: Settings, width: int, best: int, divisor: Callable[[int], float]
-    ) -> None:
-        self.decoder, self.told, self.width, self.best, self.divisor = decoder, told, width, best, divisor
-        self.complete: list[list[_Complete]] = [[] for _ in range(decoder.batch)]
-        self.steps: list[_Step] = []
-        self.kept: list[list[np.ndarray]] = []
-        self.settled = False  # whether an input that goes on has as many complete sequences as are wanted
+def _search(decoder: Decoder, told: Settings, beams: Any, may: Any) -> list[list[np.ndarray]]:
+    """Steps until the beams are used up; the outputs to keep of each.
 
-    def run(self, rows: Rows, may: Any) -> None:
-        told, name, probabilities = self.told, self.decoder.token, self.decoder.probabilities
-        places = [self.decoder.plan.outputs.index(output) for output in told.keep]
-        scores, _ = ranker()
-        inputs = np.arange(self.decoder.batch)  # the input of each group of beams
-        owner, token = np.arange(len(rows)), told.start.copy()  # the group of each beam, and what goes into it
-        sizes, total = [1] * len(rows), np.zeros(len(rows))
-        bounds, want = np.arange(len(rows) + 1), np.full(len(rows), self.width, np.int64)
-        for t in range(told.max_steps):
+    The core runs from one change of the number of beams to the next where nothing is asked of Python between two steps;
+    the beams are the same.
+    """
+    name, probabilities = decoder.token, decoder.probabilities
+    places = [decoder.plan.outputs.index(output) for output in told.keep]
+    scores = choices().scores
+    rows, token = decoder.rows(), told.start
+    kept: list[list[np.ndarray]] = []
+    while True:
+        if rows.in_core and may is None and not places:
+            rows.beams(name, token.reshape(-1, 1).copy(), beams, told.min_steps, probabilities)
+        else:
+            t = beams.steps
             made = rows.step({name: token})
             if places:
-                self.kept.append([made[place].copy() for place in places])
-            mask = may(len(token), partial(self._paths, t, len(token))) if may else None
-            ranked = scores(made[0], probabilities, told.stop if t < told.min_steps else -1, mask)
-            parent, chosen, gained, counts = ranked.continuations(total, bounds, want)
-            if counts == sizes and not self.settled and told.stop not in chosen and t + 1 < told.max_steps:
-                # As nearly always: nothing is complete, and every input has as many beams as before.
-                parents, token, total = np.array(parent), np.array(chosen), np.array(gained)
-                self.steps.append(_Step(parents, token))
-                rows.reorder(parents)
-                continue
-            alive, groups = self._sort_out(t, inputs, parent, chosen, gained, counts)
-            parents = np.array([parent[i] for i in alive], np.int64)
-            token = np.array([chosen[i] for i in alive], np.int64)
-            self.steps.append(_Step(parents, token))
-            if not alive:
-                return
-            total = np.array([gained[i] for i in alive])
-            before, left = owner, np.unique(groups)
-            inputs, owner = inputs[left], np.searchsorted(left, groups)
-            sizes = np.bincount(owner).tolist()
-            bounds = np.searchsorted(owner, np.arange(len(inputs) + 1)).astype(np.int64)
-            want = np.array([self.width - len(self.complete[i]) for i in inputs], np.int64)
-            self.settled = any(len(self.complete[i]) >= self.best for i in inputs)
-            if len(before) == len(parents) and (before[parents] == before).all():
-                rows.reorder(parents)
-            else:
-                rows.keep(parents)
+                kept.append([made[place].copy() for place in places])
+            mask = may(len(rows), partial(_paths, beams)) if may else None
+            beams.step(scores(made[0], probabilities, told.stop if t < told.min_steps else -1, mask))
+        if not beams.rows:
+            return kept
+        token = beams.tokens
+        if beams.moved:
+            rows.keep(beams.parents)
+        else:
+            rows.reorder(beams.parents)
 
-    def _sort_out(
-        self, t: int, inputs: np.ndarray, parent: list[int], chosen: list[int], gained: list[float], counts: list[int]
-    ) -> tuple[list[int], np.ndarray]:
-        """Puts what is complete aside; the continuations that go on, and the group of each."""
-        told, alive, groups, at = self.told, [], [], 0
-        for group, count in enumerate(counts):
-            complete = self.complete[inputs[group]]
-            going = []
-            for i in range(at, at + count):
-                if chosen[i] == told.stop or t + 1 == told.max_steps:
-                    complete.append(_Complete(gained[i] / self.divisor(t + 1), t, parent[i], chosen[i]))
-                else:
-                    going.append(i)
-            at += count
-            if going and not self._decided(complete, gained[going[0]], t + 1):
-                alive += going
-                groups += [group] * len(going)
-        return alive, np.array(groups, np.int64)
 
-    def _decided(self, complete: list[_Complete], best_left: float, n: int) -> bool:
-        """Whether nothing that goes on can still be among the best: log-probabilities only fall."""
-        if len(complete) < self.best:
-            return False
-        reach = best_left / max(self.divisor(n + 1), self.divisor(self.told.max_steps))
-        return sorted((c.score for c in complete), reverse=True)[self.best - 1] >= reach
+def _paths(beams: Any) -> list[np.ndarray]:
+    """The tokens of each beam so far."""
+    return [beams.path(beams.steps, row)[0] for row in range(beams.rows)]
 
-    def _paths(self, step: int, rows: int) -> list[np.ndarray]:
-        return [self._path(step, row) for row in range(rows)]
 
-    def _path(self, step: int, row: int) -> np.ndarray:
-        """The tokens that led to a beam as it went into a step."""
-        return np.array([self.steps[s].token[r] for s, r in self._walk(step, row)][::-1], np.int64)
-
-    def _walk(self, step: int, row: int) -> list[tuple[int, int]]:
-        """Step and beam after it, from the last back to the first."""
-        found = []
-        for s in range(step - 1, -1, -1):
-            found.append((s, row))
-            row = int(self.steps[s].parent[row])
-        return found
-
-    def _kept_of(self, ended: _Complete, i: int, length: int) -> np.ndarray:
-        """Output i at each of the sequence's tokens: it came of the step that chose the token."""
-        walked = self._walk(ended.step, ended.row)
-        rows = [(ended.step, ended.row), *((s, int(self.steps[s].parent[r])) for s, r in walked)]
-        return spread([self.kept[s][i][r] for s, r in rows[::-1]][:length])
-
-    def result(self, single: bool, first_alone: bool) -> Decoded:
-        tokens: list[Any] = []
-        scores: list[Any] = []
-        kept: dict[str, list[Any]] = {name: [] for name in self.told.keep}
-        for complete in self.complete:
-            ranked = sorted(complete, key=lambda c: -c.score)[: self.best]  # stable: the earlier of two alike
-            found = []
-            for ended in ranked:
-                path = np.append(self._path(ended.step, ended.row), ended.token)
-                found.append(path[:-1] if ended.token == self.told.stop else path)
-            tokens.append(found[0] if first_alone else found)
-            scores.append(ranked[0].score if first_alone else np.array([c.score for c in ranked]))
-            for i, name in enumerate(self.told.keep):
-                frames = [self._kept_of(c, i, len(path)) for c, path in zip(ranked, found, strict=True)]
-                kept[name].append(frames[0] if first_alone else frames)
-        if single:
-            return Decoded(tokens[0], scores[0], {name: rows[0] for name, rows in kept.items()})
-        return Decoded(tokens, np.array(scores) if first_alone else scores, kept)
+def _result(
+    beams: Any, decoder: Decoder, told: Settings, kept: list[list[np.ndarray]], best: int, first_alone: bool
+) -> Decoded:
+    tokens: list[Any] = []
+    scores: list[Any] = []
+    frames: dict[str, list[Any]] = {name: [] for name in told.keep}
+    for i in range(decoder.batch):
+        ranked = sorted(beams.complete(i), key=lambda one: -one[0])[:best]  # stable: the earlier of two alike
+        found, walked = [], []
+        for _, step, row, token in ranked:
+            path, rows = beams.path(step, row)
+            found.append(path if token == told.stop else np.append(path, token))
+            walked.append(rows)
+        tokens.append(found[0] if first_alone else found)
+        scores.append(ranked[0][0] if first_alone else np.array([one[0] for one in ranked]))
+        for place, name in enumerate(told.keep):
+            # An output at a token is that of the step that chose it.
+            each = [
+                spread([kept[t][place][row] for t, row in enumerate(rows[: len(path)])])
+                for rows, path in zip(walked, found, strict=True)
+            ]
+            frames[name].append(each[0] if first_alone else each)
+    if decoder.single:
+        return Decoded(tokens[0], scores[0], {name: rows[0] for name, rows in frames.items()})
+    return Decoded(tokens, np.array(scores) if first_alone else scores, frames)

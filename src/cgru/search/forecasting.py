@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,8 @@ from ..arrays import Float32
 from ..engine.model import Model
 from ..engine.rows import Rows, plan_of
 from ..errors import CgruError, ShapeError, UnsupportedError
-from . import variates
 from .decoder import MOST_STEPS, bounded, check_numbers, network
-from .ranking import ranker
-
-#: How many numbers of the network's output each number of a value takes.
-HEADS = {"value": 1, "gaussian": 2, "student": 3}
-#: What makes a scale of the network's number for it.
-SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "linear": lambda x: x,
-    "log": lambda x: np.exp(np.minimum(x, 700.0)),
-    "softplus": lambda x: np.logaddexp(0.0, x),
-}
+from .heads import HEADS, SCALES, Head
 
 
 def forecast(
@@ -91,18 +81,27 @@ def forecast(
         rows.keep(index)
         y, beside = y[index], beside[index]
     made = np.empty((batch * each, ahead, size), np.float32)
-    draws = _Draws(head, scale, size, root if many else None, len(y))
-    for t in range(ahead):
-        values = draws.values(y, t)
-        if not (np.abs(values) <= np.finfo(np.float32).max).all():
-            raise CgruError(f"forecast: at step {t} a value is drawn that is beyond float32: its tails are too heavy")
-        made[:, t] = values
-        if t + 1 < ahead:
-            frames = np.concatenate([made[:, t], beside[:, t]], axis=1)
-            y = rows.step({name: frames.reshape(len(frames), *plan.graph.inputs[name].features)})[0]
+    _fill(made, rows, name, y, beside, Head(head, scale, size, root if many else None))
     shaped = made.reshape(batch, each, ahead, size) if many else made
     result: Float32 = shaped[0] if single else shaped
     return result
+
+
+def _fill(made: Float32, rows: Rows, name: str, y: Float32, beside: Float32, head: Head) -> None:
+    """The values of every step, made (B, N, D), of which the first follows what the network has given, y (B, O)."""
+    features = rows.plan.graph.inputs[name].features
+    t = 0
+    if rows.in_core:
+        frame = np.empty((len(made), 1, made.shape[2] + beside.shape[2]), np.float32)
+        t, wrong = rows.values(name, frame, np.ascontiguousarray(y), beside, made, head.name, head.scale, head.seed)
+        if not wrong:
+            return
+        y = y if t == 0 else rows.out[0][:, 0]  # where the core stopped; what follows says what is wrong there
+    for step in range(t, made.shape[1]):
+        made[:, step] = head.values(y, step)
+        if step + 1 < made.shape[1]:
+            frames = np.concatenate([made[:, step], beside[:, step]], axis=1)
+            y = rows.step({name: frames.reshape(len(frames), *features)})[0]
 
 
 def _known(known: Any, batch: int, steps: int, size: int) -> Float32:
@@ -114,52 +113,3 @@ def _known(known: Any, batch: int, steps: int, size: int) -> Float32:
     if array.shape not in ((steps, size), (batch, steps, size)):
         raise ShapeError(f"known: expected ({steps}, {size}) or ({batch}, {steps}, {size}), found {array.shape}")
     return np.ascontiguousarray(np.broadcast_to(array, (batch, steps, size)))
-
-
-#: Variates made at once: few enough to stay in cache, enough that a step does not pay for each operation by itself.
-_TOGETHER = 1 << 14
-
-
-class _Draws:
-    """The values of each step, by the network's head."""
-
-    def __init__(self, head: str, scale: str, size: int, seed: int | None, rows: int) -> None:
-        self.head, self.scale, self.size, self.seed, self.rows = head, SCALES[scale], size, seed, rows
-        self.block = max(1, min(64, _TOGETHER // max(1, rows * size)))
-        self.ahead = np.zeros(0)
-
-    def values(self, y: Float32, t: int) -> np.ndarray:
-        if not np.isfinite(y).all():
-            raise CgruError(f"forecast: at step {t} the network gives NaN or infinity")
-        parts = np.split(y.astype(np.float64), HEADS[self.head], axis=1)
-        if self.seed is None or self.head == "value":
-            return parts[0]
-        spread = self.scale(parts[1])
-        if not (spread > 0).all():
-            raise CgruError(
-                f"forecast: at step {t} the network gives the scale {spread.min():g}, which is not above zero; say "
-                'scale="log" or "softplus" where it gives a logarithm or the input of a softplus'
-            )
-        if self.head == "gaussian":
-            return parts[0] + spread * self._normal(t)
-        freedom = self.scale(parts[2])
-        if not (freedom > 0).all():
-            raise CgruError(f"forecast: at step {t} the network gives {freedom.min():g} degrees of freedom")
-        return parts[0] + spread * variates.student(self._uniforms(2 * t), self._uniforms(2 * t + 1), freedom)
-
-    def _normal(self, t: int) -> np.ndarray:
-        """Normal variates (rows, size) of step t; those of many steps are made together."""
-        at = t % self.block
-        if at == 0:
-            ahead = [self._uniforms(2 * (t + i)) for i in range(self.block)]
-            self.ahead = variates.normal(np.stack(ahead))
-        made: np.ndarray = self.ahead[at]
-        return made
-
-    def _uniforms(self, index: int) -> np.ndarray:
-        """(rows, size) numbers: those of a value come of as many streams of their own."""
-        assert self.seed is not None
-        _, uniforms = ranker()
-        rows = np.arange(self.rows, dtype=np.uint64)
-        parts = [uniforms(self.seed, rows | np.uint64(part << 40), index) for part in range(self.size)]
-        return np.stack(parts, axis=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..errors import CgruError
@@ -99,12 +97,3 @@ def uniforms(seed: int, streams: np.ndarray, index: int) -> np.ndarray:
         k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
     bits: np.ndarray = ((c[0] << np.uint64(32)) | c[1]) >> np.uint64(11)
     return bits.astype(np.float64) * 2.0**-53
-
-
-def ranker() -> tuple[Any, Any]:
-    """:class:`Scores` and :func:`uniforms` of the core, or those above where it is not built."""
-    try:
-        from ..engine.backends import _packed
-    except ImportError:
-        return Scores, uniforms
-    return _packed.Scores, _packed.uniforms

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ import numpy as np
 from .. import arrays
 from ..engine.model import Model
 from ..errors import CgruError
-from .decoder import Decoded, Decoder, check_numbers, so_far
-from .ranking import ranker
+from .decoder import Decoded, Decoder, check_numbers
+from .token_by_token import Draws, search
 
 
 def sample(
@@ -59,33 +58,12 @@ def sample(
     most, root = arrays.whole(top_k, "top_k"), arrays.whole(seed, "seed")
     if root >= 1 << 64:
         raise CgruError("seed: expected a number below 2^64")
-    may, name, probabilities = decoder.allowed(allowed), decoder.token, decoder.probabilities
-    most = min(most, decoder.vocabulary)
-    scores, uniforms = ranker()
-    rows = decoder.rows(draws)
-    which = np.arange(len(rows))
-    token, gained = np.repeat(told.start, draws), np.zeros(len(rows))
-    chosen, total = np.zeros((len(rows), told.max_steps), np.int64), np.zeros(len(rows))
-    tokens: list[Any] = [None] * len(rows)
-    found = np.zeros(len(rows))
-    for t in range(told.max_steps):
-        made = rows.step({name: token})
-        mask = may(len(which), partial(so_far, chosen, t)) if may else None
-        ranked = scores(made[0], probabilities, told.stop if t < told.min_steps else -1, mask)
-        ranked.draw(uniforms(root, which.astype(np.uint64), t), heat, most, share, token, gained)
-        chosen[:, t], total = token, total + gained
-        ended = (token == told.stop) | (t + 1 == told.max_steps)
-        for i in np.flatnonzero(ended):
-            tokens[which[i]] = chosen[i, : t + (token[i] != told.stop)].copy()
-            found[which[i]] = total[i]
-        if ended.any():
-            left = np.flatnonzero(~ended)
-            if not len(left):
-                break
-            rows.keep(left)
-            which, chosen, total, token = which[left], chosen[left], total[left], token[left].copy()
-            gained = np.zeros(len(left))
+    limits = Draws(heat, min(most, decoder.vocabulary), share, root)
+    found = search(decoder, told, draws, allowed, limits)
     if count is None:
-        return Decoded(tokens[0], float(found[0])) if decoder.single else Decoded(tokens, found)
+        return found.result(decoder.single)
+    tokens, scores = found.tokens, found.scores
+    if decoder.single:
+        return Decoded(tokens, scores)
     each = [tokens[at : at + draws] for at in range(0, len(tokens), draws)]
-    return Decoded(each[0], found) if decoder.single else Decoded(each, list(found.reshape(-1, draws)))
+    return Decoded(each, list(scores.reshape(-1, draws)))

@@ -67,6 +67,14 @@ def exp(x: Array) -> Array:
     return np.ldexp(total, k.astype(np.int64))
 
 
+def softplus(x: Array) -> Array:
+    """ln(1 + e^x), of the side where e^x stays small; ln(1 + e) as Kahan has it, exact where 1 + e rounds."""
+    e = exp(-np.abs(x))
+    u = 1 + e
+    small = np.where(u == 1, e, log(u) * e / np.where(u == 1, 1.0, u - 1))
+    return np.maximum(x, 0) + small
+
+
 def cosine_of_turn(v: Array) -> Array:
     """cos 2πv for v in [0, 1): by symmetry of an angle of at most a quarter turn, as a series."""
     w = np.abs(v - 0.5)  # cos 2πv = −cos 2πw, w in [0, ½]

@@ -115,9 +115,9 @@ class RowSteps:
     def take(self, given: list[np.ndarray | None], state: Float32) -> None: ...
     def move(self, state: Float32) -> None: ...
     def step(self, inputs: list[np.ndarray | None], outputs: list[np.ndarray], threads: int = 1) -> None: ...
-    def greedy(
+    def tokens(
         self,
-        token_input: int,
+        fed: int,
         outputs: list[np.ndarray],
         token: NDArray[np.int64],
         chosen: NDArray[np.int64],
@@ -129,7 +129,32 @@ class RowSteps:
         stop: int,
         leave: int,
         probabilities: bool,
+        draws: tuple[float, int, float, int] | None = None,
+        which: NDArray[np.uint64] | None = None,
     ) -> int: ...
+    def beam(
+        self,
+        beams: Beams,
+        fed: int,
+        outputs: list[np.ndarray],
+        token: NDArray[np.int64],
+        state: Float32,
+        spare: Float32,
+        least: int,
+        probabilities: bool,
+    ) -> bool: ...
+    def forecast(
+        self,
+        fed: int,
+        outputs: list[np.ndarray],
+        frame: Float32,
+        first: Float32,
+        beside: Float32,
+        made: Float32,
+        head: str,
+        scale: str,
+        seed: int | None,
+    ) -> tuple[int, int]: ...
 
 class Scores:
     def __init__(
@@ -145,9 +170,18 @@ class Scores:
         token: NDArray[np.int64],
         score: NDArray[np.float64],
     ) -> None: ...
-    def continuations(
-        self, base: NDArray[np.float64], bounds: NDArray[np.int64], want: NDArray[np.int64]
-    ) -> tuple[list[int], list[int], list[float], list[int]]: ...
+
+class Beams:
+    rows: int
+    steps: int
+    moved: bool
+    parents: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    def __init__(self, inputs: int, width: int, best: int, stop: int, divisor: NDArray[np.float64]) -> None: ...
+    def step(self, scores: Scores) -> None: ...
+    def path(self, step: int, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+    def complete(self, i: int) -> list[tuple[float, int, int, int]]: ...
 
 def uniforms(seed: int, streams: NDArray[np.uint64], index: int) -> NDArray[np.float64]: ...
+def normal(u: NDArray[np.float64]) -> NDArray[np.float64]: ...
 def top_of_product(matrix: Matrix, x: Float32, k: int) -> tuple[Float32, NDArray[np.int64]]: ...

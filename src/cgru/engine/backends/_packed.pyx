@@ -10,7 +10,7 @@ cimport numpy as cnp
 from cpython.list cimport PyList_CheckExact, PyList_GetItem, PyList_Size  # in the stable ABI, as the macros are not
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.ref cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
@@ -525,6 +525,8 @@ cdef inline int run_call(const cgru_net *net, const cgru_call *call, cgru_work *
 include "_graph.pxi"
 
 include "_steppers.pxi"
+
+include "_choices.pxi"
 
 include "_rows.pxi"
 
