@@ -18,6 +18,9 @@ from cgru.errors import CgruError, FormatError, UnsupportedError
 from cgru.formats.containers import onnx_functions
 from cgru.formats.containers.onnx_schema import SCHEMA
 from cgru.formats.containers.protobuf_write import encode
+from cgru.formats.readers.onnx_fold import FOLDED
+from cgru.formats.readers.onnx_lowering import CONTROL, HANDLERS
+from cgru.formats.readers.onnx_summary import FAMILIES
 
 RELU = node("Relu", ["x"], ["y"])
 
@@ -408,3 +411,27 @@ def test_any_byte_changed_or_cut_gives_records_or_an_error() -> None:
 def test_schema_is_closed() -> None:
     scalars = {"string", "bytes", "int64", "int32", "uint64", "enum", "float", "double"}
     assert {type_.rstrip("*") for table in SCHEMA.values() for _, type_ in table.values()} <= scalars | SCHEMA.keys()
+
+
+# The operators ----------------------------------------------------------------------------------------------------
+
+
+assert FAMILIES  # every operator's handler is in the table now
+
+
+@pytest.mark.parametrize("operator", sorted({*HANDLERS, *FOLDED} - set(CONTROL)))
+@pytest.mark.parametrize("known", [False, True], ids=["computed", "constant"])
+def test_an_input_that_is_left_out(operator: str, known: bool) -> None:
+    """A name may be empty where an operator can do without the input; where it cannot, the file is at fault."""
+    domain, _, name = operator.rpartition(".")
+    first = "w" if known else "x"
+    opsets = [{"version": 17}, *([{"domain": domain, "version": 1}] if domain else [])]
+    for inputs in (["", "w"], [first, ""], [first], ["", ""], [""], [first, "w", ""], [first, "", "w"]):
+        graph_ = graph(
+            [node(name, inputs, ["t"], domain=domain), node("Add", ["t", "x"], ["y"])],
+            [value("y", ("B", "T", 2))],
+            [value("x", ("B", "T", 2))],
+            initializer=[tensor("w", np.ones((1, 1, 2)))],
+        )
+        with suppress(CgruError):
+            cgru.load(model(graph_, opset_import=opsets))

@@ -1,17 +1,21 @@
 """Mutated files: case ``number`` of a seed is the same file wherever and whenever it is made.
 
 A case is a list of edits of the seed, or of one member of a zip with its checksums made right again, so that what
-lies behind a checksum is reached. Edits can be written down (:func:`edits_of`) and played back (:func:`edited`), which
-is how the corpus keeps cases that outlive a change of this module.
+lies behind a checksum is reached: bytes anywhere, or one change of the structure (:mod:`structures`). Edits can be
+written down (:func:`edits_of`) and played back (:func:`edited`), which is how the corpus keeps cases that outlive a
+change of this module.
 """
 
 from __future__ import annotations
 
 import io
+import os.path
 import random
 import zipfile
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import structures
 
 #: What headers, pickles and JSON are made of: edges of number formats, opcodes, words the readers look for.
 TOKENS = (
@@ -55,6 +59,8 @@ def edits_of(content: bytes, seed: str, number: int) -> Case:
             member = rng.choice(archive.namelist())
             body = archive.read(member)
     edits: list[Edit] = []
+    if rng.random() < 0.4 and (made := structures.changed(rng, body)) is not None:
+        return Case(member, (_between(body, made),))
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4, 8))):
         edits.append(_edit(rng, body))
         body = _applied(body, edits[-1:])
@@ -78,6 +84,13 @@ def _applied(body: bytes, edits: Sequence[Edit]) -> bytes:
     for at, removed, inserted in edits:
         changed[at : at + removed] = inserted
     return bytes(changed)
+
+
+def _between(body: bytes, made: bytes) -> Edit:
+    """The edit that makes ``made`` of ``body``."""
+    begin = len(os.path.commonprefix([body, made]))
+    end = len(os.path.commonprefix([body[begin:][::-1], made[begin:][::-1]]))
+    return Edit(begin, len(body) - end - begin, made[begin : len(made) - end])
 
 
 def _edit(rng: random.Random, body: bytes) -> Edit:

@@ -170,7 +170,8 @@ def _bound(value: Any, size: Any) -> Any:
 def _reshape(node: Node, arrays: Sequence[Array | None]) -> Any:
     data, shape = arrays[0], attribute(node, "shape") if node.version < 5 else arrays[1]
     assert data is not None
-    assert shape is not None
+    if shape is None:
+        raise FoldError(f"{node}: its shape is missing")
     sizes = [int(size) for size in np.asarray(shape).reshape(-1)]
     if not attribute(node, "allowzero", 0):
         sizes = [data.shape[i] if size == 0 else size for i, size in enumerate(sizes)]
@@ -216,7 +217,8 @@ def _reduction(function: Callable[..., Any]) -> Callable[..., Any]:
 def _unsqueezed(node: Node, arrays: Sequence[Array | None]) -> Any:
     data, axes = arrays[0], axes_of(node, arrays)
     assert data is not None
-    assert axes is not None
+    if axes is None:
+        raise FoldError(f"{node}: the list of its axes is missing")
     return np.expand_dims(data, tuple(axes))
 
 

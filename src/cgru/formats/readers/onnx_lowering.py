@@ -86,6 +86,8 @@ class Lowering:
 
     def _node(self, node: Node) -> None:
         inputs = [self.value(name) if name else None for name in node.inputs]
+        if inputs and inputs[0] is None and node.op != "Loop":
+            raise FormatError(f"{node}: its first input is missing")
         try:
             made = self._lowered(node, inputs)
         except Unfolded:
@@ -188,13 +190,15 @@ class Lowering:
                 which = {axis % rank for axis in axes} if axes else {i for i, size in enumerate(sizes) if size == 1}
                 kept = [i for i in range(rank) if i not in which]
                 return [open_known(first.array.squeeze(tuple(which)), tuple(sizes[i] for i in kept))]
-            assert axes is not None
+            if axes is None:
+                raise FormatError(f"{node}: the list of its axes is missing")
             for axis in sorted(axis % (rank + len(axes)) for axis in axes):
                 sizes.insert(axis, 1)
             return [open_known(first.array.reshape([1 if isinstance(n, Count) else n for n in sizes]), tuple(sizes))]
         if node.op == "MatMul" and not isinstance(first.shape[-1], Count):
             matrix = inputs[1]
-            assert matrix is not None
+            if matrix is None:
+                raise FormatError(f"{node}: its matrix is missing")
             if matrix.array.ndim == 2 and not matrix.open and not matrix.is_shape:
                 return [open_known(np.matmul(first.array, matrix.array), (*first.shape[:-1], matrix.array.shape[1]))]
         if node.op in ("Gather", "Split") and first.open:
@@ -209,14 +213,16 @@ class Lowering:
                 return made
         if node.op == "Expand":
             wanted = inputs[1]
-            assert wanted is not None
+            if wanted is None:
+                raise FormatError(f"{node}: its shape is missing")
             shape = joined_sizes([first.shape, tuple(wanted.array.tolist())])
             spread = [1 if isinstance(size, Count) else size for size in shape]
             fold.check_size(spread)
             return [open_known(np.broadcast_to(first.array, spread), shape)]
         if node.op == "Reshape":
             wanted = inputs[1]
-            assert wanted is not None
+            if wanted is None:
+                raise FormatError(f"{node}: its shape is missing")
             if first.array.size == 1:
                 return [filled(first.array.reshape(-1)[0], reshaped_sizes(first.shape, wanted.array.tolist(), node))]
         raise Unfolded
