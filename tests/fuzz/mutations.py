@@ -9,7 +9,6 @@ change of this module.
 from __future__ import annotations
 
 import io
-import os.path
 import random
 import zipfile
 from collections.abc import Sequence
@@ -88,9 +87,14 @@ def _applied(body: bytes, edits: Sequence[Edit]) -> bytes:
 
 def _between(body: bytes, made: bytes) -> Edit:
     """The edit that makes ``made`` of ``body``."""
-    begin = len(os.path.commonprefix([body, made]))
-    end = len(os.path.commonprefix([body[begin:][::-1], made[begin:][::-1]]))
+    begin = _same(body, made)
+    end = _same(body[begin:][::-1], made[begin:][::-1])
     return Edit(begin, len(body) - end - begin, made[begin : len(made) - end])
+
+
+def _same(a: bytes, b: bytes) -> int:
+    """How many bytes both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _edit(rng: random.Random, body: bytes) -> Edit:

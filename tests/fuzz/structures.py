@@ -12,7 +12,28 @@ import random
 from typing import Any
 
 #: Values that stand where others were.
-ODD = (None, True, -1, 0, 1, 2, 7, 10**9, 1 << 63, -0.5, 1e30, "", "a", "GRU", "../x", [], {}, [0], [[1, 2]], {"a": 1})
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2,
+    7,
+    10**9,
+    1 << 63,
+    -0.5,
+    1e30,
+    "",
+    "a",
+    "GRU",
+    "../x",
+    [],
+    {},
+    [0],
+    [[1, 2]],
+    {"a": 1},
+)
 _VARINTS = (0, 1, 2, 3, 7, 16, 255, 1 << 31, (1 << 64) - 1, 1 << 40)
 #: Bytes of a length-delimited field that may be a message of its own.
 _LARGEST_MESSAGE = 1 << 16
