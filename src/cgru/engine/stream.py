@@ -133,7 +133,7 @@ class Stream(ExclusiveUse):
         if timing.steady:
             return
         values = [self.net.graph.values[name] for name in self.net.graph.outputs]
-        if timing.delay or any(value.clock is not None and value.clock.rate != 1 for value in values):
+        if timing.delay or any(value.clock is not None and value.clock.rate != (1, 1) for value in values):
             raise UnsupportedError(
                 f"step: one step of this network does not give one frame (its outputs are {timing.delay} steps late or "
                 "of another rate); use feed() and flush()"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .graph import Node
 from .operation import operation
@@ -33,8 +33,7 @@ def absorb_padding(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
     return _read(made, outputs, zeros)
 
 
-@dataclass(frozen=True)
-class _Zeros:
+class _Zeros(NamedTuple):
     """So many frames of zeros before and behind a value."""
 
     of: str

@@ -81,8 +81,9 @@ class Timing:
             for name in graph.outputs:
                 clock = graph.values[name].clock
                 if clock is not None:
-                    late = steps * clock.rate - counts[name]
-                    self.delay = max(self.delay, int(-(-late // clock.rate)) if clock.rate != 1 else int(late))
+                    frames, span = clock.rate
+                    late = steps * frames - counts[name] * span  # of 1 / span frames
+                    self.delay = max(self.delay, -(-late // frames))
 
     def _ahead(self, node: Node, counts: Mapping[str, int]) -> list[int]:
         """Of each input, the frames that are there and not used up by the frames of the result that are there."""

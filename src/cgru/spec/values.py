@@ -7,8 +7,7 @@ convolutions and upsampling make the two differ: a clock holds the exact count a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
-from math import prod
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 #: What the numbers of a value are: features, token ids, or a bit that says whether a frame counts.
@@ -34,9 +33,11 @@ class Clock(NamedTuple):
         return n
 
     @property
-    def rate(self) -> Fraction:
-        """Frames for each step, in the long run."""
-        return Fraction(prod(m for m, _, _ in self.maps), prod(d for _, _, d in self.maps))
+    def rate(self) -> tuple[int, int]:
+        """So many frames for so many steps, in the long run and in lowest terms."""
+        frames, steps = prod(m for m, _, _ in self.maps), prod(d for _, _, d in self.maps)
+        common = gcd(frames, steps)
+        return frames // common, steps // common
 
     def then(self, multiply: int, add: int, divide: int) -> Clock:
         """The clock of a value that has ⌊(multiply · n + add) / divide⌋ frames for n of this one's."""

@@ -41,9 +41,11 @@ def unavailable() -> str | None:
 
 
 def unsupported(network: Network) -> str | None:
+    if _is_straight(network):
+        return None
     from . import packed_graph
 
-    return None if _is_straight(network) else packed_graph.unsupported(network.graph)
+    return packed_graph.unsupported(network.graph)
 
 
 def _is_straight(network: Network) -> bool:
