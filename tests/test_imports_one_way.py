@@ -41,6 +41,7 @@ UPWARD = {
     ("engine/model.py", "formats.readers"),  # net.save, and of an ONNX file
     ("engine/model.py", "formats.writers"),
     ("engine/model.py", "reports.comparison"),  # net.quantize(sample=)
+    ("layers/base.py", "engine.alone"),  # gru(x), dense(x): a layer run by itself
 }
 #: Imports upward for the type checker alone.
 TYPES = {

@@ -113,6 +113,9 @@ class Entries(Model):
             f"the network has the entries {', '.join(self.entries)}, and each runs by itself: net[{first!r}](x)"
         )
 
+    def __call__(self, *given: Any, **named: Any) -> NoReturn:
+        raise self._refusal()
+
     def run(self, *given: Any, **named: Any) -> NoReturn:
         raise self._refusal()
 

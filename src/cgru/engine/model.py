@@ -186,7 +186,8 @@ class Model:
         backend: str | None = None,
     ) -> Any:
         """Whole sequences from a zero state: (B, T, I) → (B, T, O), or (T, I) → (T, O). See :meth:`run`."""
-        return self.run(x, lengths=lengths, mask=mask, threads=threads, backend=backend)[0]
+        given = self._inputs.admit(x)
+        return self._run(given, self._layout.zeros(given.batch), lengths, mask, None, threads, backend)
 
     def run(
         self,
@@ -210,28 +211,28 @@ class Model:
         """
         given = self._inputs.admit(x)
         advanced = self._state(state, given.batch)
-        return self._run(given, advanced, lengths, mask, out, threads, backend), advanced
+        return self._run(given, advanced._data, lengths, mask, out, threads, backend), advanced
 
     def _run(
         self,
         given: Given,
-        state: State,
+        state: Float32,
         lengths: Any,
         mask: Any,
         out: Float32 | None,
         threads: int | str | None,
         backend: str | None,
     ) -> Any:
-        """:meth:`run` on inputs that are checked, and a state that is its own and advanced in place."""
+        """:meth:`run` on inputs that are checked, and the rows of a state, which are advanced in place."""
         count = resolve_threads(threads)
         if mask is not None:
             self._inputs.add_masks(given, mask)
         rows = None if lengths is None else self._inputs.lengths(given, lengths)
         plan = self._plan_for(given.arrays, backend)
         if out is None:
-            return self._shown(plan.run(given.arrays, state._data, rows, threads=count), given.single)
+            return self._shown(plan.run(given.arrays, state, rows, threads=count), given.single)
         room = self._room(out, plan, given)
-        (y,) = plan.run(given.arrays, state._data, rows, threads=count, out=room).values()
+        (y,) = plan.run(given.arrays, state, rows, threads=count, out=room).values()
         if y is not room:
             room[...] = y
         return out
@@ -378,7 +379,7 @@ class Model:
 
     def _state(self, state: State | Mapping[str, Any] | None, batch: int) -> State:
         if state is None:
-            return State(self._layout, self._layout.zeros(batch))
+            return State._of(self._layout, self._layout.zeros(batch))
         if not isinstance(state, State):
             if not isinstance(state, Mapping):
                 raise CgruError(
@@ -386,7 +387,7 @@ class Model:
                 )
             return State.from_arrays(self._layout, state, batch)
         if not self._layout.fits(state.layout):
-            mine = State(self._layout, self._layout.zeros(batch))
+            mine = State._of(self._layout, self._layout.zeros(batch))
             raise CgruError(
                 f"state: it belongs to another network (other layers, sizes or weights); this one carries {mine}, "
                 f"found {state}; to take its numbers over all the same, pass state.arrays()"

@@ -8,8 +8,8 @@ and a scale that reduced precision carries with the row. Blocks begin on multipl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -58,7 +58,8 @@ class StateLayout:
         self._mark, self._make_mark = b"", mark
         self.blocks: dict[str, list[Block]] = {}
         self.history: dict[str, list[Block | None]] = {}
-        self._keys: dict[str, list[tuple[int, int]]] = {}
+        #: ``"gru.h"`` → the (offset, size) of each of its L·D rows of blocks, in torch's order.
+        self.keys: dict[str, list[tuple[int, int]]] = {}
         #: By layer, where a row's scans note that the caller gave a state: of scans whose h0 is a value of the graph.
         self._noting: dict[str, list[int]] = {}
         self.width = 0
@@ -83,7 +84,7 @@ class StateLayout:
         start = block.offset
         for name, size in zip(arrays, sizes, strict=True):
             if layer:
-                self._keys.setdefault(f"{layer}.{name}", []).append((start, size))
+                self.keys.setdefault(f"{layer}.{name}", []).append((start, size))
             start += size
         self.width = -(-(block.aux + BOOKKEEPING) // _ALIGN) * _ALIGN
         return block
@@ -91,10 +92,6 @@ class StateLayout:
     def of_layer(self, name: str) -> list[Block]:
         """The blocks of a layer's scans, in torch's order of h_n."""
         return [block for found in self.blocks.values() for block in found if block.layer == name]
-
-    def noting(self, layer: str) -> Sequence[int]:
-        """The columns that say whether a layer's rows have begun, where it may begin with something else than zero."""
-        return self._noting.get(layer, ())
 
     def steps(self, data: Float32) -> int:
         """Steps gone in, which all rows of a stream share; for networks that count them."""
@@ -119,12 +116,12 @@ class StateLayout:
     def _known(cls, blocks: dict[str, list[Block]], keys: Any, width: int, mark: bytes, noting: Any) -> StateLayout:
         """The layout of a network that is elsewhere: what a pickled state brings."""
         layout = object.__new__(cls)
-        layout.blocks, layout.history, layout._keys, layout.width, layout._mark = blocks, {}, keys, width, mark
+        layout.blocks, layout.history, layout.keys, layout.width, layout._mark = blocks, {}, keys, width, mark
         layout._noting = noting
         return layout
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._known, (self.blocks, self._keys, self.width, self.fingerprint(), self._noting)
+        return self._known, (self.blocks, self.keys, self.width, self.fingerprint(), self._noting)
 
     def fingerprint(self) -> bytes:
         """The network's :func:`~cgru.engine.fingerprint.fingerprint`, computed once."""
@@ -145,9 +142,32 @@ class StateLayout:
                 f"no memory for the state of {rows} rows, {4 * self.width:,} bytes each; take fewer rows at once"
             ) from None
 
-    def keys(self) -> dict[str, list[tuple[int, int]]]:
-        """``"gru.h"`` → the (offset, size) of each of its L·D rows of blocks, in torch's order."""
-        return self._keys
+    def array(self, data: Float32, key: str) -> Float32:
+        """A copy of the array named ``key``, (L·D, B, H)."""
+        parts = self.keys[key]
+        start, size = parts[0]
+        if len(parts) == 1:  # by far the most common, and half the time
+            return data[None, :, start : start + size].copy()
+        made = np.empty((len(parts), len(data), size), np.float32)
+        for row, (start, size) in zip(made, parts, strict=True):
+            row[...] = data[:, start : start + size]
+        return made
+
+    def place(self, data: Float32, key: str, value: Any, where: str) -> None:
+        """Write the array named ``key``, shaped as :meth:`array` gives it; ``where`` names it in messages."""
+        parts, batch = self.keys[key], len(data)
+        array = float32(value, where, (2, 3))
+        shape = (len(parts), batch, parts[0][1])
+        if array.ndim == 2 and batch == 1:
+            array = array[:, None]
+        if array.shape != shape:
+            raise ShapeError(f"{where}: expected shape {shape} (layers·directions, B, H), found {array.shape}")
+        for row, (start, size) in zip(array, parts, strict=True):
+            data[:, start : start + size] = row
+        # What the caller gives wins over an initial state that the network holds.
+        for column in self._noting.get(key.rpartition(".")[0], ()):
+            begun = data[:, column]
+            begun[begun == FRESH] = GIVEN
 
 
 class State:
@@ -173,7 +193,12 @@ class State:
             and data.flags.carray
         ):
             raise ShapeError(f"State: expected float32 rows of {layout.width} numbers in C order")
-        self = super().__new__(cls)
+        return cls._of(layout, data)
+
+    @classmethod
+    def _of(cls, layout: StateLayout, data: Float32) -> Self:
+        """The state over rows made by the layout, which need no check."""
+        self = object.__new__(cls)
         self._layout, self._data = layout, data
         return self
 
@@ -190,8 +215,8 @@ class State:
     def batch(self) -> int:
         return self._data.shape[0]
 
-    def copy(self) -> State:
-        return State(self._layout, self._data.copy())
+    def copy(self) -> Self:
+        return self._of(self._layout, self._data.copy())
 
     __copy__ = copy
 
@@ -206,52 +231,25 @@ class State:
         if names is not None:
             names = sequence(names, "names", "names such as 'h' and 'c'")
             names = {text(name, "names") for name in names}
-        return self._of_names(names)
-
-    def _of_names(self, names: Container[str] | None) -> dict[str, Float32]:
-        """:meth:`arrays` of names that need no check."""
-        found = {}
-        for key, parts in self._layout.keys().items():
-            if names is not None and key.rpartition(".")[2] not in names:
-                continue
-            start, size = parts[0]
-            if len(parts) == 1:
-                found[key] = self._data[None, :, start : start + size].copy()
-                continue
-            array = found[key] = np.empty((len(parts), self.batch, size), np.float32)
-            for row, (start, size) in zip(array, parts, strict=True):
-                row[...] = self._data[:, start : start + size]
-        return found
+        return {
+            key: self._layout.array(self._data, key)
+            for key in self._layout.keys
+            if names is None or key.rpartition(".")[2] in names
+        }
 
     @classmethod
     def from_arrays(cls, layout: StateLayout, arrays: Mapping[str, Any], batch: int) -> State:
         """A state from arrays shaped as :meth:`arrays` gives them; those left out are zero."""
         if not isinstance(layout, StateLayout):
             raise ArgumentTypeError("State: a network makes its states; see net.state() and net.run()")
-        state, keys = cls(layout, layout.zeros(whole(batch, "batch"))), layout.keys()
+        state, keys = cls._of(layout, layout.zeros(whole(batch, "batch"))), layout.keys
         for key, value in mapping(arrays, "state").items():
             if key not in keys:
                 raise CgruError(f"state: no array named {key!r}; this network carries {', '.join(keys) or 'none'}")
-            state.place(key, value, f"state {key!r}")
+            layout.place(state._data, key, value, f"state {key!r}")
         return state
 
-    def place(self, key: str, value: Any, where: str) -> None:
-        """Write the array named ``key``, shaped as :meth:`arrays` gives it; ``where`` names it in messages."""
-        parts, batch = self._layout.keys()[key], self.batch
-        array = float32(value, where, (2, 3))
-        shape = (len(parts), batch, parts[0][1])
-        if array.ndim == 2 and batch == 1:
-            array = array[:, None]
-        if array.shape != shape:
-            raise ShapeError(f"{where}: expected shape {shape} (layers·directions, B, H), found {array.shape}")
-        for row, (start, size) in zip(array, parts, strict=True):
-            self._data[:, start : start + size] = row
-        # What the caller gives wins over an initial state that the network holds.
-        for column in self._layout.noting(key.rpartition(".")[0]):
-            begun = self._data[:, column]
-            begun[begun == FRESH] = GIVEN
-
     def __repr__(self) -> str:
-        keys = self._layout.keys()
+        keys = self._layout.keys
         inside = ", ".join(f"{key} ({len(parts)}, {self.batch}, {parts[0][1]})" for key, parts in keys.items())
         return f"State({inside or 'nothing carried'})"

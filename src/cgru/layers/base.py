@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,10 +11,6 @@ from ..arrays import Float32, optional_text
 from ..errors import CgruError, FormatError, UnsupportedError
 from ..spec.precision import Stored, check, is_matrix, widen
 from ..weights import Weights
-
-#: What runs a layer by itself, for any layer and for recurrent ones. What runs networks stands above the layers, so
-#: the package puts it here.
-RUNNERS: dict[str, Callable[..., Any]] = {}
 
 
 def called(name: Any, kind: str) -> str:
@@ -35,8 +31,8 @@ class Layer:
     #: How many axes the arrays have that reduced precision holds smaller.
     matrix_axes: ClassVar[int] = 2
 
-    #: The network of this layer alone, once it has run by itself.
-    alone: Any = None
+    #: What runs the layer by itself, once that was asked for.
+    _alone: Any = None
 
     name: str
     input_size: int | None
@@ -112,7 +108,13 @@ class Layer:
         """Run the layer by itself, as a network of nothing else: (B, T, I) → (B, T, O), or (T, I) → (T, O); ids (B, T)
         where it takes ids. The arguments are those of :meth:`cgru.Model.run`.
         """
-        return RUNNERS["layer"](self, x, lengths, mask, threads, backend)
+        return (self._alone or self._made_alone())(x, lengths, mask, threads, backend)
+
+    def _made_alone(self) -> Any:
+        from ..engine.alone import alone  # what runs networks stands above the layers
+
+        self._alone = alone(self)
+        return self._alone
 
     def options(self) -> dict[str, Any]:
         """The specification beside the arrays: JSON values only."""
@@ -140,7 +142,7 @@ class Layer:
     def renamed(self, name: str) -> Self:
         """The same layer, sharing its weights, under another name."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, alone=None)
+        twin.__dict__.update(self.__dict__, _alone=None)
         twin.name = name
         return twin
 

@@ -19,7 +19,7 @@ from ..spec import activations
 from ..spec.cells import Cell
 from ..spec.precision import Stored, is_matrix
 from ..weights import Weights
-from .base import RUNNERS, Layer, called, only, take
+from .base import Layer, called, only, take
 from .conventions import plain, reorder, split_concat, stacked
 from .feedforward import pick
 from .live import dotted, keras_layer, keras_major, keras_settings, torch_module
@@ -336,7 +336,7 @@ class Recurrent(Layer):
         ``x`` (B, T, I) or (T, I); ``h0`` (L·D, B, H), or (L·D, H) beside a (T, I) input, zero where None; for a
         cell with two state arrays a pair, as torch.nn.LSTM takes it. Gives out (B, T, D·H) and h_n shaped as h0.
         """
-        return RUNNERS["recurrent"](self, x, h0, lengths, mask, threads, backend)
+        return (self._alone or self._made_alone())(x, h0, lengths, mask, threads, backend)
 
     def describe(self) -> str:
         words = [f"{self.input_size} → {self.hidden_size}"]
