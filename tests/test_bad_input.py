@@ -15,6 +15,7 @@ from strategies import Case
 
 import cgru
 from cgru import CgruError, FormatError, ShapeError, UnsupportedError
+from cgru.engine import backends
 
 CASE = Case(3, 4, 2, 1, True, 2, 5, seed=1)
 NET = cgru.Model([CASE.gru()])
@@ -365,7 +366,7 @@ def test_unknown_backend_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_absent_backend_is_an_error_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(cgru.engine.backends.backend("blas"), "unavailable", lambda: "it is not here")
+        patch.setattr(backends.backend("blas"), "unavailable", lambda: "it is not here")
         with refused("backend='blas'", "it is not here", kind=UnsupportedError):
             cgru.Model([CASE.gru()], backend="blas")
 

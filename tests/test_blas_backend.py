@@ -101,14 +101,14 @@ def test_activation_layers(name: str) -> None:
     steps = np.linspace(-30, 30, 20001), np.logspace(-30, 38, 2000), -np.logspace(-30, 38, 2000)
     x = np.concatenate([*steps, [0.0]]).astype(np.float32)
     x = x.reshape(1, -1, 1) if name != "softmax" else np.resize(x, (1, 350, 68))
-    y = cgru.Model([cgru.layers.Activation(name)])(x, backend="blas").astype(np.float64)
+    y = cgru.Model([cgru.Activation(name)])(x, backend="blas").astype(np.float64)
     np.testing.assert_allclose(y, ACTIVATIONS[name](x.astype(np.float64)), rtol=4e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", sorted(set(CODES) - {"softmax"}))
 def test_nan_stays_nan_and_infinity_saturates(name: str) -> None:
     x = np.array([[[np.nan], [np.inf], [-np.inf], [1.0]]], np.float32)
-    y = cgru.Model([cgru.layers.Activation(name)])(x, backend="blas")
+    y = cgru.Model([cgru.Activation(name)])(x, backend="blas")
     with np.errstate(invalid="ignore"):
         want = ACTIVATIONS[name](x.astype(np.float64))
     np.testing.assert_allclose(y, want, rtol=1e-6, atol=1e-7)
@@ -169,7 +169,7 @@ def test_dense(activation: str, shape: tuple[int, int], threads: int) -> None:
     weight = rng.uniform(-0.124, 0.124, (333, 65)).astype(np.float32)
     x = rng.standard_normal((*shape, 65)).astype(np.float32)
     for bias in (None, rng.uniform(-0.124, 0.124, 333).astype(np.float32)):
-        net = cgru.Model([cgru.layers.Dense(weight, bias, activation=activation)])
+        net = cgru.Model([cgru.Dense(weight, bias, activation=activation)])
         got, want = (net(x, backend=name, threads=threads) for name in ("blas", "reference"))
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
 
@@ -316,7 +316,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, module: str, s
     blas.unavailable.cache_clear()
     try:
         with pytest.raises(cgru.UnsupportedError, match=says):
-            cgru.Model([cgru.layers.Activation("relu")], backend="blas")
+            cgru.Model([cgru.Activation("relu")], backend="blas")
     finally:
         blas.unavailable.cache_clear()
 

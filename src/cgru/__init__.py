@@ -5,10 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .builder import Graph
-from .engine import alone as _alone
-from .engine.model import Model
-from .engine.state import State
 from .errors import (
     ArgumentTypeError,
     CgruError,
@@ -19,37 +15,35 @@ from .errors import (
     TooLargeError,
     UnsupportedError,
 )
-from .layers import (
-    GENERATED_LAYERS,
-    GRU,
-    LSTM,
-    RNN,
-    Activation,
-    BatchNorm,
-    Conv1d,
-    Dense,
-    Embedding,
-    LastStep,
-    LayerNorm,
-    Masking,
-    MinGRU,
-    ThreeGate,
-)
-from .layers import base as _base
 
 if TYPE_CHECKING:
     from .archive import map
+    from .builder import Graph
+    from .engine.model import Model
+    from .engine.state import State
     from .engine.verification import Difference, verify
     from .formats import load, read
+    from .layers import (
+        GRU,
+        LSTM,
+        RNN,
+        Activation,
+        BatchNorm,
+        Conv1d,
+        Dense,
+        Embedding,
+        LastStep,
+        LayerNorm,
+        Masking,
+        MinGRU,
+        ThreeGate,
+    )
     from .live.keras import from_keras
     from .live.torch import from_torch
     from .reports.comparison import Comparison, compare
     from .reports.config import show_config
     from .search import beam, ctc_greedy, forecast, greedy, sample
     from .search.decoder import Decoded
-
-# Layers are called by themselves, and know nothing of what runs them.
-_base.RUNNERS.update(layer=_alone.run_layer, recurrent=_alone.run_recurrent)
 
 __version__ = "0.1.0"
 
@@ -96,36 +90,46 @@ __all__ = [
     "verify",
 ]
 
-#: Where the names live that are imported when first used, so that ``import cgru`` stays quick.
+#: Where the names live that are imported when first used, so that ``import cgru`` is quick and each program loads what
+#: it runs; :mod:`.layers` has those that follow from the table of cells as well.
 _LATE = {
-    "Comparison": ".reports.comparison",
-    "compare": ".reports.comparison",
-    "Decoded": ".search.decoder",
-    "Difference": ".engine.verification",
-    "beam": ".search",
-    "ctc_greedy": ".search",
-    "forecast": ".search",
-    "greedy": ".search",
-    "sample": ".search",
-    "from_keras": ".live.keras",
-    "from_torch": ".live.torch",
-    "load": ".formats",
-    "map": ".archive",
-    "read": ".formats",
-    "show_config": ".reports.config",
-    "verify": ".engine.verification",
+    ".archive": ("map",),
+    ".builder": ("Graph",),
+    ".engine.model": ("Model",),
+    ".engine.state": ("State",),
+    ".engine.verification": ("Difference", "verify"),
+    ".formats": ("load", "read"),
+    ".layers": (
+        *("GRU", "LSTM", "RNN", "ThreeGate", "MinGRU", "Dense", "Embedding", "Activation", "Masking", "LastStep"),
+        *("BatchNorm", "Conv1d", "LayerNorm"),
+    ),
+    ".live.keras": ("from_keras",),
+    ".live.torch": ("from_torch",),
+    ".reports.comparison": ("Comparison", "compare"),
+    ".reports.config": ("show_config",),
+    ".search": ("beam", "ctc_greedy", "forecast", "greedy", "sample"),
+    ".search.decoder": ("Decoded",),
 }
+_HOMES = {name: module for module, names in _LATE.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in GENERATED_LAYERS:
-        return GENERATED_LAYERS[name]
-    if name not in _LATE:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    # Packages below ask for their modules this way too, whose names are small, while the layers are being imported.
+    elif name[:1].isupper() and name in (generated := _generated_layers()):
+        value = generated[name]
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LATE[name], __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE, *GENERATED_LAYERS})
+    return sorted({*globals(), *_HOMES, *_generated_layers()})
+
+
+def _generated_layers() -> dict[str, Any]:
+    from .layers import GENERATED_LAYERS
+
+    return dict(GENERATED_LAYERS)
