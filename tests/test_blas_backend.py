@@ -301,7 +301,8 @@ def test_scipy_is_imported_by_use_alone() -> None:
         LARGE
         + """
 import sys
-print("scipy" in sys.modules, cgru.engine.backends.backend("blas").unavailable(), "scipy.linalg" in sys.modules)
+from cgru.engine import backends
+print("scipy" in sys.modules, backends.backend("blas").unavailable(), "scipy.linalg" in sys.modules)
 gru(x, backend="reference")
 print("scipy.linalg" in sys.modules); run(1); print("scipy.linalg" in sys.modules)
 """
