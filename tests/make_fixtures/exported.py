@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 
-def save(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
-    """``module`` for any number of rows and steps of inputs like ``example`` (B, T, I)."""
+def save(
+    module: torch.nn.Module, examples: tuple[torch.Tensor, ...], path: Path, time_axis: int = 1, deflated: bool = False
+) -> None:
+    """``module`` for any number of rows, along the first axis of its inputs, and of steps along ``time_axis``."""
     # Where no gradient is asked for, torch takes another GRU, whose export has a fixed number of steps.
     auto = torch.export.Dim.AUTO
-    program = torch.export.export(module, (example,), dynamic_shapes=({0: auto, 1: auto},))
+    program = torch.export.export(module, examples, dynamic_shapes=tuple({0: auto, time_axis: auto} for _ in examples))
     written = io.BytesIO()
     torch.export.save(program, written)
     with zipfile.ZipFile(written) as source, zipfile.ZipFile(path, "w") as target:
@@ -23,7 +25,11 @@ def save(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
             content = source.read(item)
             if item.filename.endswith("models/model.json"):
                 content = json.dumps(_without_sources(json.loads(content))).encode()
-            target.writestr(zipfile.ZipInfo(item.filename, (1980, 1, 1, 0, 0, 0)), content)
+            target.writestr(
+                zipfile.ZipInfo(item.filename, (1980, 1, 1, 0, 0, 0)),
+                content,
+                zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED,
+            )
 
 
 def _without_sources(document: Any) -> Any:

@@ -121,7 +121,7 @@ def golden(task: Task, net: Forecaster, name: str) -> None:
     first = task.known + task.y.shape[1] - task.window
     x = np.stack([task.x[s : s + 60] for s in (first, len(task.x) - 60)]).astype(np.float32)
     given = torch.from_numpy(x)
-    save(net, given[:, :20], FOLDER / f"{name}.pt2")
+    save(net, (given[:, :20],), FOLDER / f"{name}.pt2")
     with torch.no_grad():
         made = net(given).numpy()
         exact = net.double()(given.double()).numpy()

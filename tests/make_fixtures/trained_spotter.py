@@ -183,7 +183,7 @@ def train() -> None:
             logits = torch.cat([whole(torch.from_numpy(part)) for part in np.split(sound, 12)])
         right = logits.argmax(1).numpy() == classes
         print(f"{voices}: {100 * right.mean():.1f} % right; the ten words: {100 * right[classes < 10].mean():.1f} %")
-    save(net, LogMel()(torch.from_numpy(sound[:2, :2000])), FOLDER / "spotter.pt2")
+    save(net, (LogMel()(torch.from_numpy(sound[:2, :2000])),), FOLDER / "spotter.pt2")
 
 
 def golden() -> None:

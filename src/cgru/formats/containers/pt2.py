@@ -96,9 +96,9 @@ def _tensor(members: ZipMembers, folder: str, title: str, entry: Any) -> np.ndar
         raise FormatError(f"{title[:80]}: shape {sizes} does not fit the {len(data)} bytes of {path[:80]}")
     flat = np.frombuffer(data, dtype, len(data) // dtype.itemsize)
     steps = [stride * dtype.itemsize for stride in strides]
-    if not count:
-        return np.zeros(sizes, dtype)
-    array = np.lib.stride_tricks.as_strided(flat[offset:], sizes, steps, writeable=False)
+    array = np.lib.stride_tricks.as_strided(flat[offset:], sizes, steps) if count else np.zeros(sizes, dtype)
     if _DTYPES[code] == "bf16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
-    return np.ascontiguousarray(array).reshape(sizes)
+    made = np.ascontiguousarray(array).reshape(sizes)
+    made.flags.writeable = False
+    return made
