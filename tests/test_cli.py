@@ -20,6 +20,7 @@ import pytest
 import cgru
 from cgru.cli import commands as cli
 from cgru.cli import files as cli_files
+from cgru.cli import running
 from cgru.reports import speed
 
 CGRU = [sys.executable, "-m", "cgru"]
@@ -110,9 +111,7 @@ def test_info_says_which_weights_are_not_finite(tmp_path: Path) -> None:
 
 def test_layers_and_prefix_reach_the_loader(tmp_path: Path, x: np.ndarray, capfd: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(5)
-    tensors = {
-        f"{net}.fc.weight": rng.standard_normal((2, 3)).astype("f4") for net in ("encoder", "decoder")
-    }
+    tensors = {f"{net}.fc.weight": rng.standard_normal((2, 3)).astype("f4") for net in ("encoder", "decoder")}
     np.savez(tmp_path / "two.npz", **tensors)  # type: ignore[arg-type]
     np.save(tmp_path / "x.npy", x)
     options = ("--prefix", "encoder", "--layers", '[{"dense": "fc"}, "relu"]')
@@ -190,7 +189,7 @@ def test_json_writes_null_for_what_is_no_number(file: Path, x: np.ndarray, tmp_p
 
 
 def test_many_rows_run_in_parts(net: cgru.Model, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    rows = 2 * cli.ROWS + 3
+    rows = 2 * running.ROWS + 3
     x = np.random.default_rng(2).standard_normal((rows, 4, 3)).astype("f4")
     lengths = np.arange(rows) % 5
     np.savez(tmp_path / "x.npz", x=x, lengths=lengths)
@@ -504,16 +503,16 @@ def test_config_finds_scipy_without_importing_it() -> None:
 
 def test_the_bar_is_for_terminals_and_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100))
-    monkeypatch.setattr(cli.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(running.time, "monotonic", lambda: float(next(clock)))
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb", buffering=0) as screen:
         monkeypatch.setattr(sys, "stderr", terminal)
-        assert list(cli.progress("abcd")) == ["a", "b", "c", "d"]
+        assert list(running.progress("abcd")) == ["a", "b", "c", "d"]
         drawn = screen.read(1000).decode()
     assert "50 %" in drawn
     assert " 0 %" not in drawn, "drawn before two seconds had passed"
     monkeypatch.setattr(sys, "stderr", plain := io.StringIO())
-    assert list(cli.progress("abcd")) == ["a", "b", "c", "d"]
+    assert list(running.progress("abcd")) == ["a", "b", "c", "d"]
     assert plain.getvalue() == ""
 
 

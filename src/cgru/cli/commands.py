@@ -24,11 +24,8 @@ from ..errors import CgruError, UnsupportedError, shortened
 from ..spec.precision import PRECISIONS
 from ..threads import resolve
 from . import files as cli_files
-from . import opening
+from . import opening, running
 from .files import PIPE
-
-#: Rows that one call runs: enough to keep any backend busy, few enough for the bar to move.
-ROWS = 256
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,6 +105,7 @@ def info(options: argparse.Namespace) -> None:
                 "nbytes": net.nbytes,
                 "precision": net.precision,
                 "layers": layers,
+                "entries": _entries(net),
                 "notes": net.notes,
                 "not_finite": bad,
                 "cells": [vars(cost) for cost in costs(net.layers)],
@@ -124,6 +122,22 @@ def info(options: argparse.Namespace) -> None:
         print(table(found))
     for name, count in bad.items():
         print(f"warning: {name} has {count:,} weights that are NaN or infinite")
+
+
+def _entries(net: Model) -> dict[str, Any] | None:
+    """What the networks of a file of several take and give; None of a file of one."""
+    from ..engine.entries import Entries
+
+    if not isinstance(net, Entries):
+        return None
+    return {
+        name: {
+            "inputs": {given: model.graph.inputs[given].describe() for given in model.input_names},
+            "outputs": {given: model.graph.values[given].describe() for given in model.graph.outputs},
+            "layers": [layer.name for layer in model.layers],
+        }
+        for name, model in net.entries.items()
+    }
 
 
 def _graph(options: argparse.Namespace, kind: str) -> dict[str, Any]:
@@ -203,29 +217,28 @@ def run(options: argparse.Namespace) -> int:
     from . import archives
 
     threads = resolve(options.threads)
-    net = opening.load(options)
+    net = opening.load_one(options)
     if archives.is_archive(options):
         return archives.run(net, options)
     options.input = options.input[0]
-    given = cli_files.read_input(options.input, ids=net.takes_ids, features=net.input_size)
+    given = cli_files.read_for(options.input, net)
     kind = cli_files.output_kind(options.output, given)
     start = time.perf_counter()
     with error_prefix("standard input" if options.input == PIPE else options.input):
-        y = _run_stream(net, given) if options.stream else _run_rows(net, given, threads)
+        y = running.stream(net, given) if options.stream else running.rows(net, given, threads)
     seconds = time.perf_counter() - start
     if options.output != PIPE or not options.json:
         cli_files.write_output(options.output, y, kind, given.rate)
     if options.json:
-        parts = y if isinstance(y, tuple) else (y,)
         summary: dict[str, Any] = {
             "file": options.file,
             "input": options.input,
-            "input_shape": given.x.shape,
-            "output_shapes": [part.shape for part in parts],
+            "input_shape": running.each(given.x, np.shape),
+            "output_shapes": running.each(y if isinstance(y, (dict, tuple)) else (y,), np.shape),
             "seconds": seconds,
         }
         if options.output == PIPE:
-            summary["y"] = [_json_numbers(part) for part in parts]
+            summary["y"] = running.each(y if isinstance(y, (dict, tuple)) else (y,), running.numbers)
         else:
             summary["output"] = options.output
         _print_json(summary)
@@ -239,7 +252,8 @@ def bench(options: argparse.Namespace) -> None:
     threads = resolve(options.threads)
     if options.file is None:
         options.file = os.path.join(os.path.dirname(os.path.dirname(__file__)), "demo", "co2_gru.pt")
-    net = opening.load(options)
+    net = opening.load_one(options)
+    opening.one_input(net, options.file, "what a measurement runs on is made up, of networks of one input")
     found = speed.measure(net, streams=options.streams, threads=threads)
     if options.json:
         rows = [{**vars(line), "steps_per_second": line.steps_per_second} for line in found]
@@ -258,6 +272,8 @@ def convert(options: argparse.Namespace) -> None:
     if os.path.exists(options.output) and os.path.samefile(options.file, options.output):
         raise CgruError(f"{options.output}: is the file to convert, which would be lost; give another name")
     net = opening.load(options)
+    if options.output.endswith(".onnx"):
+        net = opening.single(net, options.file)  # an ONNX file holds one graph
     if options.precision or options.layer:
         net = net.quantize(options.precision or {}, dict(options.layer or ()))
     net.save(options.output)
@@ -269,11 +285,10 @@ def verify(options: argparse.Namespace) -> int:
     from ..engine import verification
     from ..formats.readers.naming import error_prefix
 
-    net = opening.load(options)
-    given, y = cli_files.read_checked(options.io)
+    net = opening.load_one(options)
+    given, y = cli_files.read_checked(options.io, net)
     with error_prefix("standard input" if options.io == PIPE else options.io):
-        outputs = y if len(y) > 1 else y[0]
-        found = verification.measure(net, given.x, outputs, given.lengths, given.mask, threads=resolve(options.threads))
+        found = verification.measure(net, given.x, y, given.lengths, given.mask, threads=resolve(options.threads))
     within = found.within(options.tolerance)
     if options.json:
         numbers = {key: value if math.isfinite(value) else None for key, value in vars(found).items()}
@@ -294,10 +309,11 @@ def compare(options: argparse.Namespace) -> int:
     nets = []
     for file in (options.file, options.other):
         # What is said of the files is said to those that take it: the other may say it all itself.
-        entry, told = sniff(file), opening.said(options)
-        takes = (*entry.options, *(() if entry.builder and not entry.by_layers else ("layers", "prefix")))
-        nets.append(load(file, **{key: value for key, value in told.items() if key in takes}))
-    given = cli_files.read_input(options.input, ids=nets[0].takes_ids, features=nets[0].input_size)
+        kind, told = sniff(file), opening.said(options)
+        takes = (*kind.options, *(() if kind.builder and not kind.by_layers else ("layers", "prefix")))
+        net = load(file, **{key: value for key, value in told.items() if key in takes})
+        nets.append(opening.single(opening.entry(net, file, options.entry), file))
+    given = cli_files.read_for(options.input, nets[0])
     found = measured(nets[0], nets[1], given.x, given.lengths, given.mask, threads=threads)
     if options.json:
         report = found.to_dict()
@@ -313,7 +329,8 @@ def gates(options: argparse.Namespace) -> None:
     from ..reports import plot
 
     plot.require_matplotlib()
-    net = opening.load(options)
+    net = opening.load_one(options)
+    opening.one_input(net, options.file, "gates are drawn of one input; net.gates gives those of any in Python")
     given = cli_files.read_input(options.input, ids=net.takes_ids, features=net.input_size)
     x, mask = given.x, given.mask
     if x.ndim == (2 if net.takes_ids else 3):
@@ -339,7 +356,7 @@ def serve(options: argparse.Namespace) -> None:
     """Serve a network: streams over WebSockets, sequences over HTTP, KServe's V2 protocol (needs cgru[serve])."""
     from . import serving
 
-    serving.serve(opening.load(options), options)
+    serving.serve(opening.load_one(options), options)
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -361,62 +378,6 @@ def config(options: argparse.Namespace) -> None:
 
 
 # ---- pieces -----------------------------------------------------------------------------------------------
-
-
-def _run_rows(net: Model, given: cli_files.Input, threads: int) -> Any:
-    """``net(x)``, many rows in parts: a row's result does not depend on the rows beside it."""
-    x = given.x
-    rows = len(x) if x.ndim == (2 if net.takes_ids else 3) else 1
-    if rows <= ROWS:
-        return net(x, given.lengths, given.mask, threads=threads)
-    for name, array in (("lengths", given.lengths), ("mask", given.mask)):
-        if array is not None and array.shape[:1] != (rows,):
-            raise CgruError(f"{name}: expected one entry for each of the {rows} rows of x, found shape {array.shape}")
-    parts = []
-    for at in progress(range(0, rows, ROWS)):
-        part = slice(at, at + ROWS)
-        lengths = None if given.lengths is None else given.lengths[part]
-        mask = None if given.mask is None else given.mask[part]
-        parts.append(net(x[part], lengths, mask, threads=threads))
-    if isinstance(parts[0], tuple):
-        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-    return np.concatenate(parts)
-
-
-def _run_stream(net: Model, given: cli_files.Input) -> Any:
-    """The same numbers by way of a stream, a step at a time, as input that arrives would be run."""
-    if given.lengths is not None or given.mask is not None:
-        raise UnsupportedError("--stream: a stream has neither lengths nor a mask; leave --stream away")
-    single = given.x.ndim == (1 if net.takes_ids else 2)
-    x = given.x[None] if single else given.x
-    if x.ndim != (2 if net.takes_ids else 3):
-        return net(given.x)  # which says what is wrong
-    stream = net.stream(batch=max(1, len(x)))
-    outputs = [stream.step(x[:, t]) for t in progress(range(x.shape[1]))] if len(x) else []
-    if not outputs:
-        return net(given.x)
-    y = outputs[-1] if net.gives_last else np.stack(outputs, axis=1)
-    return y[0] if single else y
-
-
-def progress(items: Sequence[Any]) -> Any:
-    """Yield ``items``; past two seconds draw a bar on standard error, if that is a terminal."""
-    start, drawn = time.monotonic(), False
-    for done, item in enumerate(items):
-        if time.monotonic() - start > 2 and sys.stderr.isatty():
-            drawn = True
-            bar = "#" * (40 * done // len(items))
-            print(f"\r[{bar:<40}] {100 * done // len(items):3d} %", end="", file=sys.stderr, flush=True)
-        yield item
-    if drawn:
-        print("\r" + " " * 50 + "\r", end="", file=sys.stderr, flush=True)
-
-
-def _json_numbers(array: np.ndarray) -> Any:
-    """Nested lists; JSON has no NaN and no infinity, so those become null."""
-    plain: np.ndarray = array.astype(object)
-    plain[~np.isfinite(array)] = None
-    return plain.tolist()
 
 
 def _print_json(value: Any) -> None:

@@ -7,12 +7,16 @@ import io
 import os
 import struct
 import sys
+import zipfile
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from ..errors import CgruError, FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from ..engine.model import Model
 
 PIPE = "-"
 FORMATS = ("npy", "npz", "csv", "wav")
@@ -30,6 +34,41 @@ class Input:
     lengths: np.ndarray | None = None
     mask: np.ndarray | None = None
     rate: int | None = None
+
+
+@dataclass(frozen=True)
+class Named:
+    """As :class:`Input`, for a network of several inputs: an array of each by its name."""
+
+    x: dict[str, np.ndarray]
+    lengths: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    kind: str = "npz"
+    rate: int | None = None
+
+
+def read_for(path: str, net: Model) -> Input | Named:
+    """The sequences of a file for that network.
+
+    Where it takes several inputs the file is an .npz with an array of each by its name, and with lengths, mask, or the
+    lengths of a memory, ``memory_lengths``, if any.
+    """
+    names = net.input_names
+    if len(names) == 1:
+        return read_input(path, ids=net.takes_ids, features=net.input_size)
+    shown = "standard input" if path == PIPE else path
+    with _open(path) as stream:
+        data = stream.read()
+    if data[:2] != b"PK":
+        raise FormatError(
+            f"{shown}: the network takes the inputs {', '.join(names)}; give an .npz with an array of each: "
+            f"np.savez(path, {', '.join(f'{name}=…' for name in names)})"
+        )
+    return _named(_npz_arrays(data, shown))
+
+
+def _named(arrays: dict[str, np.ndarray]) -> Named:
+    return Named(arrays, arrays.pop("lengths", None), arrays.pop("mask", None))
 
 
 def read_input(path: str, *, ids: bool, features: int) -> Input:
@@ -59,7 +98,7 @@ def parse_input(stream: BinaryIO, shown: str, *, ids: bool, features: int) -> In
     return found
 
 
-def output_kind(path: str, given: Input) -> str:
+def output_kind(path: str, given: Input | Named) -> str:
     """The format to write: by the name's ending; on standard output csv, or npy where npy or npz came in."""
     if path == PIPE:
         if sys.stdout is None:
@@ -74,7 +113,7 @@ def output_kind(path: str, given: Input) -> str:
 
 
 def write_output(path: str, y: Any, kind: str, rate: int | None) -> None:
-    """Write what a network gave: one array, or a tuple of them (.npz only)."""
+    """Write what a network gave: one array, or a tuple or a mapping of them (.npz only)."""
     encoded = encode_output(path, y, kind, rate)
     if path == PIPE:
         left = encoded
@@ -86,13 +125,23 @@ def write_output(path: str, y: Any, kind: str, rate: int | None) -> None:
             file.write(encoded)
 
 
+def by_name(y: Any) -> dict[str, np.ndarray]:
+    """What a network gave, as an .npz holds it: by the names of its outputs, y, or y_0 and y_1."""
+    if isinstance(y, dict):
+        return y
+    return {f"y_{i}": part for i, part in enumerate(y)} if isinstance(y, tuple) else {"y": y}
+
+
 def encode_output(shown: str, y: Any, kind: str, rate: int | None) -> memoryview:
     """The bytes of a file of that kind; ``shown`` names it in messages."""
-    if isinstance(y, tuple) and kind != "npz":
+    if isinstance(y, (tuple, dict)) and kind != "npz":
         raise UnsupportedError(f"{shown}: the network gives {len(y)} arrays, which only an .npz can hold (-o OUT.npz)")
     buffer = io.BytesIO()
     if kind == "npz":
-        np.savez(buffer, **({f"y_{i}": part for i, part in enumerate(y)} if isinstance(y, tuple) else {"y": y}))
+        with zipfile.ZipFile(buffer, "w") as archive:  # np.savez takes no output that is called "file"
+            for name, array in by_name(y).items():
+                with archive.open(f"{name}.npy", "w") as part:
+                    np.lib.format.write_array(part, np.asarray(array), allow_pickle=False)
     elif kind == "npy":
         np.lib.format.write_array(buffer, y, allow_pickle=False)
     elif y.ndim > 2:
@@ -126,20 +175,29 @@ def _npy(stream: BinaryIO, shown: str) -> np.ndarray:
     return array
 
 
-def read_checked(path: str) -> tuple[Input, tuple[np.ndarray, ...]]:
-    """An .npz with x (and lengths or mask) and y, the outputs for it; y_0 and y_1 where a network gives two arrays."""
+def read_checked(path: str, net: Model) -> tuple[Input | Named, Any]:
+    """An .npz with what to verify a network by: x (and lengths or mask) and y, the outputs for it.
+
+    Several inputs or outputs are arrays of their names; y_0 and y_1 are those of two arrays without names.
+    """
     shown = "standard input" if path == PIPE else path
     with _open(path) as stream:
         arrays = _npz_arrays(stream.read(), shown)
-    outputs = {name: array for name, array in arrays.items() if name in ("y", "y_0", "y_1")}
-    known = {"x", "lengths", "mask", *outputs}
-    if "x" not in arrays or set(outputs) not in ({"y"}, {"y_0", "y_1"}) or arrays.keys() - known:
+    inputs, outputs = net.input_names, list(net.graph.outputs)
+    takes = inputs if len(inputs) > 1 else ["x"]
+    gives = outputs if len(outputs) > 1 else ["y_0", "y_1"] if "y_0" in arrays else ["y"]
+    alone = len(inputs) == 1 and arrays.keys() - {"x", "lengths", "mask", *gives}
+    if alone or any(name not in arrays for name in (*takes, *gives)):
+        wanted = [*takes, *gives]
         raise FormatError(
-            f"{shown}: expected x and y (with lengths or mask, if any), found {', '.join(arrays) or 'no array'}; save "
-            "them by np.savez(path, x=x, y=y)"
+            f"{shown}: expected {', '.join(wanted[:-1])} and {wanted[-1]} (with lengths or mask, if any), found "
+            f"{', '.join(arrays) or 'no array'}; save them by np.savez(path, "
+            f"{', '.join(f'{name}={name}' for name in wanted)})"
         )
-    given = Input(arrays["x"], "npz", arrays.get("lengths"), arrays.get("mask"))
-    return given, tuple(outputs[name] for name in sorted(outputs))
+    made = {name: arrays.pop(name) for name in gives}
+    y = made if len(outputs) > 1 else tuple(made.values()) if len(made) > 1 else made["y"]
+    found = _named(arrays)
+    return found if len(inputs) > 1 else Input(found.x["x"], "npz", found.lengths, found.mask), y
 
 
 def _npz_arrays(data: bytes, shown: str) -> dict[str, np.ndarray]:

@@ -7,6 +7,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..errors import CgruError, UnsupportedError
+
 if TYPE_CHECKING:
     from ..engine.model import Model
 
@@ -15,6 +17,7 @@ _HELP_INPUTS = (
     "or the shape of one that is left open, x=?,?,40; may be repeated"
 )
 _HELP_STATE = "of an ONNX file: the input that is this output of the step before, h=hn; may be repeated"
+_HELP_ENTRY = "of a file that holds several networks, such as an encoder and its decoder: which of them, by its name"
 _HELP_TIME = "of an ONNX file: which axis of the input is time, 1 or x=1; frame for a graph of one step"
 
 
@@ -27,6 +30,7 @@ def add_options(sub: argparse.ArgumentParser, count: str | None = None) -> None:
     sub.add_argument("--prefix", help="use only the tensors whose names begin with this part")
     sub.add_argument("--inputs", type=_input, action="append", metavar="NAME=VALUE", help=_HELP_INPUTS)
     sub.add_argument("--state", type=_pair, action="append", metavar="IN=OUT", help=_HELP_STATE)
+    sub.add_argument("--entry", metavar="NAME", help=_HELP_ENTRY)
     sub.add_argument("--time-axis", type=_time_axis, action="append", metavar="AXIS", help=_HELP_TIME)
 
 
@@ -45,10 +49,47 @@ def said(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def load(options: argparse.Namespace) -> Model:
-    """The network in the command's file."""
+    """What the command's file holds: a network, or of several the one that is asked for, or all of them."""
     from .. import load
 
-    return load(options.file, **said(options))
+    return entry(load(options.file, **said(options)), options.file, options.entry)
+
+
+def load_one(options: argparse.Namespace) -> Model:
+    """The network in the command's file; :class:`CgruError` where there are several and none is asked for."""
+    return single(load(options), options.file)
+
+
+def entry(net: Model, file: str, name: str | None) -> Model:
+    """The entry of that name, or without a name the network as it is."""
+    from ..engine.entries import Entries
+
+    if name is None:
+        return net
+    if not isinstance(net, Entries):
+        raise CgruError(f"--entry {name}: {file} holds one network, which has no name; leave --entry away")
+    if name not in net:
+        raise CgruError(f"--entry {name}: {file} has no such entry; there are {', '.join(net.entries)}")
+    return net[name]
+
+
+def single(net: Model, file: str) -> Model:
+    """``net``, where it is one network; a :class:`CgruError` that says what to add where it is several."""
+    from ..engine.entries import Entries
+
+    if isinstance(net, Entries):
+        first = next(iter(net.entries))
+        raise CgruError(
+            f"{file} holds the networks {', '.join(net.entries)}, of which one runs at a time: say --entry {first}; an "
+            "encoder and its decoder together run in Python (cgru.greedy, cgru.beam)"
+        )
+    return net
+
+
+def one_input(net: Model, file: str, why: str) -> None:
+    """Raise :class:`UnsupportedError`, which says ``why``, where the network takes several inputs."""
+    if len(net.input_names) > 1:
+        raise UnsupportedError(f"{file}: takes the inputs {', '.join(net.input_names)}; {why}")
 
 
 def _layers(text: str) -> str | list[Any]:

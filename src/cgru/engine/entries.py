@@ -107,6 +107,11 @@ class Entries(Model):
 
     # ---- what an entry does -----------------------------------------------------------------------------------
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("graph", "_network", "_inputs", "_layout") and "entries" in vars(self):
+            raise self._refusal()
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def _refusal(self) -> CgruError:
         first = next(iter(self.entries))
         return CgruError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,7 @@ def verify(
     """Run ``net`` on ``x`` and return how far its outputs are from ``y``, those that the trained network gave.
 
     ``x``, ``lengths`` and ``mask`` are as for :meth:`Model.run`; ``y`` has the shape of the outputs, (B, T, O) or
-    (B, O), (a tuple of arrays where the network gives several). Steps that do not count are not compared.
+    (B, O), or is the tuple or the mapping of such that the network gives. Steps that do not count are not compared.
 
     Raises :class:`CgruError` with the difference where it is beyond ``tolerance``, of the relative RMS and of the
     largest difference alike, and :class:`ShapeError` where ``y`` has another shape than the outputs.
@@ -92,7 +93,10 @@ def measure(
         raise CgruError(f"net: expected a cgru.Model, found {type(net).__name__}")
     x, lengths, mask = (None if value is None else plain(value) for value in (x, lengths, mask))
     got = net(x, lengths, mask, threads=threads)
-    gots, wants = (value if isinstance(value, tuple) else (value,) for value in (got, y))
+    gots, wants = (
+        tuple(value.values()) if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,)
+        for value in (got, _in_order(got, y))
+    )
     if len(gots) != len(wants):
         raise ShapeError(f"y: the network gives {len(gots)} arrays, found {len(wants)}")
     counted = _counted(net, x, lengths, mask)
@@ -130,6 +134,16 @@ def _real(value: Any) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"y: expected an array of real numbers, found {array.dtype}")
     return array
+
+
+def _in_order(got: Any, y: Any) -> Any:
+    """``y`` with its arrays in the order of the network's outputs, where those have names."""
+    if not isinstance(got, Mapping):
+        return y
+    if not isinstance(y, Mapping) or y.keys() != got.keys():
+        found = f"arrays of {', '.join(map(str, y))}" if isinstance(y, Mapping) else f"one {type(y).__name__}"
+        raise ShapeError(f"y: expected a mapping of the outputs {', '.join(got)}, found {found}")
+    return {name: y[name] for name in got}
 
 
 def _counted(net: Model, x: Any, lengths: Any, mask: Any) -> np.ndarray | None:
