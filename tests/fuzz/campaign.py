@@ -36,6 +36,8 @@ from cgru import formats
 
 #: Files that one child reads before the next takes over with fresh memory.
 BATCH = 500
+#: Bytes that a case of the corpus may put into a file.
+MAX_EDIT = 2000
 #: A file that a child has not ended after this many times its bound hangs.
 PATIENCE = 4
 
@@ -148,7 +150,7 @@ def collect(files: list[tuple[str, bytes]], first: int, count: int) -> list[dict
         came_to, _ = outcome(edited(content, case))
         key = f"{name.rpartition('.')[2]} {came_to}"
         size = sum(len(edit.inserted) for edit in case.edits) + 8 * len(case.edits)
-        if key not in found or size < found[key][0]:
+        if size <= MAX_EDIT and (key not in found or size < found[key][0]):
             edits = [[edit.at, edit.removed, edit.inserted.hex()] for edit in case.edits]
             found[key] = size, {"seed": name, "member": case.member, "edits": edits, "outcome": came_to}
     return [entry for _, (_, entry) in sorted(found.items())]

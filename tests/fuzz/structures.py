@@ -51,7 +51,8 @@ def changed(rng: random.Random, body: bytes) -> bytes | None:
             tree = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        made = json.dumps(_in_json(rng, tree), ensure_ascii=False).encode()
+        separators = (", ", ": ") if b'": ' in text[:200] else (",", ":")
+        made = json.dumps(_in_json(rng, tree), ensure_ascii=False, separators=separators).encode()
         return len(made).to_bytes(8, "little") + made + body[8 + size :] if head else made
     message = _parsed(body)
     return None if message is None else _written(_in_message(rng, message))

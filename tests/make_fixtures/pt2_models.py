@@ -1,4 +1,4 @@
-"""Makes tests/fixtures/pt2: small modules as torch.export writes them, those of torchscript_models.py, and their outputs.
+"""Makes tests/fixtures/pt2: small modules as torch.export writes them, those of torchscript_models.py.
 
 Run ``python tests/make_fixtures/pt2_models.py`` with PyTorch 2.13.0 installed. ``golden.npz`` holds, under
 ``<file>:<name>``, the inputs by the names of forward()'s arguments and its outputs y0, y1.
