@@ -94,6 +94,31 @@ def _masked(m: Any, x: Any) -> Any:
     return torch.where(out > 0.1, out, torch.zeros_like(out)) - out.masked_fill(out < 0, 0.5) / 3
 
 
+def _average(m: Any, x: Any) -> Any:
+    found = [x[:, 0]]
+    for t in range(1, x.shape[1]):
+        found.append(0.9 * found[-1] + 0.1 * x[:, t])
+    return m.gru(torch.stack(found, 1))[0]
+
+
+def _another_first_step(m: Any, x: Any) -> Any:
+    h = torch.tanh(m.first(x[:, 0]))
+    found = [h]
+    for t in range(1, x.shape[1]):
+        h = torch.tanh(m.others(torch.cat([x[:, t], h], -1)))
+        found.append(h)
+    return torch.stack(found, 1)
+
+
+def _independent(m: Any, x: Any) -> Any:
+    x = m.inp(x)
+    h, found = torch.zeros_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        h = torch.relu(x[:, t] + m.scale.weight[0] * h)
+        found.append(h)
+    return torch.stack(found, 1)
+
+
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "residual": (lambda m, x: m.fc(x + m.gru(x)[0]), {"gru": gru(8, 8), "fc": nn.Linear(8, 3)}),
     "layer norm": (
@@ -139,6 +164,9 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         {"inp": nn.Linear(8, 12), "cell": nn.GRUCell(12, 16), "upper": nn.RNNCell(16, 16), "fc": nn.Linear(16, 3)},
     ),
     "cells backwards": (_backward_cells, {"cell": nn.GRUCell(8, 16)}),
+    "average that begins with the first frame": (_average, {"gru": gru(8, 4)}),
+    "first step of its own": (_another_first_step, {"first": nn.Linear(8, 6), "others": nn.Linear(14, 6)}),
+    "independent units": (_independent, {"inp": nn.Linear(8, 6), "scale": nn.Linear(6, 1)}),
     "time first inside": (
         lambda m, x: m.fc(m.gru(x.transpose(0, 1))[0][-1]),
         {"gru": nn.GRU(8, 5), "fc": nn.Linear(5, 2)},
@@ -193,7 +221,10 @@ def test_forward_comes_over(case: str) -> None:
 REFUSED = {
     "control flow": (lambda m, x: x if x.sum() > 0 else -x, "torch.export cannot follow"),
     "transform": (lambda m, x: torch.fft.rfft(x).abs(), r"fft_rfft.*test_torch_trace\.py:\d+: return"),
-    "self-attention": (lambda m, x: torch.softmax(x @ x.mT, -1) @ x, "every frame with every other"),
+    "additive scores of pairs": (
+        lambda m, x: torch.softmax(torch.tanh(x.unsqueeze(2) + x.unsqueeze(1)).sum(-1), -1) @ x,
+        "every pair of frames|over rows",
+    ),
     "rows": (lambda m, x: x - x.mean(0), "rows"),
     "frames by number": (lambda m, x: m.gru(x)[0][:, 3], "frame 3 of a sequence"),
     "overwritten": (lambda m, x: _overwritten(m, x), "changes in place what is read elsewhere"),
@@ -248,14 +279,6 @@ def test_packed_sequences_take_lengths(kind: Any) -> None:
     assert np.abs(net(given["x"].numpy(), lengths=[5, 3]) - want).max() <= 2e-6
     with pytest.raises(UnsupportedError, match="make a chain of one input, found 2"):
         cgru.from_torch(Packed(), example=tuple(given.values()), layers=["gru"])
-
-
-@pytest.mark.parametrize("kind", ["MultiheadAttention", "TransformerEncoderLayer"])
-def test_modules_that_compare_every_frame_are_named(kind: str) -> None:
-    part = nn.MultiheadAttention(8, 2) if kind == "MultiheadAttention" else nn.TransformerEncoderLayer(8, 2, 16)
-    call = (lambda m, x: m.a(x, x, x)[0]) if kind == "MultiheadAttention" else (lambda m, x: m.a(x))
-    with pytest.raises(UnsupportedError, match=rf"a: cgru does not run a torch\.nn\.{kind}"):
-        cgru.from_torch(Own(call, a=part).eval(), example=torch.randn(4, 9, 8))
 
 
 def test_what_hangs_on_the_number_of_steps_is_found() -> None:

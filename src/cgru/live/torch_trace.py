@@ -25,13 +25,6 @@ _WIDE_STEPS = 61
 _MORE_ROWS, _MORE_STEPS = 1, 4
 
 
-#: Modules whose arithmetic traces, but to products that grow with the square of the frames.
-_EVERY_FRAME = frozenset(
-    ("MultiheadAttention", "Transformer", "TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoder",
-     "TransformerDecoderLayer")
-)  # fmt: skip
-
-
 class _Given(NamedTuple):
     """What a module is called with."""
 
@@ -51,11 +44,6 @@ def followed(module: Any, example: Any, *, verify: bool, backend: str | None) ->
     for path, part in module.named_modules():
         if getattr(part, "max_norm", None) is not None:
             raise UnsupportedError(f"{path}: an Embedding with max_norm changes its weights; set max_norm to None")
-        if kind_of(part) in _EVERY_FRAME:
-            raise UnsupportedError(
-                f"{path or 'the module'}: cgru does not run a torch.nn.{kind_of(part)}, which compares every frame "
-                "with every other"
-            )
     with evaluating(module) as ready:
         given, program, found = _traced(ready, example)
         net = Model(found.made, backend=backend)

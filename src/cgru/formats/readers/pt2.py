@@ -124,6 +124,8 @@ def _argument(graph: Mapping[str, Any], arg: Mapping[str, Any]) -> Any:
         return Ref(value["name"])
     if kind in ("as_tensors", "as_optional_tensors"):
         return [_argument(graph, {"as_tensor": v}) if "name" in v else _argument(graph, v) for v in value]
+    if kind == "as_float" and isinstance(value, str):  # JSON has no word for these
+        return float(value)
     if kind in ("as_int", "as_float", "as_bool", "as_string"):
         return value
     if kind in ("as_ints", "as_floats", "as_bools", "as_strings"):

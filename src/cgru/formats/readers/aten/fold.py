@@ -34,59 +34,61 @@ def _weight_norm(v: np.ndarray, g: np.ndarray, dim: int = 0) -> np.ndarray:
     return np.asarray(v * (g / norm), v.dtype)
 
 
-def _reshape(x: np.ndarray, shape: Any) -> np.ndarray:
-    return x.reshape([int(n) for n in shape])
+def _reshape(self: np.ndarray, shape: Any = None, size: Any = None) -> np.ndarray:
+    return self.reshape([int(n) for n in (size if shape is None else shape)])
 
 
-def _flatten(x: np.ndarray, start: int = 0, end: int = -1) -> np.ndarray:
-    start, end = start % x.ndim, end % x.ndim
-    return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
+def _flatten(self: np.ndarray, start_dim: int = 0, end_dim: int = -1) -> np.ndarray:
+    start, end = start_dim % self.ndim, end_dim % self.ndim
+    return self.reshape(*self.shape[:start], -1, *self.shape[end + 1 :])
 
 
-def _expand(x: np.ndarray, shape: Any) -> np.ndarray:
-    lead = len(shape) - x.ndim
-    wanted = [x.shape[i - lead] if n == -1 else n for i, n in enumerate(shape)]
-    return np.broadcast_to(x, _sized(wanted))
+def _expand(self: np.ndarray, size: Any, implicit: bool = False) -> np.ndarray:
+    lead = len(size) - self.ndim
+    wanted = [self.shape[i - lead] if n == -1 else n for i, n in enumerate(size)]
+    return np.broadcast_to(self, _sized(wanted))
 
 
-def _slice(x: np.ndarray, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> np.ndarray:
-    return x[(slice(None),) * (dim % x.ndim) + (slice(start, end, step),)]
+def _slice(self: np.ndarray, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> np.ndarray:
+    return self[(slice(None),) * (dim % self.ndim) + (slice(start, end, step),)]
 
 
-def _arange(*args: Any, **_: Any) -> np.ndarray:
-    made = np.arange(*args)
+def _arange(*args: Any, **named: Any) -> np.ndarray:
+    ends = [named[key] for key in ("start", "end", "step") if key in named]
+    made = np.arange(*args, *ends)
     _sized(made.shape)
     return made.astype(np.float32) if made.dtype.kind == "f" else made
 
 
-def _sum(x: np.ndarray, dim: Any = None, keepdim: bool = False, **_: Any) -> np.ndarray:
-    return np.sum(x, axis=_axes(dim), keepdims=keepdim)
+def _sum(self: np.ndarray, dim: Any = None, keepdim: bool = False, **_: Any) -> np.ndarray:
+    return np.sum(self, axis=_axes(dim), keepdims=keepdim)
 
 
-def _mean(x: np.ndarray, dim: Any = None, keepdim: bool = False, **_: Any) -> np.ndarray:
-    return np.mean(x, axis=_axes(dim), keepdims=keepdim)
+def _mean(self: np.ndarray, dim: Any = None, keepdim: bool = False, **_: Any) -> np.ndarray:
+    return np.mean(self, axis=_axes(dim), keepdims=keepdim)
 
 
-def _norm(x: np.ndarray, ord: float = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> np.ndarray:
+def _norm(self: np.ndarray, ord: float = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> np.ndarray:
     if ord != 2:
         raise ValueError(f"a norm of order {ord}")
-    return np.sqrt(np.sum(x * x, axis=_axes(dim), keepdims=keepdim))
+    return np.sqrt(np.sum(self * self, axis=_axes(dim), keepdims=keepdim))
 
 
-def _split(x: np.ndarray, size: Any, dim: int = 0) -> list[np.ndarray]:
-    sizes = size if isinstance(size, list) else [size] * (x.shape[dim] // size)
-    return np.split(x, np.cumsum(sizes)[:-1], axis=dim)
+def _split(self: np.ndarray, split_size: Any = None, dim: int = 0, split_sizes: Any = None) -> list[np.ndarray]:
+    size = split_sizes if split_size is None else split_size
+    sizes = size if isinstance(size, list) else [size] * (self.shape[dim] // size)
+    return np.split(self, np.cumsum(sizes)[:-1], axis=dim)
 
 
-def _chunk(x: np.ndarray, chunks: int, dim: int = 0) -> list[np.ndarray]:
-    return _split(x, -(-x.shape[dim] // chunks), dim)
+def _chunk(self: np.ndarray, chunks: int, dim: int = 0) -> list[np.ndarray]:
+    return _split(self, -(-self.shape[dim] // chunks), dim)
 
 
 def _scaled(other: Any, alpha: Any) -> Any:
     return other if alpha in (None, 1) else np.asarray(other) * alpha
 
 
-#: Operators by base name → numpy, torch's arguments as they come.
+#: Operators by base name → numpy, torch's arguments as they come: by place, or by the names of their schemas.
 FOLDS: dict[str, Callable[..., Any]] = {
     "zeros": lambda size, **_: np.zeros(_sized(size), np.float32),
     "ones": lambda size, **_: np.ones(_sized(size), np.float32),
@@ -108,11 +110,20 @@ FOLDS: dict[str, Callable[..., Any]] = {
     "tanh": lambda self: np.tanh(_float(self)),
     "sigmoid": lambda self: 1 / (1 + np.exp(-_float(self))),
     "softplus": lambda self: np.logaddexp(0, _float(self)),
-    "abs": np.abs,
+    "abs": lambda self: np.abs(self),
     "pow": lambda self, exponent: np.power(self, exponent),
-    "square": np.square,
+    "square": lambda self: np.square(self),
     "clamp": lambda self, min=None, max=None: np.clip(self, min, max),
     "clamp_min": lambda self, min: np.maximum(self, min),
+    "eq": lambda self, other: np.equal(self, other),
+    "ne": lambda self, other: np.not_equal(self, other),
+    "lt": lambda self, other: np.less(self, other),
+    "le": lambda self, other: np.less_equal(self, other),
+    "gt": lambda self, other: np.greater(self, other),
+    "ge": lambda self, other: np.greater_equal(self, other),
+    "logical_not": lambda self: np.logical_not(self),
+    "bitwise_not": lambda self: np.logical_not(self) if self.dtype == bool else np.invert(self),
+    "masked_fill": lambda self, mask, value: np.where(mask, np.asarray(value, self.dtype), self),
     "sum": _sum,
     "mean": _mean,
     "linalg_vector_norm": _norm,
@@ -121,7 +132,7 @@ FOLDS: dict[str, Callable[..., Any]] = {
     "linear": lambda input, weight, bias=None: input @ weight.T + (0 if bias is None else bias),
     "addmm": lambda self, mat1, mat2: self + mat1 @ mat2,
     "relu": lambda self: np.maximum(self, 0),
-    "clone": np.array,
+    "clone": lambda self, **_: np.array(self),
     "chunk": _chunk,
     "split": _split,
     "zeros_like": lambda self, **_: np.zeros(np.shape(self), np.float32),
@@ -132,8 +143,10 @@ FOLDS: dict[str, Callable[..., Any]] = {
     "matmul": lambda self, other: self @ other,
     "vdot": lambda self, other: np.asarray(self @ other),
     "dot": lambda self, tensor: np.asarray(self @ tensor),
-    "outer": np.outer,
-    "t": np.transpose,
+    "outer": lambda self, vec2: np.outer(self, vec2),
+    "t": lambda self: np.transpose(self),
+    "numpy_T": lambda self: np.transpose(self),
+    "mT": lambda self: np.swapaxes(self, -1, -2),
     "transpose": lambda self, dim0, dim1: np.swapaxes(self, dim0, dim1),
     "permute": lambda self, dims: np.transpose(self, dims),
     "reshape": _reshape,

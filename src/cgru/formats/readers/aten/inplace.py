@@ -44,6 +44,8 @@ class _Pass:
         #: The name whose memory a name shows, itself where it has its own.
         self.root: dict[str, str] = {}
         self.parts: dict[str, _Part] = {}
+        #: What a write gave → the view that it wrote into.
+        self.written_into: dict[str, str] = {}
         self.used_at: dict[str, list[int]] = {}
         for i, call in enumerate(program.calls):
             for name in refs([*call.args, *call.kwargs.values()]):
@@ -86,9 +88,11 @@ class _Pass:
             raise UnsupportedError(f"{call}: it writes into {title}, which would differ at the next call")
         chain = self._chain(target)
         family = {name for name, base in self.root.items() if base == root} | {root}
-        others = [name for name in family - {target, call.name} if self._seen(name, i)]
+        others = [
+            name for name in family - {target, call.name} if self._seen(name, i) and not self._apart(name, target)
+        ]
         made = [_plain(self._renamed(call))]
-        self.root[call.name] = root
+        self.root[call.name], self.written_into[call.name] = root, target
         if not others:
             self.now[target] = call.name
             return made
@@ -104,6 +108,23 @@ class _Pass:
 
     def _seen(self, name: str, after: int) -> bool:
         return any(place > after for place in self.used_at.get(name, ()))
+
+    def _apart(self, name: str, other: str) -> bool:
+        """Whether two views show different parts of one split."""
+        ours, theirs = self._piece(name), self._piece(other)
+        return ours is not None and theirs is not None and ours[0] == theirs[0] and ours[1] != theirs[1]
+
+    def _piece(self, name: str) -> tuple[str, Any] | None:
+        """The call that splits and the number of the piece, of which a name shows a view."""
+        while name in self.parts or name in self.written_into:
+            if name not in self.parts:
+                name = self.written_into[name]
+                continue
+            source, call = self.parts[name]
+            if call.base == "getitem":
+                return source, _argument(call, 1, "index", None)
+            name = source
+        return None
 
     def _chain(self, name: str) -> list[list[Any]] | None:
         """The slices and selections, the last first, by which a name shows part of its root; None for other views."""

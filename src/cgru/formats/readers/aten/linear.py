@@ -12,9 +12,10 @@ from ....layers import Dense, Embedding
 from .convolution import title_of
 from .lengths import check_passed_over
 from .lowering import Lowering, handles
-from .pointwise import binary, broadcast
+from .pointwise import binary
 from .program import Call
-from .values import Axis, B, Known, Misread, States, T, Tensor
+from .scores import arithmetic, scores, weighted
+from .values import Axis, B, Heads, Known, Misread, Scores, States, T, Tensor
 
 
 def _title(call: Call) -> str | None:
@@ -58,18 +59,26 @@ def _bilinear(lo: Lowering, call: Call) -> Tensor:
 
 
 @handles("baddbmm", frames=True)
-def _baddbmm(lo: Lowering, call: Call) -> Tensor:
+def _baddbmm(lo: Lowering, call: Call) -> Any:
     beta, alpha = lo.arg(call, 3, "beta", 1), lo.arg(call, 4, "alpha", 1)
-    made: Any = product(lo, lo.tensor(call, 1, "batch1"), lo.tensor(call, 2, "batch2"))
-    made = made if alpha == 1 else binary(lo, "mul", made, alpha)
+    made: Any = product(lo, lo.arg(call, 1, "batch1"), lo.arg(call, 2, "batch2"))
     base = lo.arg(call, 0, "self")
+    if isinstance(made, Scores):
+        made = made if alpha == 1 else arithmetic("mul", made, alpha)
+        made = replace(made, shape=call.shape or ())
+        return made if beta == 0 else arithmetic("add", made, base)
+    made = made if alpha == 1 else binary(lo, "mul", made, alpha)
     return made if beta == 0 else binary(lo, "add", base if beta == 1 else binary(lo, "mul", base, beta), made)
 
 
 @handles("matmul", "mm", "bmm", "mv", frames=True)
-def _matmul(lo: Lowering, call: Call) -> Tensor:
+def _matmul(lo: Lowering, call: Call) -> Any:
     a, b = lo.arg(call, 0, "self"), lo.arg(call, 1, "mat2" if call.base in ("mm", "bmm") else "other")
     a, b = (lo.stacked(v) if isinstance(v, States) else v for v in (a, b))
+    if isinstance(a, Scores):
+        return weighted(lo, a, b)
+    if isinstance(a, Heads) and isinstance(b, Heads):
+        return product(lo, a, b)
     if isinstance(b, Known) and b.array.ndim <= 2:
         return dense(lo, call, a, b.array.T if b.array.ndim == 2 else b.array, None)
     if isinstance(a, Known) or isinstance(b, Known):
@@ -85,8 +94,12 @@ def _addmm(lo: Lowering, call: Call) -> Tensor:
     return dense(lo, call, x, weight.T, bias)
 
 
-def product(lo: Lowering, a: Tensor, b: Tensor) -> Tensor:
+def product(lo: Lowering, a: Any, b: Any) -> Any:
     """Products of the last two axes, which may sum over time: attention pooling written with bmm."""
+    if isinstance(a, Scores):
+        return weighted(lo, a, b)
+    if isinstance(a, Heads) or isinstance(b, Heads):
+        return scores(lo, a, b)
     if len(a.axes) < 2 or len(b.axes) < 2:
         raise UnsupportedError("a product of a vector with something computed")
     left, inner, other, right = a.axes[-2], a.axes[-1], b.axes[-2], b.axes[-1]
@@ -96,9 +109,7 @@ def product(lo: Lowering, a: Tensor, b: Tensor) -> Tensor:
         if T in (inner, other) and inner != other:
             raise Misread("a product along time of something without time")
         if left == T and right == T:
-            raise UnsupportedError(
-                "products of every frame with every other: self-attention is none of cgru's operations"
-            )
+            return scores(lo, a, b)
         both = binary(lo, "mul", spread_a, spread_b)
         return summed(lo, both, len(both.axes) - 2)
     both_features = all(isinstance(axis, int) or axis is None for axis in (left, inner, other, right))
@@ -132,35 +143,6 @@ def summed(lo: Lowering, x: Tensor, dim: int) -> Tensor:
     if axis is None:
         return replace(x, axes=rest)
     raise Misread("a sum over rows")
-
-
-@handles("einsum")
-def _einsum(lo: Lowering, call: Call) -> Tensor:
-    """Products of two values, letters of one axis aligned, summed over letters that do not come out."""
-    text, values = lo.arg(call, 0, "equation").replace(" ", ""), lo.arg(call, 1, "tensors")
-    if "->" not in text or "." in text or len(values) != 2:
-        raise UnsupportedError(f"einsum {text!r}; cgru follows two operands and letters with an arrow")
-    terms, out = text.split("->")
-    names = terms.split(",")
-    letters = list(out) + sorted({letter for name in names for letter in name} - set(out))
-    aligned: list[Any] = []
-    for name, value in zip(names, values, strict=True):
-        if len(set(name)) != len(name):
-            raise UnsupportedError("einsum with a diagonal")
-        if isinstance(value, Known):
-            array = np.transpose(value.array, [name.index(c) for c in letters if c in name])
-            aligned.append(
-                Known(array.reshape([value.array.shape[name.index(c)] if c in name else 1 for c in letters]))
-            )
-        else:
-            value = lo.stacked(value) if isinstance(value, States) else value
-            aligned.append(
-                replace(value, axes=tuple(value.axes[name.index(c)] if c in name else None for c in letters))
-            )
-    both = broadcast(lo, "mul", aligned)
-    for _ in range(len(letters) - len(out)):
-        both = summed(lo, both, len(both.axes) - 1)
-    return both
 
 
 @handles("embedding", frames=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .program import Call, Program, Ref, needed, refs
+from .program import FILLED, Call, Program, Ref, needed, refs
 
 #: Steps that must be there to see that the middle ones are alike.
 FEWEST = 4
@@ -150,6 +150,8 @@ class _Finder:
             return step
         if call.base == "written":  # what is put together of all steps
             return self.steps - 1
+        if call.base in FILLED:  # of a frame its shape alone
+            return -1
         return max((self.level.get(name, -1) for name in _read(call)), default=-1)
 
     def _delayed(self) -> bool:

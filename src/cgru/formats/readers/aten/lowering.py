@@ -17,8 +17,23 @@ from ....errors import CgruError, ShapeError, UnsupportedError
 from ....layers import Layer
 from ....spec.operation import operation
 from .fold import FOLDS
-from .program import Call, Program, Ref, needed
-from .values import PACKED, Assembled, Axis, B, Known, Lengths, Misread, States, T, Tensor, Withheld, Within
+from .program import FILLED, Call, Program, Ref, needed
+from .values import (
+    PACKED,
+    Assembled,
+    Axis,
+    B,
+    Heads,
+    Known,
+    Lengths,
+    Misread,
+    Scores,
+    States,
+    T,
+    Tensor,
+    Withheld,
+    Within,
+)
 
 #: An operator's handler: from the call to its result, or a list of results.
 Handler = Callable[["Lowering", Call], Any]
@@ -113,8 +128,10 @@ class Lowering:
         self._raw = False
 
     def shaped(self, value: Any, shape: tuple[int, ...] | None) -> Any:
-        if isinstance(value, (Tensor, States, Within)) and shape is not None:
-            if not isinstance(value, States) and len(value.axes) != len(shape):
+        if isinstance(value, Heads) or (isinstance(value, Scores) and shape is None):
+            return value
+        if isinstance(value, (Tensor, States, Within, Scores)) and shape is not None:
+            if isinstance(value, (Tensor, Within)) and len(value.axes) != len(shape):
                 raise UnsupportedError(f"{len(value.axes)} axes are followed where torch has {shape}")
             return replace(value, shape=shape)
         return value
@@ -126,7 +143,7 @@ class Lowering:
             given = [self._resolved(arg) for arg in (*call.args, *call.kwargs.values())]
             if not any(_runs(value) for value in given) and call.base in FOLDS:
                 return self._folded(call)
-            if call.base in _FILLED and call.shape is not None:
+            if call.base in FILLED and call.shape is not None:
                 return self._filled(call)
             if entry is None:
                 raise UnsupportedError("cgru does not run this operator")
@@ -154,7 +171,7 @@ class Lowering:
 
     def _filled(self, call: Call) -> Known:
         """A tensor of one number, shaped like something that is computed."""
-        value = _FILLED[call.base]
+        value = FILLED[call.base]
         if value is None:
             value = self.arg(call, 2 if call.base == "new_full" else 1, "fill_value")
         assert call.shape is not None
@@ -199,6 +216,8 @@ class Lowering:
         value = self.arg(call, position, name)
         if isinstance(value, States):
             return self.stacked(value)
+        if isinstance(value, (Heads, Scores)):
+            raise UnsupportedError(f"its argument {name} is {value.described}, of which cgru follows attention alone")
         if not isinstance(value, Tensor):
             raise UnsupportedError(f"its argument {name} does not depend on the input as cgru follows it")
         return value
@@ -356,14 +375,10 @@ class Lowering:
         return self.emit("constant", weights={"value": array}, features=array.shape)
 
 
-#: Operators that fill a new tensor, and with what; None: with a number they are given.
-_FILLED = {"zeros_like": 0, "new_zeros": 0, "ones_like": 1, "new_ones": 1, "full_like": None, "new_full": None}
-
-
 def _runs(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_runs, value))
-    return isinstance(value, (Tensor, States, Lengths, Within, Assembled))
+    return isinstance(value, (Tensor, Heads, Scores, States, Lengths, Within, Assembled))
 
 
 def _frozen(value: Any) -> Any:

@@ -9,13 +9,14 @@ from typing import Any
 from ....errors import UnsupportedError
 from .lowering import Lowering, handles
 from .program import Call
-from .values import Axis, Lengths, Misread, T, Tensor, Within
+from .values import Axis, Heads, Lengths, Misread, Scores, T, Tensor, Within
 
 
 @handles("transpose", "swapaxes", "permute", "t", "movedim", "numpy_T", "mT", frames=True)
 def _transpose(lo: Lowering, call: Call) -> Any:
-    x = lo.moved(call)
-    rank = len(x.axes)
+    given = lo.arg(call, 0, "self")
+    x = given if isinstance(given, (Heads, Scores)) else lo.moved(call)
+    rank = len(x.shape) if isinstance(x, (Heads, Scores)) else len(x.axes)
     order = list(range(rank))
     if call.base == "permute":
         order = [axis % rank for axis in lo.arg(call, 1, "dims")]
@@ -32,7 +33,19 @@ def _transpose(lo: Lowering, call: Call) -> Any:
         order.insert(target % rank, source % rank)
     else:
         order.reverse()
+    if isinstance(x, Scores):
+        raise UnsupportedError("scores of every frame with every other, turned round")
+    if isinstance(x, Heads):
+        return _turned(x, order)
     return replace(x, axes=tuple(x.axes[axis] for axis in order))
+
+
+def _turned(x: Heads, order: Sequence[int]) -> Heads:
+    """Axes in another order where rows and heads are one of them."""
+    p = x.place
+    full = [axis for i in order for axis in ((p, p + 1) if i == p else (i + (i > p),))]
+    axes, shape = tuple(x.tensor.axes[axis] for axis in full), tuple(x.tensor.shape[axis] for axis in full)
+    return Heads(replace(x.tensor, axes=axes, shape=shape), order.index(p))
 
 
 @handles("unsqueeze", frames=True)

@@ -13,16 +13,31 @@ from ....builder import Graph
 from ....errors import UnsupportedError
 from ....layers import Layer
 from ..onnx_cells import recognised
-from . import convolution, joins, linear, movement, parts, pointwise, pooling, recurrent, reduction, views
+from . import (
+    attention,
+    convolution,
+    einsum,
+    joins,
+    linear,
+    movement,
+    parts,
+    pointwise,
+    pooling,
+    recurrent,
+    reduction,
+    views,
+)
 from .inplace import functional
 from .loops import loops_of
 from .lowering import Lowering
-from .program import Argument, Program, Ref
+from .program import Argument, Program, Ref, without_whole_slices
 from .rolled import walk_with
 from .values import BT, TB, B, Lengths, Misread, States, T, Tensor, Within
 
 _FAMILIES = (
+    attention,
     convolution,
+    einsum,
     joins,
     linear,
     movement,
@@ -101,7 +116,7 @@ def traced(program: Program, *, exported: bool = False, archived: bool = False) 
     ``exported``: nothing will run beside it, so a factor that may be the number of steps or rows is refused.
     ``archived``: it comes of a file whose code was followed at sizes of cgru's choosing, which checks that by itself.
     """
-    program = functional(program)
+    program = without_whole_slices(functional(program))
     best: tuple[int, UnsupportedError] | None = None  # of the reading that went furthest
     loops = loops_of(program)
     for reading in islice(_readings(program.inputs), _MOST):

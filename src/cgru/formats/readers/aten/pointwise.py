@@ -13,7 +13,8 @@ from ....layers import Activation
 from .lengths import combined, compared, filled
 from .lowering import Lowering, handles
 from .program import Call
-from .values import Axis, Known, Lengths, Misread, States, Tensor, Within, constant_along
+from .scores import arithmetic, masked
+from .values import Axis, Heads, Known, Lengths, Misread, Scores, States, Tensor, Within, constant_along
 
 #: Operators that are one of cgru's activations under torch's defaults.
 ACTIVATIONS = {
@@ -169,10 +170,15 @@ def _binary(lo: Lowering, call: Call) -> Any:
     alpha = lo.arg(call, 2, "alpha", 1) if call.base in ("add", "add_", "sub", "sub_", "rsub") else 1
     if lo.arg(call, 9, "rounding_mode", None) is not None:
         raise UnsupportedError("a division that rounds")
-    masked = combined(lo, "sub" if call.base == "rsub" else _BINARY.get(call.base, "div"),
+    scored = arithmetic("sub" if call.base == "rsub" else _BINARY.get(call.base, "div"), a, b)
+    if scored is not NotImplemented:
+        return scored
+    if isinstance(a, Heads) or isinstance(b, Heads):
+        return _of_heads(lo, call, a, b)
+    framed = combined(lo, "sub" if call.base == "rsub" else _BINARY.get(call.base, "div"),
                       *((b, a) if call.base == "rsub" else (a, b)))  # fmt: skip
-    if masked is not None:
-        return masked
+    if framed is not None:
+        return framed
     if alpha != 1:
         b = binary(lo, "mul", b, alpha) if isinstance(b, (Tensor, States)) else _number(b) * alpha
     if lo.exported and call.base.startswith(("mul", "div", "true_divide")):
@@ -190,6 +196,13 @@ def _binary(lo: Lowering, call: Call) -> Any:
     if call.base == "pow" and b == 0.5:
         return unary(lo, a, "sqrt")
     return binary(lo, _BINARY.get(call.base, "div"), a, b)
+
+
+def _of_heads(lo: Lowering, call: Call, a: Any, b: Any) -> Heads:
+    """Rows and heads in one axis, times or by a number."""
+    held, other = (a, b) if isinstance(a, Heads) else (b, a)
+    made = binary(lo, _BINARY.get(call.base, "div"), held.tensor, other)
+    return replace(held, tensor=replace(made, shape=held.tensor.shape))
 
 
 def _number(value: Any) -> Any:
@@ -212,17 +225,31 @@ def _compare(lo: Lowering, call: Call) -> Any:
 
 
 @handles("where", frames=True)
-def _where(lo: Lowering, call: Call) -> Tensor:
+def _where(lo: Lowering, call: Call) -> Any:
     condition, a, b = (lo.arg(call, i, name) for i, name in enumerate(("condition", "self", "other")))
+    if isinstance(a, Scores):
+        return masked(a, _opposite(condition), b)
+    if isinstance(b, Scores):
+        return masked(b, condition, a)
     if isinstance(condition, Within):
         x, value = (b, a) if condition.negated else (a, b)
         return filled(x, replace(condition, negated=True), value)
     return broadcast(lo, "where", [condition, a, b])
 
 
+def _opposite(condition: Any) -> Any:
+    if isinstance(condition, Within):
+        return replace(condition, negated=not condition.negated)
+    return Known(~condition.array.astype(bool)) if isinstance(condition, Known) else condition
+
+
 @handles("masked_fill", "masked_fill_", frames=True)
-def _masked_fill(lo: Lowering, call: Call) -> Tensor:
-    mask = lo.arg(call, 1, "mask")
+def _masked_fill(lo: Lowering, call: Call) -> Any:
+    x, mask = lo.arg(call, 0, "self"), lo.arg(call, 1, "mask")
+    if isinstance(x, Scores):
+        return masked(x, mask, lo.arg(call, 2, "value"))
+    if isinstance(x, Known) and isinstance(mask, Within) and not np.any(x.array):
+        return replace(mask, scale=mask.scale * float(_number(lo.arg(call, 2, "value"))))
     if isinstance(mask, Within):
         return filled(lo.tensor(call), mask, lo.arg(call, 2, "value"))
     return broadcast(lo, "where", [lo.arg(call, 1, "mask"), lo.arg(call, 2, "value"), lo.arg(call, 0, "self")])
@@ -314,6 +341,8 @@ def _plain(lo: Lowering, value: Tensor, positions: Sequence[int]) -> bool:
 
 
 def _named(lo: Lowering, name: str, axes: Sequence[Axis], at: int | None) -> Tensor:
+    if list(axes).count("T") > 1:
+        raise UnsupportedError("numbers for every pair of frames, which only attention by products of features has")
     numbers = iter(range(len(axes)))
     shown = tuple(next(numbers) if isinstance(axis, int) else axis for axis in axes)
     return Tensor(name, shown, at=at)

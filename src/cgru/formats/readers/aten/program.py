@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+#: Operators that fill a new tensor, and with what; None: with a number they are given.
+FILLED = {"zeros_like": 0, "new_zeros": 0, "ones_like": 1, "new_ones": 1, "full_like": None, "new_full": None}
+
 
 class Ref(NamedTuple):
     """A value of the program, by name."""
@@ -66,6 +69,30 @@ def refs(value: Any) -> list[str]:
     if isinstance(value, (list, tuple)):
         return [name for part in value for name in refs(part)]
     return []
+
+
+def without_whole_slices(program: Program) -> Program:
+    """The same program without slices that take all of an axis, such as ``x[:, t]`` leaves in front of the frame."""
+    shapes = {a.name: a.shape for a in program.inputs} | {name: a.shape for name, a in program.constants.items()}
+    now: dict[str, str] = {}
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, Ref):
+            return Ref(now.get(value.name, value.name))
+        return [renamed(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+    calls = []
+    for call in program.calls:
+        args = tuple(renamed(value) for value in call.args)
+        call = call._replace(args=args, kwargs={key: renamed(value) for key, value in call.kwargs.items()})
+        source = refs([args[0] if args else call.kwargs.get("self")])
+        if call.base == "slice" and source and call.shape is not None and shapes.get(source[0]) == call.shape:
+            now[call.name] = source[0]
+            continue
+        if call.shape is not None:
+            shapes[call.name] = call.shape
+        calls.append(call)
+    return program._replace(calls=calls, outputs=[(title, renamed(value)) for title, value in program.outputs])
 
 
 def needed(program: Program) -> list[Call]:

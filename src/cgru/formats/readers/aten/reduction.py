@@ -13,7 +13,8 @@ from .lengths import check_passed_over
 from .lowering import Lowering, handles
 from .pointwise import activated, binary, unary
 from .program import Call
-from .values import B, Known, Lengths, Misread, States, T, Tensor, Within
+from .scores import softmax
+from .values import B, Known, Lengths, Misread, Scores, States, T, Tensor, Within
 
 _POOLED = {"mean": "mean", "sum": "sum", "amax": "max", "amin": "min", "max": "max", "min": "min"}
 
@@ -180,9 +181,18 @@ def _logsumexp(lo: Lowering, call: Call) -> Tensor:
 
 
 @handles("softmax", "_softmax", "log_softmax", "_log_softmax", frames=True)
-def _softmax(lo: Lowering, call: Call) -> Tensor:
-    x, log = lo.tensor(call), "log" in call.base
-    dim = lo.arg(call, 1, "dim") % len(x.axes)
+def _softmax(lo: Lowering, call: Call) -> Any:
+    x = lo.arg(call, 0, "self")
+    x = x if isinstance(x, Scores) else lo.tensor(call)
+    return softmax_of(lo, x, lo.arg(call, 1, "dim"), log="log" in call.base)
+
+
+def softmax_of(lo: Lowering, x: Any, dim: int, *, log: bool) -> Any:
+    if isinstance(x, Scores):
+        if log:
+            raise UnsupportedError("log_softmax of scores of every frame with every other")
+        return softmax(x, dim)
+    dim %= len(x.axes)
     axis = x.axes[dim]
     if axis == T:
         check_passed_over(lo, x, "softmax")

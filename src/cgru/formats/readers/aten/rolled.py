@@ -41,11 +41,13 @@ def walk_with(lo: Lowering, loops: Sequence[Loop]) -> None:
             if owner[name] not in used:
                 used.append(owner[name])
                 todo += reads(owner[name])
+                starts = [by_name[start] for start in owner[name].starts.values()]
+                todo += refs([value for call in starts for value in (*call.args, *call.kwargs.values())])
         elif name in by_name:
             todo += refs([*by_name[name].args, *by_name[name].kwargs.values()])
-    starts = {name for loop in used for name in loop.starts.values()}
+    first = {name for loop in used for name in loop.starts.values()}
     pending: list[Call | Loop] = [
-        call for call in lo.program.calls if call.name in wanted and (call.name not in owner or call.name in starts)
+        call for call in lo.program.calls if call.name in wanted and (call.name not in owner or call.name in first)
     ]
     pending += used
     while pending:
@@ -90,6 +92,7 @@ def _roll(lo: Lowering, loop: Loop) -> None:
     for name, sweep in loop.frames.items():
         x = sources[sweep.source]
         lo.values[name] = replace(x, axes=(*x.axes[: sweep.dim], *x.axes[sweep.dim + 1 :]), at=1)
+    firsts = {name: lo.values[name] for name in loop.starts.values()}  # these names become what is carried
     nodes: dict[str, str] = {}
     shapes = {call.name: call.shape for call in lo.program.calls}
     for first, (second, begin) in loop.carried.items():
@@ -103,7 +106,7 @@ def _roll(lo: Lowering, loop: Loop) -> None:
     for call in loop.body:
         lo.values[call.name] = lo.shaped(lo.called(call), call.shape)
         if call.name in loop.starts:
-            other = lo.values[loop.starts[call.name]]
+            other = firsts[loop.starts[call.name]]
             if loop.backward and isinstance(other, Tensor):
                 other = replace(other, name=lo.emit("reverse_time", other.name))
             lo.values[call.name] = _started(lo, lo.values[call.name], other, like)

@@ -14,6 +14,8 @@ from ....errors import UnsupportedError
 #: number, or None for an axis of 1 that the value does not have.
 Axis = str | int | None
 B, T, BT, TB = "B", "T", "BT", "TB"
+#: The frames of the other sequence, in scores of every frame with every other.
+S = "S"
 
 
 #: Behind a row's length there is nothing: the sequence is packed.
@@ -60,6 +62,44 @@ class Tensor:
     @property
     def feature_positions(self) -> list[int]:
         return [p for p, axis in enumerate(self.axes) if isinstance(axis, int)]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A tensor of which torch has rows and the axis behind them, ``place``, in one: rows and heads of an attention.
+
+    ``tensor`` has them apart.
+    """
+
+    tensor: Tensor
+    place: int
+    described = "rows and heads in one axis"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        sizes, p = self.tensor.shape, self.place
+        return (*sizes[:p], sizes[p] * sizes[p + 1], *sizes[p + 2 :])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well frames of ``query`` match those of ``key``, q · k · factor, of every pair; ``weights``: their softmax.
+
+    query and key have the features (heads …, d). ``axes`` end in T, the query's frames, and :data:`S`, the key's.
+    ``place``: rows and heads are one axis there. ``causal``: keys behind the query's frame have no weight;
+    ``within``: nor have those behind the row's length.
+    """
+
+    query: Tensor
+    key: Tensor
+    axes: tuple[Axis, ...]
+    place: int | None = None
+    factor: float = 1.0
+    causal: bool = False
+    within: bool = False
+    weights: bool = False
+    shape: tuple[int, ...] = ()
+    described = "a matrix of every frame with every other"
 
 
 @dataclass(frozen=True)

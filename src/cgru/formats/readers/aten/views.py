@@ -11,7 +11,7 @@ import numpy as np
 from ....errors import UnsupportedError
 from .lowering import Lowering, handles
 from .program import Call
-from .values import BT, TB, Axis, B, Lengths, Misread, States, T, Tensor, Within
+from .values import BT, TB, Axis, B, Heads, Lengths, Misread, Scores, States, T, Tensor, Within
 
 
 @handles("view", "reshape", "_unsafe_view", "flatten", "unflatten", frames=True)
@@ -23,13 +23,51 @@ def _reshape(lo: Lowering, call: Call) -> Any:
         value = lo.stacked(value)
     if isinstance(value, Within) and call.shape is not None:
         return _spread_mask(value, call.shape)
+    if isinstance(value, Heads) and call.shape is not None:
+        return value if call.shape == value.shape else viewed(lo, value.tensor, call.shape)
+    if isinstance(value, Scores) and call.shape is not None:
+        return _scores_apart(value, call.shape)
     if not isinstance(value, Tensor) or call.shape is None:
         raise UnsupportedError("a view of something that is no tensor of the network")
-    folded = _time_folded(lo, value, call.shape)
+    folded: Tensor | Heads | None = _time_folded(lo, value, call.shape)
+    if folded is None:
+        folded = _heads(lo, value, call.shape)
     return folded if folded is not None else viewed(lo, value, call.shape)
 
 
+def _heads(lo: Lowering, x: Tensor, wanted: tuple[int, ...]) -> Heads | None:
+    """A view of (…, rows, heads · d) as (…, rows · heads, d), or of (rows, heads, …) with both in one; or None."""
+    if B not in x.axes or x.at is not None:
+        return None
+    p = x.axes.index(B)
+    if p + 1 >= len(x.axes) or not isinstance(x.axes[p + 1], int) or len(wanted) <= p:
+        return None
+    rows, size = x.shape[p : p + 2]
+    heads, left = divmod(wanted[p], rows)
+    if left or heads < 2 or wanted[:p] != x.shape[:p] or T not in x.axes:
+        return None
+    if wanted == (*x.shape[:p], rows * size, *x.shape[p + 2 :]):
+        return Heads(x, p)
+    if p + 2 == len(x.axes) and wanted[p + 1 :] == (size // heads,) and size % heads == 0:
+        return Heads(replace(viewed(lo, x, split := (*x.shape[: p + 1], heads, size // heads)), shape=split), p)
+    return None
+
+
+def _scores_apart(held: Scores, wanted: tuple[int, ...]) -> Scores:
+    """Scores with rows and heads in one axis, or on two."""
+    full = (*held.query.shape[:-1], held.shape[-1])
+    rank = len(full)
+    if wanted == full:
+        return replace(held, place=None, shape=wanted)
+    if wanted == (full[0] * full[1], *full[2:]) and held.axes[0] == B and rank == 4:
+        return replace(held, place=0, shape=wanted)
+    raise UnsupportedError("scores of every frame with every other, in another shape")
+
+
 def _spread_mask(mask: Within, wanted: tuple[int, ...]) -> Within:
+    if mask.axes[:1] == (B,) and mask.axes[-1:] == (T,) and wanted[-1:] == mask.shape[-1:] and len(wanted) > 1:
+        # Rows stay in front, alone or with heads, and frames behind; what stands between repeats.
+        return replace(mask, axes=(B, *[None] * (len(wanted) - 2), T), shape=wanted)
     own = iter([axis for axis in mask.axes if axis is not None])
     axes = tuple(None if size == 1 else next(own, None) for size in wanted)
     if len([axis for axis in axes if axis]) != len([axis for axis in mask.axes if axis]):

@@ -74,7 +74,7 @@ def _made(
         if name not in open_inputs and name not in fixed and kind != "default":
             raise UnsupportedError(f"forward() takes {name!r}, {kind}: say its value, inputs={{{name!r}: …}}")
     kinds = list(_kinds(script))
-    choices = [[shapes[name]] if name in shapes else kinds for name in open_inputs]
+    choices = [_of_either_kind(shapes[name]) if name in shapes else kinds for name in open_inputs]
     tried = _Tried(script, code, budget, list(parameters), fixed, open_inputs)
     for combination in islice(_combinations(choices), _MOST):
         found = tried.network(combination)
@@ -106,6 +106,12 @@ def _said(name: str, value: Any) -> Shape:
         raise CgruError(f"inputs: {name!r} has {value.count(None)} axes open; rows and frames are two")
     open_axes = iter(_SIZES)
     return Shape(tuple(next(open_axes) if n is None else n for n in value))
+
+
+def _of_either_kind(shape: Shape) -> list[Shape]:
+    """Numbers or whole ones, ids say; a number a row is whole first: its length, or a class."""
+    made = [shape, shape._replace(integer=True)]
+    return made[::-1] if len(shape.axes) == 1 else made
 
 
 def _kinds(script: Script) -> Iterator[Shape]:

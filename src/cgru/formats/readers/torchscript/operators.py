@@ -181,6 +181,10 @@ def _identity(self: Evaluator, args: list[Any], kwargs: dict[str, Any]) -> Any:
     return args[0] if _tensor_first(args) else NotImplemented
 
 
+def _type_of_device(self: Evaluator, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    return "cpu" if args and isinstance(args[0], Word) else NotImplemented
+
+
 def _is(self: Evaluator, args: list[Any], kwargs: dict[str, Any]) -> Any:
     return (args[0] is None) == (args[1] is None) and args[0] is args[1]
 
@@ -192,6 +196,7 @@ _ASKED: dict[str, Callable[[Evaluator, list[Any], dict[str, Any]], Any]] = {
     "data": _identity, "detach": _identity, "requires_grad_": _identity, "cpu": _identity,
     "__is__": _is, "__isnot__": lambda self, args, kwargs: not _is(self, args, kwargs),
     "device": lambda self, args, kwargs: Word("cpu"), "layout": lambda self, args, kwargs: None,
+    "is_nested": lambda self, args, kwargs: False, "type": _type_of_device,
     "is_cuda": lambda self, args, kwargs: False, "requires_grad": lambda self, args, kwargs: False,
     "is_grad_enabled": lambda self, args, kwargs: False, "is_autocast_enabled": lambda self, args, kwargs: False,
     "_pack_padded_sequence": _packed, "_pad_packed_sequence": _packed,

@@ -123,6 +123,8 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "min": lambda *values: min(*values),
     "max": lambda *values: max(*values),
     "sum": sum,
+    "all": all,
+    "any": any,
     "len": _len,
     "list": list,
     "tuple": tuple,

@@ -143,9 +143,18 @@ def _conv_transpose(a: Arguments) -> Shape:
 
 
 def _pool(a: Arguments) -> Shape:
-    x, width = a.shape(0), _one(a(1, "kernel_size"))
-    stride, padding = _one(a(2, "stride", None) or width), _one(a(3, "padding", 0))
-    return (*x[:-1], _at_least_one((x[-1] + 2 * padding - width) // stride + 1))
+    x, width = a.shape(0), a(1, "kernel_size")
+    axes = len(width) if isinstance(width, (list, tuple)) else 1
+    widths, strides, pads = (_each(v, axes) for v in (width, a(2, "stride", None) or width, a(3, "padding", 0)))
+    fourth = a(4, "ceil_mode", False)  # max_pool has its dilation there
+    if (fourth if isinstance(fourth, bool) else a(5, "ceil_mode", False)) is True:
+        raise UnsupportedError("pooling with ceil_mode")
+    sizes = zip(x[-axes:], widths, strides, pads, strict=True)
+    return (*x[:-axes], *(_at_least_one((size + 2 * pad - n) // max(step, 1) + 1) for size, n, step, pad in sizes))
+
+
+def _each(value: Any, axes: int) -> list[int]:
+    return [int(v) for v in value] if isinstance(value, (list, tuple)) and len(value) == axes else [_one(value)] * axes
 
 
 def _at_least_one(size: int) -> int:
@@ -155,7 +164,10 @@ def _at_least_one(size: int) -> int:
 
 
 def _adaptive(a: Arguments) -> Shape:
-    return (*a.shape(0)[:-1], _one(a(1, "output_size")))
+    x, wanted = a.shape(0), a(1, "output_size")
+    sizes = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
+    own = x[len(x) - len(sizes) :]
+    return (*x[: len(x) - len(sizes)], *(n if size is None else int(size) for n, size in zip(own, sizes, strict=True)))
 
 
 def _upsample(a: Arguments) -> Shape:
@@ -394,9 +406,23 @@ def _new(a: Arguments) -> Shape:
 
 
 def _arange(a: Arguments) -> Shape:
-    given = [value for value in a.args if isinstance(value, (int, float)) and not isinstance(value, bool)][:3]
+    numbers = [value.number if isinstance(value, Tensor) else value for value in a.args]
+    given = [value for value in numbers if isinstance(value, (int, float)) and not isinstance(value, bool)][:3]
     low, high, step = (0, given[0], 1) if len(given) == 1 else (*given, 1)[:3]
     return (max(-int(-(high - low) // step), 0),)
+
+
+def _einsum(a: Arguments) -> Shape:
+    text, shapes = str(a(0, "equation")).replace(" ", ""), [shape_of(value) for value in a(1, "tensors")]
+    names, _, out = text.partition("->")
+    sizes: dict[str, int] = {}
+    for name, shape in zip(names.split(","), shapes, strict=True):
+        if "." in text or "->" not in text or len(name) != len(shape):
+            raise DoesNotFit(f"einsum {text[:60]} of {shapes}")
+        for letter, size in zip(name, shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                raise DoesNotFit(f"einsum {text[:60]} of {shapes}")
+    return tuple(sizes[letter] for letter in out)
 
 
 def _indexed(a: Arguments) -> Shape:
@@ -439,7 +465,9 @@ RULES = _rolled(
     (("embedding",), _embedding), (("batch_norm",), _batch_norm), (("layer_norm", "rms_norm"), _layer_norm),
     (("scaled_dot_product_attention",), lambda a: (*a.shape(0)[:-1], a.shape(2)[-1])),
     (("conv1d", "conv2d"), _conv), (("conv_transpose1d",), _conv_transpose),
-    (("max_pool1d", "avg_pool1d"), _pool), (("adaptive_avg_pool1d",), _adaptive), (("upsample_nearest1d",), _upsample),
+    (("max_pool1d", "avg_pool1d", "max_pool2d", "avg_pool2d"), _pool),
+    (("adaptive_avg_pool1d", "adaptive_avg_pool2d"), _adaptive),
+    (("upsample_nearest1d",), _upsample),
     (("gru", "rnn_tanh", "rnn_relu"), _recurrent), (("lstm",), _lstm),
     (("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),
     (("flatten",), _flattened), (("view", "reshape"), _viewed), (("unflatten",), _unflattened),
@@ -453,7 +481,9 @@ RULES = _rolled(
     (("max", "min"), _extreme), (("argmax", "argmin"), _argument), (("var", "std"), _spread),
     (("norm", "linalg_vector_norm"), _norm), (("pad", "constant_pad_nd"), _padded),
     (("zeros", "ones", "empty", "full", "rand", "randn"), _filled), (("new_zeros", "new_ones", "new_full"), _new),
-    (("arange",), _arange), (("index_select",), _indexed), (("glu",), _glu), (("scalar_tensor",), lambda a: ()),
+    (("_native_multi_head_attention",), lambda a: [a.shape(0), (a.shape(0)[0], a.shape(0)[1], a.shape(1)[1])]),
+    (("arange",), _arange), (("index_select",), _indexed), (("einsum",), _einsum),
+    (("glu",), _glu), (("scalar_tensor",), lambda a: ()),
 )  # fmt: skip
 
 #: Operators whose result holds whole numbers, or truth.
