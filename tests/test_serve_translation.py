@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from networks import Kind, build, noise
 from served import Served, served
 
 from cgru.serve.refusals import Busy
+from cgru.serve.texts import json_input
 from cgru.serve.translation import SHORT, Translator
 
 NET = build(Kind(6, 20, layers=2, head=3), 1, "packed")
@@ -42,6 +44,25 @@ def test_long_texts_go_elsewhere_and_short_ones_do_not() -> None:
     here, there, later = asyncio.run(asked())
     assert here == os.getpid()
     assert len({here, there, later}) == 3
+
+
+def test_the_process_comes_after_the_streams_and_knows_no_server() -> None:
+    """It starts beside streams in real time: at a low priority from its first instruction, with little to import."""
+    x = b'{"x": [' + b"[0.5]," * SHORT + b"[0.5]]}"
+
+    async def asked() -> tuple[Any, int, list[str]]:
+        translator = Translator(4)
+        try:
+            found, _ = await translator(len(x), json_input, x, False)
+            level = await translator(len(x), os.getpriority, os.PRIO_PROCESS, 0)
+            return found, level, await translator(len(x), eval, "list(__import__('sys').modules)")
+        finally:
+            translator.close()
+
+    found, level, modules = asyncio.run(asked())
+    assert found.shape == (SHORT + 1, 1)
+    assert level == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+    assert not {"starlette", "uvicorn", "prometheus_client", "grpc"} & set(modules)
 
 
 def test_only_so_many_long_texts_wait() -> None:

@@ -77,7 +77,8 @@ class Lean(asyncio.Protocol):
 def message(kind: int, payload: bytes) -> bytes:
     """One unfragmented message: 1 text, 2 binary, 8 close, 10 pong."""
     size = len(payload)
-    told = bytes([128 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-    if size >= 1 << 16:
-        told = b"\xff" + size.to_bytes(8, "big")
+    if size < 126:
+        told = bytes([128 | size])
+    else:
+        told = b"\xfe" + size.to_bytes(2, "big") if size < 1 << 16 else b"\xff" + size.to_bytes(8, "big")
     return bytes([128 | kind]) + told + bytes(4) + payload

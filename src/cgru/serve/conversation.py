@@ -33,6 +33,8 @@ CODES = {
     "taken over": 4001,
 }  # fmt: skip
 _LONGEST_TEXT = 4096
+#: About what a text message costs the loop, in seconds.
+_WORDS = 0.0002
 
 
 class Mistake(CgruError):
@@ -213,6 +215,7 @@ class Conversation:
         """Do what a text message asks, after the steps before it; whether the conversation is over."""
         channel, driver = self.channel, self.service.driver
         assert channel is not None
+        await self.service.door.turn(_WORDS)
         try:
             if len(text) > _LONGEST_TEXT:
                 raise ValueError

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from .load import Load
 from .ticks import Batch, Channel, Ticks
 
 #: A step that takes less than this runs on the loop itself: handing it to a thread and back costs about as much.
@@ -30,7 +31,8 @@ class Driver:
     """Steps a pool as its clients' frames arrive: ``async with Driver(pool, ticks) as driver: …``.
 
     ``ahead`` bounds the frames of one client that wait to be stepped; :meth:`send` waits while there are as many.
-    ``observe`` is told of every round: when its frames arrived, when the step began and when it ended.
+    ``observe`` is told of every round: when its frames arrived, when the step began and when it ended. ``load`` is kept
+    up to date, where it is given.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class Driver:
         *,
         ahead: int = 256,
         observe: Callable[[np.ndarray, float, float], None] | None = None,
+        load: Load | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.pool, self.ticks, self.ahead = pool, ticks, ahead
-        self._observe, self._clock = observe, clock
+        self._observe, self._load, self._clock = observe, load, clock
         self._worker = ThreadPoolExecutor(1, "cgru-step")
         self._arrived = asyncio.Event()
         self._changed: dict[Channel, asyncio.Event] = {}
@@ -147,7 +150,10 @@ class Driver:
     async def _run(self) -> None:
         ticks, clock, loop = self.ticks, self._clock, asyncio.get_running_loop()
         while not self._stopping:
-            wait = ticks.wait(clock())
+            now = clock()
+            if self._load is not None:
+                self._load.note(now)
+            wait = ticks.wait(now)
             if wait is None:
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -161,7 +167,9 @@ class Driver:
                 if ticks.expected(len(batch.channels)) < INLINE:
                     outputs = self.pool.step(batch.sids, batch.x)
                 else:
-                    outputs = await loop.run_in_executor(self._worker, self.pool.step, batch.sids, batch.x)
+                    outputs, seconds = await loop.run_in_executor(self._worker, self._step, batch)
+                    if self._load is not None:
+                        self._load.add(seconds)
             except Exception as error:
                 ticks.fail(batch, error)
             else:
@@ -170,6 +178,11 @@ class Driver:
                 if self._observe is not None:
                     self._observe(batch.arrived, batch.begun, now)
             self._release(batch)
+
+    def _step(self, batch: Batch) -> tuple[np.ndarray, float]:
+        """In the worker: the outputs, and the processor time that they took."""
+        begun = time.thread_time()
+        return self.pool.step(batch.sids, batch.x), time.thread_time() - begun
 
     def _release(self, batch: Batch) -> None:
         """Close the streams that their clients left while they were in a step."""

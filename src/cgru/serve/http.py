@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -18,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from .. import __version__
-from ..cli.files import Input, encode_output, parse_input
+from ..cli.files import encode_output
 from ..engine.model import Model
 from ..errors import CgruError
 from .conversation import Conversation
@@ -26,9 +23,11 @@ from .guard import Guard
 from .refusals import Busy
 from .service import Service
 from .settings import Settings
+from .texts import file_input, json_input, json_output
 from .translation import NUMBER
 from .v2 import rest
-from .v2.inference import Inference, V2Error
+from .v2.inference import Inference
+from .v2.request import V2Error
 
 #: The page loads nothing from elsewhere and talks to its own server alone.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
@@ -88,7 +87,7 @@ def application(net: Model, settings: Settings | None = None) -> Starlette:
             WebSocketRoute("/v1/stream", Streams(service)),
             *rest.routes(inference),
         ],
-        middleware=[Middleware(Guard, settings=service.settings, metrics=service.metrics)],
+        middleware=[Middleware(Guard, settings=service.settings, metrics=service.metrics, door=service.door)],
         exception_handlers={CgruError: _refused, MemoryError: _refused, 404: _unknown, 405: _unknown},
         lifespan=lifespan,
     )
@@ -121,11 +120,11 @@ async def sequences(service: Service, request: Request) -> Response:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     accepted = request.headers.get("accept", "")
     if kind == "application/json" or body[:1] == b"{":
-        x, lengths = await service.translate(len(body), _json_input, body, service.ids)
+        x, lengths = await service.translate(len(body), json_input, body, service.ids)
         y = await service.run(x, lengths)
         size = NUMBER * sum(part.size for part in (y if isinstance(y, tuple) else (y,)))
-        return Response(await service.translate(size, _json_output, y), media_type="application/json")
-    given = await service.translate(len(body), _file_input, body, service.ids, service.net.input_size)
+        return Response(await service.translate(size, json_output, y), media_type="application/json")
+    given = await service.translate(len(body), file_input, body, service.ids, service.net.input_size)
     if given.mask is not None:
         raise CgruError("mask: this route takes x and lengths; leave the mask away")
     y = await service.run(given.x, given.lengths)
@@ -138,47 +137,6 @@ async def sequences(service: Service, request: Request) -> Response:
     size = NUMBER * y.size if answer == "csv" and not isinstance(y, tuple) else 0
     content = await service.translate(size, encode_output, "the answer", y, answer, given.rate)
     return Response(bytes(content), media_type=media)
-
-
-def _file_input(body: bytes, ids: bool, features: int) -> Input:
-    return parse_input(io.BytesIO(body), "the request's body", ids=ids, features=features)
-
-
-def _json_input(body: bytes, ids: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
-        asked = json.loads(body, parse_constant=_no_number)
-        x = asked["x"]
-        if asked.keys() - {"x", "lengths"}:
-            raise KeyError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CgruError('expected a JSON object {"x": numbers, "lengths": numbers or absent}') from None
-    try:
-        array = np.array(x, np.int64 if ids else np.float32)
-        if ids and np.asarray(x).dtype.kind == "f" and array.size:
-            raise TypeError
-        lengths = None if asked.get("lengths") is None else np.array(asked["lengths"], np.int64)
-    except (ValueError, TypeError, OverflowError):
-        wanted = "whole numbers" if ids else "numbers"
-        raise CgruError(f"x: expected {wanted} in lists nested as (B, T, I) or (T, I), all rows alike") from None
-    return array, lengths
-
-
-def _json_output(y: Any) -> bytes:
-    plain = [_numbers(part) for part in y] if isinstance(y, tuple) else _numbers(y)
-    return json.dumps({"y": plain}).encode()
-
-
-def _numbers(array: np.ndarray) -> Any:
-    """Nested lists; JSON has no NaN and no infinity, so those become null."""
-    if np.isfinite(array).all():
-        return array.tolist()
-    plain: np.ndarray = array.astype(object)
-    plain[~np.isfinite(array)] = None
-    return plain.tolist()
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON number")
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -20,6 +20,7 @@ from ..engine.model import Model
 from ..errors import CgruError
 from .http import application
 from .settings import Settings
+from .wires import wires
 
 #: Connections beyond the streams: requests, probes, and streams on their way in or out.
 _SPARE = 200
@@ -49,12 +50,13 @@ class Server(uvicorn.Server):
         self.address = address
         self.grpc_port: int | None = None
         self._grpc: Any = None
+        http, ws = wires(self.app.state.service.door, settings.idle)
         config = uvicorn.Config(
             self.app,
             host=address.host,
             port=address.port,
-            http="auto",
-            ws="websockets-sansio",
+            http=http,
+            ws=ws,
             ws_max_size=settings.message,
             ws_per_message_deflate=False,  # a small message could stand for a large one
             ws_ping_interval=max(1.0, settings.idle / 3),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,9 @@ from ..engine import one_array
 from ..engine.model import Model
 from ..errors import CgruError, UnsupportedError
 from .driver import Driver
+from .load import Allowance, Door, Load
 from .metrics import Metrics
+from .priority import later, less_urgent
 from .refusals import Busy
 from .sessions import Sessions
 from .settings import Settings
@@ -27,9 +27,11 @@ from .translation import Translator
 if TYPE_CHECKING:
     from .conversation import Conversation
 
-#: How much less than the streams the whole-sequence requests count with the operating system (nice levels).
-_NICE = 10
 _SWEEP = 0.5
+#: Shares of a processor: streams that send far ahead of the others get what is left of half of one, newcomers what is
+#: left of the most of it, and each something in any case; what may be done at once, in seconds.
+_AHEAD = {"limit": 0.5, "least": 0.05, "burst": 0.002}
+_NEWCOMERS = {"limit": 0.85, "least": 0.1, "burst": 0.001}
 
 
 class Service:
@@ -48,15 +50,19 @@ class Service:
         #: Called now and then with the time (monotonic), to let go of what nobody asks for any more.
         self.swept: list[Callable[[float], None]] = []
         self.why_not: str | None = None
+        load = Load()
+        #: What asks for something new waits here for its turn.
+        self.door = Door(Allowance(load, **_NEWCOMERS), load)
         try:
             self.pool = net.pool(settings.capacity)
         except UnsupportedError as error:
             self.why_not = str(error)
         else:
-            ticks = Ticks(self.width, self.dtype, tick=settings.tick, behind=settings.behind)
-            self.driver = Driver(self.pool, ticks, ahead=settings.ahead, observe=self._round)
+            spare = Allowance(load, **_AHEAD)
+            ticks = Ticks(self.width, self.dtype, tick=settings.tick, behind=settings.behind, spare=spare)
+            self.driver = Driver(self.pool, ticks, ahead=settings.ahead, observe=self._round, load=load)
         self.metrics = Metrics(lambda: self._places, settings.capacity, lambda: len(self.sessions))
-        self._worker = ThreadPoolExecutor(1, "cgru-sequence", initializer=_less_urgent)
+        self._worker = ThreadPoolExecutor(1, "cgru-sequence", initializer=less_urgent, initargs=(later(),))
         #: For what is text: JSON and CSV.
         self.translate = Translator(settings.jobs)
         self._jobs = 0
@@ -162,9 +168,3 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(self._worker, self.net, x, lengths)
         finally:
             self._jobs -= 1
-
-
-def _less_urgent() -> None:
-    """Where the system tells threads apart (Linux), streams go before whole sequences."""
-    if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICE)

@@ -14,14 +14,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .load import Allowance
+
 #: Weight of the newest round in the running mean of what a round takes.
 _NEWEST = 0.25
+#: Seconds over which the streams' steps are compared.
+_WINDOW = 0.25
+#: What a stream may take in a window as urgent, measured by what the median stream took in the one before: so much if
+#: more waits behind it, and so much in any case; and steps that are granted to everyone.
+_FAIR, _MOST, _GRANTED = 1.25, 4.0, 4
 
 
 class Channel:
     """One stream: frames on their way in, outputs on their way out. The owner reads; :class:`Ticks` writes."""
 
-    __slots__ = ("closed", "due", "failed", "frames", "outputs", "ready", "sid", "steps", "times", "under_way", "wake")
+    __slots__ = (
+        "closed", "due", "failed", "frames", "outputs", "ready", "sid", "steps", "taken", "times", "under_way", "wake",
+    )  # fmt: skip
 
     def __init__(self, sid: int, wake: Callable[[], None] | None = None) -> None:
         self.sid = sid
@@ -33,6 +42,8 @@ class Channel:
         self.outputs: list[bytes] = []
         #: Steps done since the stream was opened.
         self.steps = 0
+        #: Of them in the window of time that now runs.
+        self.taken = 0
         #: When its turn begins to count: the arrival of the frame at the head, or the end of the step before.
         self.due = 0.0
         self.ready = False
@@ -55,6 +66,8 @@ class Batch:
     x: np.ndarray
     arrived: np.ndarray
     begun: float
+    #: Channels, the last ones, that were not urgent.
+    spare: int = 0
 
 
 class Ticks:
@@ -67,12 +80,23 @@ class Ticks:
     Streams take turns: one frame of each, in the order in which their frames became due, ``rows`` at most. One that
     has sent many frames stands at the end of the queue after each of them. One whose outputs nobody collects is left
     out once ``behind`` of them are waiting.
+
+    With ``spare``, streams that take far more steps than the median stream, as those do that send as fast as they are
+    read beside others that send in real time, take the steps beyond their share out of that allowance: a processor that
+    they kept busy would answer everybody late.
     """
 
     def __init__(
-        self, width: int, dtype: np.dtype, *, tick: float = 0.002, rows: int = 1024, behind: int = 256
+        self,
+        width: int,
+        dtype: np.dtype,
+        *,
+        tick: float = 0.002,
+        rows: int = 1024,
+        behind: int = 256,
+        spare: Allowance | None = None,
     ) -> None:
-        self.width, self.dtype = width, dtype
+        self.width, self.dtype, self._spare = width, dtype, spare
         self.tick, self.rows, self.behind = tick, rows, behind
         self.bytes_in = width * dtype.itemsize
         self.open = 0
@@ -80,10 +104,15 @@ class Ticks:
         self.round = 0.0
         self._each = np.inf
         self._ready: deque[Channel] = deque()
+        #: Those that have had their share of the window, what that is, who took how much of it, and since when it runs.
+        self._satisfied: deque[Channel] = deque()
+        self._fair = self._most = np.inf
+        self._active: list[Channel] = []
+        self._since = -np.inf
 
     def __len__(self) -> int:
         """Streams that could step now."""
-        return len(self._ready)
+        return len(self._ready) + len(self._satisfied)
 
     def push(self, channel: Channel, frames: Iterable[bytes | memoryview], now: float) -> None:
         """Frames that came for a stream, each ``bytes_in`` long."""
@@ -105,22 +134,20 @@ class Ticks:
     def wait(self, now: float) -> float | None:
         """Seconds until the next step is due; None where no stream has a frame."""
         if not self._ready:
-            return None
-        if len(self._ready) >= min(self.open, self.rows):
+            return self._spare.wait(now) if self._satisfied and self._spare is not None else None
+        if len(self) >= min(self.open, self.rows):
             return 0.0
         return max(0.0, self._ready[0].due + min(self.tick, self.round) - now)
 
     def take(self, now: float) -> Batch | None:
         """One frame of each of the streams whose turn it is."""
-        ready = self._ready
+        if self._spare is not None and now - self._since >= _WINDOW:
+            self._compare(now)
         channels: list[Channel] = []
-        while ready and len(channels) < self.rows:
-            channel = ready.popleft()
-            channel.ready = False
-            if channel.closed or not channel.frames:
-                continue
-            channel.under_way = True
-            channels.append(channel)
+        self._gather(self._ready, channels)
+        urgent = len(channels)
+        if self._satisfied and self._spare is not None and not self._spare.wait(now):
+            self._gather(self._satisfied, channels)
         if not channels:
             return None
         data = b"".join([channel.frames.popleft() for channel in channels])
@@ -128,13 +155,45 @@ class Ticks:
         if self.dtype.kind == "f":
             x = x.reshape(len(channels), self.width)
         arrived = np.array([channel.times.popleft() for channel in channels])
-        return Batch(channels, np.array([channel.sid for channel in channels]), x, arrived, now)
+        return Batch(
+            channels, np.array([channel.sid for channel in channels]), x, arrived, now, len(channels) - urgent
+        )
+
+    def _gather(self, queue: deque[Channel], channels: list[Channel]) -> None:
+        while queue and len(channels) < self.rows:
+            channel = queue.popleft()
+            channel.ready = False
+            if channel.closed or not channel.frames:
+                continue
+            channel.under_way = True
+            channels.append(channel)
+            if not channel.taken:
+                self._active.append(channel)
+            channel.taken += 1
+
+    def _compare(self, now: float) -> None:
+        """Begin a window: what the median stream took in the last one says what is fair in this one."""
+        taken = sorted(channel.taken for channel in self._active)
+        self._fair = self._most = np.inf
+        if len(taken) > 1:
+            median = taken[(len(taken) - 1) // 2]
+            self._fair, self._most = _FAIR * median + _GRANTED, _MOST * median + _GRANTED
+        for channel in self._active:
+            channel.taken = 0
+        self._active.clear()
+        self._since = now
+        for channel in self._satisfied:
+            channel.due = now
+        self._ready += self._satisfied
+        self._satisfied.clear()
 
     def deliver(self, batch: Batch, outputs: np.ndarray, now: float) -> None:
         """The outputs (n, O) of a batch, float32 in C order."""
         took = now - batch.begun
         self.round += (took - self.round) * (_NEWEST if self.round else 1.0)
         self._each = took / len(batch.channels)
+        if batch.spare and self._spare is not None:
+            self._spare.spend(self._each * batch.spare)
         data, size = outputs.tobytes(), outputs.shape[1] * outputs.itemsize
         at = 0
         for channel in batch.channels:
@@ -169,4 +228,8 @@ class Ticks:
             return
         channel.ready = True
         channel.due = now
-        self._ready.append(channel)
+        taken = channel.taken
+        if taken > self._most or (taken > self._fair and len(channel.frames) > 1):
+            self._satisfied.append(channel)
+        else:
+            self._ready.append(channel)

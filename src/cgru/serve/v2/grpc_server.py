@@ -14,7 +14,8 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from ..guard import Rate
-from .inference import DTYPES, Inference, Request, V2Error, tensor
+from .inference import Inference
+from .request import DTYPES, Request, V2Error, tensor
 
 _SERVICE = "inference.GRPCInferenceService"
 _CODES = {
