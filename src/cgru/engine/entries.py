@@ -124,6 +124,10 @@ class Entries(Model):
     def run(self, *given: Any, **named: Any) -> NoReturn:
         raise self._refusal()
 
+    def encoder_decoder(self) -> Entries:
+        """Itself: it has its entries."""
+        return self
+
     def gates(self, *given: Any, **named: Any) -> NoReturn:
         raise self._refusal()
 

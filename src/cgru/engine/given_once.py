@@ -30,19 +30,34 @@ class Parts(NamedTuple):
     given: tuple[str, ...]
 
 
-def split(graph: Graph) -> Parts:
-    """The graph as what its inputs given once alone decide, and the rest."""
-    fixed = set(graph.static_inputs)
+def decided_once(graph: Graph) -> set[str]:
+    """The inputs given once, and the nodes that read nothing else."""
+    found = set(graph.static_inputs)
     for node in graph.nodes:
-        if all(name in fixed for name in node.inputs if name):
-            fixed.add(node.name)
-    late = [node for node in graph.nodes if node.name not in fixed]
+        if all(name in found for name in node.inputs if name):
+            found.add(node.name)
+    return found
+
+
+def split(graph: Graph) -> Parts:
+    """The graph as what its inputs given once alone decide, and the rest.
+
+    A mask made of such an input is made at every step, of what it is made of: the core hands out features alone.
+    """
+    fixed = decided_once(graph)
     early = [node for node in graph.nodes if node.name in fixed]
-    read = dict.fromkeys(name for node in late for name in node.inputs if name in fixed)
-    read |= dict.fromkeys(name for name in graph.outputs if name in fixed)
+    at_steps = {node.name for node in graph.nodes if node.name not in fixed}
+    read = {name for node in graph.nodes if node.name in at_steps for name in node.inputs}
+    for node in reversed(early):
+        if node.name in read and graph.values[node.name].dtype == "bool":
+            at_steps.add(node.name)
+            read.update(node.inputs)
+    late = [node for node in graph.nodes if node.name in at_steps]
+    crossing = dict.fromkeys(name for node in late for name in node.inputs if name in fixed - at_steps)
+    crossing |= dict.fromkeys(name for name in graph.outputs if name in fixed)
     inputs = {name: value for name, value in graph.inputs.items() if name not in fixed}
-    inputs |= {name: graph.values[name] for name in read}
-    made = [name for name in read if name not in graph.inputs]
+    inputs |= {name: graph.values[name] for name in crossing}
+    made = [name for name in crossing if name not in graph.inputs]
     once = None
     if made:
         needed = set(made)
@@ -51,7 +66,7 @@ def split(graph: Graph) -> Parts:
                 needed.update(node.inputs)
         own = {name: value for name, value in graph.inputs.items() if name in needed}
         once = Graph(own, [node for node in early if node.name in needed], made)
-    return Parts(once, Graph(inputs, late, graph.outputs), tuple(read))
+    return Parts(once, Graph(inputs, late, graph.outputs), tuple(crossing))
 
 
 def lengths_as_masks(graph: Graph, given: Mapping[str, Any]) -> dict[str, Any]:

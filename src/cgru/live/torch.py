@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def from_torch(
             f"module: expected a torch module or its state_dict(), found {type(module).__name__}; cgru.load reads files"
         )
     shown = type(module).__name__
-    with error_prefix(shown):
+    with error_prefix(shown), _told_of_pairs(module):
         if optional_text(prefix, "prefix") and prefix:
             module, prefix = _submodule(module, prefix), None
         untraced = ""
@@ -98,6 +99,21 @@ def from_torch(
             if not untraced:
                 raise
             raise UnsupportedError(f"{untraced}; and without it: {error}") from error
+
+
+@contextmanager
+def _told_of_pairs(module: Any) -> Iterator[None]:
+    """Errors about a module of an encoder and a decoder say how both become entries."""
+    try:
+        yield
+    except CgruError as error:
+        if {"encoder", "decoder"} <= module._modules.keys():
+            error.args = (
+                f"{error}; of an encoder and a decoder pass a module whose forward(source, tokens) runs the decoder "
+                "over all tokens at once and gives the scores after each, with example=(source, tokens): "
+                "net.encoder_decoder() then makes both entries of a search",
+            )
+        raise
 
 
 def _followed(module: Any, example: Any, verify: bool, backend: str | None) -> tuple[Model | None, str]:

@@ -9,15 +9,13 @@ import numpy as np
 
 from .. import arrays
 from ..arrays import Float32
+from ..engine.encoder_decoder import DECODE, ENCODE
 from ..engine.entries import Entries
 from ..engine.given_once import LENGTHS
 from ..engine.model import Model
 from ..engine.rows import Rows, StepPlan, plan_of
 from ..errors import ArgumentTypeError, CgruError, ShapeError, TooLargeError, UnsupportedError
 from ..spec.graph import Graph
-
-#: The entries of a network that reads an input and then writes: the first's outputs are the second's inputs by name.
-ENCODE, DECODE = "encode", "decode"
 
 #: Steps of a sequence, rows of a call, and tokens or values that it may give, at most.
 MOST_STEPS, MOST_ROWS, MOST_NUMBERS = 1 << 20, 1 << 22, 1 << 28

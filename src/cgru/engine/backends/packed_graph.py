@@ -19,7 +19,7 @@ from ...spec.graph import Graph, Node
 from ...spec.operations.folding import refuse_other_frames
 from ...spec.values import Value
 from ...weights import Store, Weights
-from ..given_once import frames_given
+from ..given_once import frames_given, mask_left_out
 from ..state import StateLayout
 from . import graph_lowering_convolution as _convolution  # noqa: F401 - fills the table
 from . import graph_lowering_inner as _inner  # noqa: F401 - likewise
@@ -110,6 +110,7 @@ class PackedRunner:
         )
         self.core = self.net if self._steps_alone() else None
         self._folds = [(node.inputs[0], node.options["frames"]) for node in graph.nodes if node.op == "fold_time"]
+        self._memory_masks = [name for name in graph.static_inputs if name in graph.optional]
         # Padding to whole windows gives other frames than steps, though every window gives one for each.
         self._even = self.timing.steady and all(node.op != "pad_same" for node in graph.nodes)
 
@@ -150,6 +151,11 @@ class PackedRunner:
     ) -> dict[str, np.ndarray]:
         """See :meth:`cgru.engine.plan.Plan.run`."""
         graph, batch = self.graph, len(state)
+        if self._memory_masks:
+            # Left out, a mask would have no frames, and what it is the mask of none that count.
+            ones = {name: mask_left_out(graph.inputs[name], name, inputs, batch, 0)
+                    for name in self._memory_masks if inputs.get(name) is None}
+            inputs = {**inputs, **ones}
         given = [_flat(inputs.get(name), value) for name, value in graph.inputs.items()]
         steps = next((inputs[name].shape[1] for name in graph.timed_inputs), 0)
         before = 0 if self.timing.steady else self.layout.steps(state)
