@@ -12,19 +12,13 @@ copies of registers and scalars put into vectors. Needs gcc-aarch64-linux-gnu.
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
-import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-ISA = ROOT / "src" / "cgru" / "core" / "isa"
-GCC = ["aarch64-linux-gnu-gcc", "-std=gnu11", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-fPIC"]
+from machine_code import ISA, disassemble, innermost_loops
+
 DOTPROD = ["-march=armv8.2-a+dotprod"]
 FUNCTIONS = ["project3_tile", "gru_after_tile", "linear_tile", "product1", "product3"]
-LINE = re.compile(r"\s*([0-9a-f]+):\s+(\S+)\s*(.*)")
 PRODUCTS = {"fmla": 4, "sdot": 16, "smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8}
 KINDS = {
     "multiply": lambda op, rest: op in PRODUCTS,
@@ -38,7 +32,6 @@ KINDS = {
 
 class Loop(NamedTuple):
     function: str
-    address: int
     kinds: Counter[str]
     products: int
 
@@ -47,39 +40,17 @@ class Loop(NamedTuple):
         return sum(self.kinds.values())
 
 
-def disassemble(source: Path) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        target = str(Path(folder, "neon.o"))
-        flags = [*GCC, *(DOTPROD if source.stem.endswith("neondot") else []), "-Iinclude", "-Isrc/cgru/core"]
-        subprocess.run([*flags, "-c", str(source), "-o", target], cwd=ROOT, check=True)
-        command = ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", target]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def loops(text: str) -> list[Loop]:
-    """The innermost loops that multiply and add: from the target of a branch backwards to that branch."""
+def loops(kernel: str) -> list[Loop]:
+    """The innermost loops that multiply and add."""
+    flags = DOTPROD if kernel.endswith("neondot") else []
     found = []
-    for block in text.split("\n\n"):
-        head = re.match(r"[0-9a-f]+ <([^>]+)>:", block.strip())
-        lines = [match for line in block.splitlines() if (match := LINE.match(line))]
-        if not head or not lines:
-            continue
-        at = {int(line[1], 16): position for position, line in enumerate(lines)}
-        spans = []
-        for position, line in enumerate(lines):
-            target = re.search(r"\b([0-9a-f]+) <", line[3]) if line[2].startswith(("b.", "cb", "tb")) else None
-            if target and int(target[1], 16) in at and at[int(target[1], 16)] <= position:
-                spans.append((at[int(target[1], 16)], position))
-        for first, last in spans:
-            if any(first <= a and b <= last and (a, b) != (first, last) for a, b in spans):
-                continue
-            body = [(line[2], line[3].split("//")[0].strip()) for line in lines[first : last + 1]]
-            products = sum(PRODUCTS.get(op, 0) for op, _ in body)
-            if products:
-                kinds = Counter(
-                    next((kind for kind, holds in KINDS.items() if holds(op, rest)), "other") for op, rest in body
-                )
-                found.append(Loop(head[1].partition(".")[0], int(lines[first][1], 16), kinds, products))
+    for loop in innermost_loops(disassemble("aarch64-linux-gnu-gcc", kernel, flags, "aarch64-linux-gnu-objdump")):
+        products = sum(PRODUCTS.get(op, 0) for op, _ in loop.body)
+        if products:
+            kinds = Counter(
+                next((kind for kind, holds in KINDS.items() if holds(op, rest)), "other") for op, rest in loop.body
+            )
+            found.append(Loop(loop.function, kinds, products))
     return found
 
 
@@ -93,7 +64,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for kernel in options.kernels or kernels:
         rows = set()
-        for loop in loops(disassemble(ISA / f"{kernel}.c")):
+        for loop in loops(kernel):
             # Activations have a multiply-add or two by whole vectors, and no loads beside them.
             if loop.function in options.functions and loop.kinds["load"]:
                 counts = [loop.kinds[kind] for kind in ("multiply", "add", "widen", "load", "spill", "move", "other")]

@@ -14,15 +14,10 @@ from __future__ import annotations
 import argparse
 import ast
 import re
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-COMMON = ["-std=gnu11", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-fPIC"]
-INCLUDES = ["-Iinclude", "-Isrc/cgru/core"]
-LINE = re.compile(r"\s*([0-9a-f]+):\s+(?:\{vex\}\s+)?(\S+)\s*(.*)")
+from machine_code import ROOT, disassemble, innermost_loops
+
 STORE = re.compile(r".*%[xyz]mm\d+,-?(0x[0-9a-f]+)?\(%r[sb]p")
 PRODUCT = re.compile(r"vpdpbusd|vdpbf16ps|vpmaddubsw|vfmadd")
 
@@ -48,7 +43,7 @@ KERNELS = {
 
 class Loop(NamedTuple):
     function: str
-    address: str
+    address: int
     products: int
     stores: int  # of vectors, to the stack
     instructions: int
@@ -78,38 +73,14 @@ def flags(kernel: str) -> list[str]:
     return words(entry.args[1])
 
 
-def disassemble(compiler: str, kernel: str) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        target = str(Path(folder, "kernel.o"))
-        source = f"src/cgru/core/isa/{kernel}.c"
-        subprocess.run([compiler, *COMMON, *flags(kernel), *INCLUDES, "-c", source, "-o", target], cwd=ROOT, check=True)
-        command = ["objdump", "-d", "--no-show-raw-insn", target]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 def loops(text: str) -> list[Loop]:
-    """The innermost loops that multiply: from the target of a jump backwards to that jump."""
+    """The innermost loops that multiply."""
     found = []
-    for block in text.split("\n\n"):
-        head = re.match(r"[0-9a-f]+ <([^>]+)>:", block.strip())
-        lines = [match for line in block.splitlines() if (match := LINE.match(line))]
-        if not head or not lines:
-            continue
-        at = {int(line[1], 16): position for position, line in enumerate(lines)}
-        spans = []
-        for position, line in enumerate(lines):
-            target = re.match(r"([0-9a-f]+) <", line[3]) if line[2].startswith("j") else None
-            first = at.get(int(target[1], 16)) if target else None
-            if first is not None and first <= position:
-                spans.append((first, position))
-        for first, last in spans:
-            if any(first <= a and b <= last and (a, b) != (first, last) for a, b in spans):
-                continue
-            body = [(line[2], line[3]) for line in lines[first : last + 1]]
-            products = sum(bool(PRODUCT.match(op)) for op, _ in body)
-            stores = sum(op.startswith("v") and bool(STORE.match(rest)) for op, rest in body)
-            if products:
-                found.append(Loop(head[1].partition(".")[0], lines[first][1], products, stores, len(body)))
+    for loop in innermost_loops(text):
+        products = sum(bool(PRODUCT.match(op)) for op, _ in loop.body)
+        stores = sum(op.startswith("v") and bool(STORE.match(rest)) for op, rest in loop.body)
+        if products:
+            found.append(Loop(loop.function, loop.address, products, stores, len(loop.body)))
     return found
 
 
@@ -124,7 +95,7 @@ def tiles(kernel: Kernel, text: str) -> list[Loop]:
 
 def faults(kernel: Kernel, found: list[Loop]) -> list[str]:
     wrong = [
-        f"{loop.function} at {loop.address}: {loop.stores} of {loop.products} sums go to the stack at every step"
+        f"{loop.function} at {loop.address:x}: {loop.stores} of {loop.products} sums go to the stack at every step"
         for loop in found
         if loop.stores * 3 > loop.products
     ]
@@ -143,7 +114,7 @@ def main() -> None:
     for name in options.kernels or KERNELS:
         for compiler in options.compiler:
             kernel = KERNELS[name]
-            found = tiles(kernel, disassemble(compiler, name))
+            found = tiles(kernel, disassemble(compiler, name, flags(name)))
             wrong = faults(kernel, found)
             most = max((loop.products for loop in found), default=0)
             print(f"{name}, {compiler}: {len(found)} loops of up to {most} products", "" if wrong else "in registers")
