@@ -81,13 +81,18 @@ class Spatial:
         return Tensor(name, tuple(axes))
 
 
+def _weights(low: Lowering, node: Node, inputs: list[Value | None]) -> dict[str, np.ndarray]:
+    weights = {"weight": low.known(inputs[1], node, "the kernel")}
+    if len(inputs) > 2 and inputs[2] is not None:
+        weights["bias"] = low.known(inputs[2], node, "the bias")
+    return weights
+
+
 @handles("Conv")
 def _conv(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     space = Spatial(low, node, low.tensor(inputs[0], node))
-    weight = low.known(inputs[1], node, "the kernel")
-    weights = {"weight": weight}
-    if len(inputs) > 2 and inputs[2] is not None:
-        weights["bias"] = low.known(inputs[2], node, "the bias")
+    weights = _weights(low, node, inputs)
+    weight = weights["weight"]
     if weight.ndim != space.x.rank:
         raise FormatError(f"{node}: a kernel of {weight.ndim} axes for {space.x.rank}")
     window = _window(low, node, space.sizes, weight.shape[2:])
@@ -145,10 +150,8 @@ def _conv_stacked(
 @handles("ConvTranspose")
 def _conv_transpose(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     space = Spatial(low, node, low.tensor(inputs[0], node))
-    weight = low.known(inputs[1], node, "the kernel")
-    weights = {"weight": weight}
-    if len(inputs) > 2 and inputs[2] is not None:
-        weights["bias"] = low.known(inputs[2], node, "the bias")
+    weights = _weights(low, node, inputs)
+    weight = weights["weight"]
     axes, groups = weight.ndim - 2, int(node.attributes.get("group", 1))
     plain = {key: item for key, item in node.attributes.items() if key != "auto_pad"}
     window = _window(low, replace(node, attributes=plain), space.sizes, weight.shape[2:])
