@@ -435,3 +435,12 @@ def test_an_input_that_is_left_out(operator: str, known: bool) -> None:
         )
         with suppress(CgruError):
             cgru.load(model(graph_, opset_import=opsets))
+
+
+@pytest.mark.parametrize("parts", [1, 3, 1 << 31, 1 << 62])
+def test_a_split_into_more_parts_than_it_gives(parts: int) -> None:
+    attributes = [{"name": name, "type": 2, "i": number} for name, number in (("num_outputs", parts), ("axis", 2))]
+    split = node("Split", ["x"], ["y", "z"], *attributes)
+    graph_ = graph([split], [value("y", ("B", "T", 2))], [value("x", ("B", "T", 2))])
+    with pytest.raises(FormatError, match=f"{parts} parts for 2 outputs"):
+        cgru.load(model(graph_, opset_import=[{"version": 18}]))

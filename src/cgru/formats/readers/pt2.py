@@ -44,14 +44,14 @@ def _program(document: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> 
     for spec in signature["input_specs"]:
         ((kind, entry),) = spec.items()
         if kind in _SPECS:
-            name, title = entry["arg"]["name"], entry[_SPECS[kind]]
+            name, title = _name(entry["arg"]["name"]), entry[_SPECS[kind]]
             if title not in tensors:
                 raise FormatError(f"{str(title)[:80]}: its tensor is missing")
             constants[name], titles[name] = tensors[title], title
         elif kind == "user_input":
             if "as_tensor" not in entry["arg"]:
                 continue
-            name = entry["arg"]["as_tensor"]["name"]
+            name = _name(entry["arg"]["as_tensor"]["name"])
             shape = _shape(graph, name)
             inputs.append(Argument(name, shape or (), graph["tensor_values"][name]["dtype"] in (1, 2, 3, 4, 5)))
         else:
@@ -121,7 +121,7 @@ def _calls(graph: Mapping[str, Any], node: Mapping[str, Any], place: int) -> lis
 def _argument(graph: Mapping[str, Any], arg: Mapping[str, Any]) -> Any:
     ((kind, value),) = arg.items()
     if kind == "as_tensor":
-        return Ref(value["name"])
+        return Ref(_name(value["name"]))
     if kind in ("as_tensors", "as_optional_tensors"):
         return [_argument(graph, {"as_tensor": v}) if "name" in v else _argument(graph, v) for v in value]
     if kind == "as_float" and isinstance(value, str):  # JSON has no word for these
@@ -137,6 +137,12 @@ def _argument(graph: Mapping[str, Any], arg: Mapping[str, Any]) -> Any:
     if kind == "as_sym_ints":
         return [_argument(graph, {"as_sym_int": v}) for v in value]
     return str(value)
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise FormatError(f"a tensor named {str(value)[:40]}")
+    return value
 
 
 def _line(trace: str) -> str:

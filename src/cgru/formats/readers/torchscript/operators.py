@@ -22,6 +22,16 @@ _MAKERS = frozenset(("zeros", "ones", "full", "empty", "arange", "rand", "randn"
 
 
 def applied(self: Evaluator, op: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """What the operator gives. Raises :class:`DoesNotFit` for arguments that are none of its own."""
+    try:
+        return _applied(self, op, args, kwargs)
+    except CgruError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        raise DoesNotFit(f"{self.where()}: {op.name[:60]} does not take its arguments ({error!r:.80})") from None
+
+
+def _applied(self: Evaluator, op: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
     if op.space == "builtin":
         return _builtin(self, op.name, args)
     if op.space.startswith("class "):
@@ -42,12 +52,7 @@ def applied(self: Evaluator, op: Operator, args: list[Any], kwargs: dict[str, An
 def _plain(self: Evaluator, op: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
     lengths = sum(len(value) for value in args if isinstance(value, (list, tuple, str, dict)))
     self.budget.spend(lengths // 20)
-    try:
-        return plain.apply(op.name, args, kwargs)
-    except CgruError:
-        raise
-    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
-        raise DoesNotFit(f"{self.where()}: torch.{op.name[:60]} of its values ({error!r:.80})") from None
+    return plain.apply(op.name, args, kwargs)
 
 
 def _builtin(self: Evaluator, name: str, args: list[Any]) -> Any:
