@@ -54,6 +54,34 @@ def test_one_row_without_a_batch_axis() -> None:
     np.testing.assert_array_equal(y, net({"token": tokens, **given})[0])
 
 
+@pytest.mark.parametrize("backend", ["packed", "reference"])
+def test_out_takes_a_step_and_nothing_else_does(backend: str) -> None:
+    net, given, tokens = decoder(backend=backend)
+    stream = net.stream(3, inputs=given)
+    whole = net({"token": tokens, **given})
+    out = np.empty((3, whole.shape[2]), np.float32)
+    fixed = out.copy()
+    fixed.flags.writeable = False
+    for wrong in (out.astype(np.float64), np.empty((2, *out.shape), np.float32), out[:2], out.T.copy().T, fixed, [0.0]):
+        with pytest.raises(cgru.ShapeError, match=r"^out: expected a float32 array of shape \(3, "):
+            stream.step(tokens[:, 0], out=wrong)  # type: ignore[arg-type]
+    assert stream.step(tokens[:, 0], out=out) is out  # the first step: no refusal has moved the state
+    np.testing.assert_allclose(out, whole[:, 0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["packed", "reference"])
+@pytest.mark.parametrize("attention", ["dot", "general"])
+def test_what_was_given_may_change_afterwards(attention: str, backend: str) -> None:
+    net, given, tokens = decoder(attention, backend=backend)
+    given = {name: np.array(array) for name, array in given.items()}
+    whole = net({"token": tokens, **given})
+    stream = net.stream(3, inputs=given)
+    for array in given.values():
+        array[...] = 1
+    steps = np.stack([stream.step(tokens[:, t]) for t in range(6)], axis=1)
+    np.testing.assert_allclose(steps, whole, rtol=1e-6, atol=1e-6)
+
+
 def test_a_state_wins_over_what_is_given() -> None:
     net, given, tokens = decoder()
     h = arr(1, 3, HIDDEN)

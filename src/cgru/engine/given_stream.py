@@ -24,7 +24,8 @@ class GivenStream(Stream):
     def __init__(self, net: Model, batch: int, state: Any, inputs: Mapping[str, Any]) -> None:
         Stream.__init__(self, net, batch)
         self._plan = plan_of(net)
-        self._given = self._plan.given(inputs, self.batch)
+        # Copies: whoever gave them may write to theirs while the stream is open.
+        self._given = {name: np.array(array) for name, array in self._plan.given(inputs, self.batch).items()}
         if state is not None:
             self._data[...] = net._state(state, self.batch)._data
         self._rows_now = Rows(self._plan, self._given, self._data)
@@ -32,9 +33,12 @@ class GivenStream(Stream):
     def step(self, x: Any, out: Any = None) -> Any:
         """One time step of what advances: ids (B,) or features (B, I) → (B, O); without the batch axis for one row.
 
-        With several inputs that advance ``x`` is a mapping; with several outputs the result is one.
+        With several inputs that advance ``x`` is a mapping; with several outputs the result is one. ``out`` receives
+        the result if given: float32 of its exact shape, C order, apart from ``x``.
         """
         inputs, single = self._timed(x, step=True)
+        if out is not None:
+            self._check_out(out, inputs, single)
         self._enter()
         try:
             made = [np.array(array) for array in self._rows_now.step({n: a[:, 0] for n, a in inputs.items()})]
@@ -47,8 +51,6 @@ class GivenStream(Stream):
         y = self.net._shown(shaped, single)
         if out is None:
             return y
-        if isinstance(y, dict):
-            raise CgruError("out: the network yields several arrays; leave out= away")
         out[...] = y
         return out
 

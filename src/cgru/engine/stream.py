@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,7 +18,6 @@ from ..threads import resolve
 from . import dumps
 
 if TYPE_CHECKING:
-    from .inputs import Given
     from .model import Model
 
 
@@ -101,7 +100,7 @@ class Stream(ExclusiveUse):
         self._refuse_uneven()
         given = self.net._inputs.admit_step(x, self.batch)
         if out is not None:
-            self._check_out(out, given)
+            self._check_out(out, given.arrays, given.single)
         made = {
             name: array if self.net.graph.values[name].clock is None else array[:, 0]
             for name, array in self._advance(given.arrays, 1).items()
@@ -139,14 +138,15 @@ class Stream(ExclusiveUse):
                 "of another rate); use feed() and flush()"
             )
 
-    def _check_out(self, out: Any, given: Given) -> None:
+    def _check_out(self, out: Any, inputs: Mapping[str, np.ndarray], single: bool) -> None:
+        """Refuse an ``out`` that cannot take one step's output, or overlaps ``inputs``."""
         graph = self.net.graph
         if len(graph.outputs) > 1:
             raise UnsupportedError("out: the network yields several arrays; leave out= away")
         features = graph.values[graph.outputs[0]].features
         if not self.net.output_size:
-            features = next(iter(given.arrays.values())).shape[-1:]
-        check_out(out, features if given.single else (self.batch, *features), given.arrays.values())
+            features = next(iter(inputs.values())).shape[-1:]
+        check_out(out, features if single else (self.batch, *features), inputs.values())
 
     def _advance(self, inputs: dict[str, np.ndarray], threads: int, *, ended: bool = False) -> dict[str, np.ndarray]:
         """Run steps and return what leaves the network, by output; the state moves only on success."""
