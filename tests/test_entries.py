@@ -80,7 +80,14 @@ def test_quantize_by_entry_and_layer() -> None:
 
 def test_what_runs_is_an_entry(tmp_path: Path) -> None:
     both = net()
-    for call in (lambda: both(ids(1, 3)), both.stream, lambda: both.pool(3), both.state):
+    x, features = ids(1, 3), np.zeros((1, 3, 1), np.float32)
+    calls: list[Callable[[], Any]] = [
+        *(lambda: both(x), lambda: both.run(x), lambda: both.gates(x), lambda: both.top_k(x, 1)),
+        *(both.stream, lambda: both.pool(3), both.state, lambda: both.input_names, lambda: both.vocabulary_of("token")),
+        *(lambda: cgru.compare(both, both, x), lambda: cgru.verify(both, x, x)),
+        *(lambda: cgru.forecast(both, features, steps=2), lambda: list(cgru.map(both, [x]))),
+    ]
+    for call in calls:
         with pytest.raises(cgru.CgruError, match=r"entries encode, decode.*net\['encode'\]"):
             call()
     with pytest.raises(cgru.CgruError, match="no entry 'encoder'; its entries are encode, decode"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -14,6 +13,9 @@ from ..weights import Weights
 from . import backends
 from .model import Model
 from .network import Network
+
+#: What a model of one graph has, and a network of several has not.
+_OF_ONE_GRAPH = ("graph", "_inputs", "_layout", "_network")
 
 
 class Entries(Model):
@@ -62,14 +64,6 @@ class Entries(Model):
         return False
 
     @property
-    def parameters(self) -> int:
-        return sum(weights.parameters for weights in self.store.values())
-
-    @property
-    def nbytes(self) -> int:
-        return sum(weights.nbytes for weights in self.store.values())
-
-    @property
     def precision(self) -> str:
         found = dict.fromkeys(weights.precision for weights in self.store.values() if weights.matrices)
         return ", ".join(found) or "float32"
@@ -84,8 +78,7 @@ class Entries(Model):
 
     def __str__(self) -> str:
         parts = [f"{name}: {_signature(model.graph)}\n{model}" for name, model in self.entries.items()]
-        total = f"{self.parameters:,} parameters, {self.nbytes:,} bytes, {self.precision}, held once for all entries"
-        return "\n\n".join((*parts, "\n".join((total, *self.notes))))
+        return "\n\n".join((*parts, "\n".join((f"{self._total()}, held once for all entries", *self.notes))))
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -108,48 +101,22 @@ class Entries(Model):
     # ---- what an entry does -----------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("graph", "_network", "_inputs", "_layout") and "entries" in vars(self):
-            raise self._refusal()
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def _refusal(self) -> CgruError:
+        """Whatever runs a network needs its one graph, which an entry has: so it is refused here, in every method."""
+        if name not in _OF_ONE_GRAPH or "entries" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         first = next(iter(self.entries))
-        return CgruError(
+        raise CgruError(
             f"the network has the entries {', '.join(self.entries)}, and each runs by itself: net[{first!r}](x)"
         )
-
-    def __call__(self, *given: Any, **named: Any) -> NoReturn:
-        raise self._refusal()
-
-    def run(self, *given: Any, **named: Any) -> NoReturn:
-        raise self._refusal()
 
     def encoder_decoder(self) -> Entries:
         """Itself: it has its entries."""
         return self
 
-    def gates(self, *given: Any, **named: Any) -> NoReturn:
-        raise self._refusal()
-
-    def state(self, *given: Any, **named: Any) -> NoReturn:
-        raise self._refusal()
-
-    def stream(self, *given: Any, **named: Any) -> NoReturn:
-        raise self._refusal()
-
-    def pool(self, *given: Any, **named: Any) -> NoReturn:
-        raise self._refusal()
-
-    def top_k(self, *given: Any, **named: Any) -> NoReturn:
-        raise self._refusal()
-
-    def save(self, path: Any) -> None:
-        """Write all entries into one file of the native form (docs/format.md)."""
-        if isinstance(path, (str, os.PathLike)) and str(path).endswith(".onnx"):
-            raise UnsupportedError(
-                f"{path}: an ONNX file holds one graph; save the entries one by one, net[{next(iter(self.entries))!r}]"
-            )
-        super().save(path)
+    def _save_onnx(self, path: Any) -> NoReturn:
+        raise UnsupportedError(
+            f"{path}: an ONNX file holds one graph; save the entries one by one, net[{next(iter(self.entries))!r}]"
+        )
 
     # ---- precision --------------------------------------------------------------------------------------------
 

@@ -469,13 +469,16 @@ class Model:
         state. :class:`UnsupportedError` names the layer that cannot be said in ONNX.
         """
         if isinstance(path, (str, os.PathLike)) and str(path).endswith(".onnx"):
-            from ..formats.writers import onnx
-
-            onnx.save(self, path)
+            self._save_onnx(path)
             return
         from ..formats.readers import native
 
         native.save(self, path)
+
+    def _save_onnx(self, path: Any) -> None:
+        from ..formats.writers import onnx
+
+        onnx.save(self, path)
 
 
 def _model_from(saved: bytes, backend: str, report: Comparison | None) -> Model:
