@@ -60,9 +60,7 @@ class GivenStream(Stream):
         inputs, single = self._timed(chunk, step=False)
         self._enter()
         try:
-            state = self._data.copy()
-            made = self._plan.runner.run({**self._given, **inputs}, state, ended=False, threads=count)
-            self._data[...] = state
+            made = self._rows_now.feed(inputs, count)
         finally:
             self._leave()
         return self.net._shown(made, single)

@@ -140,15 +140,14 @@ class Rows:
             ]
             self._steps.step(frames, self.out, threads)
             return [array[:, 0] for array in self.out]
-        timed = {name: array[:, None] for name, array in inputs.items()}
-        made = self.plan.runner.run({**self.given, **timed}, self.state, ended=False, threads=threads)
+        made = self.feed({name: array[:, None] for name, array in inputs.items()}, threads)
         return [made[name].reshape(batch, -1) for name in self.plan.outputs]
 
     def feed(self, inputs: Mapping[str, np.ndarray], threads: int = 1) -> dict[str, np.ndarray]:
-        """Any number of steps: arrays (B, T, …) → each output (B, T, …)."""
-        made: dict[str, np.ndarray] = self.plan.runner.run(
-            {**self.given, **inputs}, self.state, ended=False, threads=threads
-        )
+        """Any number of steps: arrays (B, T, …) → each output (B, T, …). The state moves only on success."""
+        state = self.state.copy()
+        made: dict[str, np.ndarray] = self.plan.runner.run({**self.given, **inputs}, state, ended=False, threads=threads)
+        self.state[...] = state
         return made
 
     def tokens(self, name: str, *given: Any) -> int:
