@@ -230,19 +230,27 @@ def test_a_bare_scripted_gru_is_that_gru() -> None:
 
 def test_an_export_without_its_program_gives_its_arrays_alone() -> None:
     assert cgru.read(CONTAINERS / "exported.pt2")["weight"].shape == (1, 2)
-    with pytest.raises(FormatError, match=r"exported\.pt2: .*is no JSON"):
+    with pytest.raises(FormatError, match=r"exported\.pt2: .*is not valid JSON"):
         cgru.load(CONTAINERS / "exported.pt2")
 
 
-def test_an_export_whose_json_is_not_utf8_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"config": {}}'.encode("utf-16-le"), "is not valid JSON"),
+        (b'{"config": "\xff"}', "is not text in UTF-8"),
+        (b'{"config": ' + b"9" * 41 + b"}", "holds the number 9999"),
+        (b'{"config": ' + b"[" * 101 + b"]" * 101 + b"}", "nests more than 100 levels"),
+        (b'{"config": [' + b"{}," * 900_000 + b"{}]}", "holds more values"),
+    ],
+    ids=["utf-16", "no text", "endless", "deep", "many"],
+)
+def test_an_export_whose_json_is_not_as_it_should_be_is_refused(content: bytes, message: str) -> None:
     made = io.BytesIO()
     with zipfile.ZipFile(CONTAINERS / "exported.pt2") as old, zipfile.ZipFile(made, "w") as new:
         for name in old.namelist():
-            content = old.read(name)
-            if name.endswith("weights_config.json"):
-                content = content.decode().encode("utf-16-le")
-            new.writestr(name, content)
-    with pytest.raises(FormatError, match=r"weights_config\.json: is no JSON"):
+            new.writestr(name, content if name.endswith("weights_config.json") else old.read(name))
+    with pytest.raises(FormatError, match=rf"weights_config\.json:? {message}"):
         cgru.read(made.getvalue())
 
 

@@ -146,7 +146,8 @@ class Rows:
     def feed(self, inputs: Mapping[str, np.ndarray], threads: int = 1) -> dict[str, np.ndarray]:
         """Any number of steps: arrays (B, T, …) → each output (B, T, …). The state moves only on success."""
         state = self.state.copy()
-        made: dict[str, np.ndarray] = self.plan.runner.run({**self.given, **inputs}, state, ended=False, threads=threads)
+        given = {**self.given, **inputs}
+        made: dict[str, np.ndarray] = self.plan.runner.run(given, state, ended=False, threads=threads)
         self.state[...] = state
         return made
 

@@ -6,7 +6,6 @@ Source: torch/_export/serde/schema.py, schema version 8. Nothing is unpickled: t
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -14,12 +13,16 @@ import numpy as np
 
 from ...errors import FormatError, UnsupportedError
 from .file_bytes import Source, shown
+from .json_text import parsed
 from .tensorfile import TensorFile
 from .zip_members import ZipMembers
 
 #: torch's ScalarType by number in the schema → numpy's dtype; "bf16" is widened.
 _DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f2", 7: "<f4", 8: "<f8", 12: "?", 13: "bf16"}
 _MAJOR = 8
+
+#: Memory that a JSON member may take once parsed: a program's takes 5 kB a node.
+MAX_PROGRAM = 256 << 20
 
 
 def read(source: Source) -> TensorFile:
@@ -61,10 +64,10 @@ def tensors(members: ZipMembers) -> dict[str, np.ndarray]:
 
 def _json(members: ZipMembers, name: str) -> dict[str, Any]:
     try:
-        # From bytes, json would guess at UTF-16 and UTF-32 as well.
-        found = json.loads(str(members.read(name), "utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{name}: is no JSON ({str(error)[:100]})") from None
+        text = str(members.read(name), "utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{name} is not text in UTF-8 ({error})") from None
+    found = parsed(text, name, values=MAX_PROGRAM)
     if not isinstance(found, dict):
         raise FormatError(f"{name}: expected a JSON object")
     return found
