@@ -2,7 +2,8 @@
 
 Environment: ``CGRU_JOBS=N`` compiles N files at a time (default: one a processor), ``CGRU_SANITIZE=address,undefined``
 (or ``thread``) builds with sanitizers, ``CGRU_DEBUG=1`` without optimisation, ``CGRU_NO_OPENMP=1`` without OpenMP even
-where the compiler has it, ``CGRU_LIMITED_API=1`` for Python's stable ABI: one build for every Python ≥ 3.11.
+where the compiler has it, ``CGRU_SHARE_ALL=1`` so that a call of any size is shared by the threads asked for,
+``CGRU_LIMITED_API=1`` for Python's stable ABI: one build for every Python ≥ 3.11.
 """
 
 import logging
@@ -90,6 +91,8 @@ class BuildExt(build_ext):
         # What the stable ABI lacks is then an error here, not at import.
         compile_args.append("-Werror=implicit-function-declaration")
         link_args = ["-pthread"]
+        if os.environ.get("CGRU_SHARE_ALL"):
+            compile_args += ["-DCGRU_WAKE_WORK=1", "-DCGRU_SHARE_WORK=1"]
         if sanitizers := os.environ.get("CGRU_SANITIZE"):
             compile_args += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-O1", "-g"]
             link_args.append(f"-fsanitize={sanitizers}")

@@ -17,15 +17,19 @@ Rng = np.random.Generator
 
 
 class Drawn:
-    """A graph under construction: every value that there is may go into the next operation."""
+    """A graph under construction: every value that there is may go into the next operation.
 
-    def __init__(self, seed: int, depth: int, whole: bool) -> None:
+    Values and units are ``wide`` times as many as in a small graph.
+    """
+
+    def __init__(self, seed: int, depth: int, whole: bool, wide: int = 1) -> None:
+        self.wide = wide
         self.rng = np.random.default_rng(seed)
         self.g = cgru.Graph()
         self.values: list[str] = []
         self.masked = bool(self.rng.random() < 0.3) and whole
         for i in range(int(self.rng.integers(1, 3))):
-            self.values.append(self.g.input(int(self.rng.integers(1, 7)), name="ab"[i]))
+            self.values.append(self.g.input(self.some(7), name="ab"[i]))
         self.static = self.g.input(3, name="s", time=False) if self.rng.random() < 0.3 else ""
         self.mask = self.g.mask_of_input("a") if self.masked else ""
         for _ in range(depth):
@@ -42,6 +46,9 @@ class Drawn:
 
     def arr(self, *shape: int) -> np.ndarray:
         return (self.rng.standard_normal(shape) * 0.6 / np.sqrt(shape[-1])).astype(np.float32)
+
+    def some(self, end: int) -> int:
+        return int(self.rng.integers(1, end)) * self.wide
 
     def pick(self, *of: Any) -> Any:
         return of[int(self.rng.integers(len(of)))]
@@ -65,7 +72,7 @@ class Drawn:
         left, right = self.sides((width - 1) * dilation + 1)
         inputs = self.size(x)
         groups = self.pick(1, inputs)
-        units = inputs if groups > 1 else int(self.rng.integers(1, 7))
+        units = inputs if groups > 1 else self.some(7)
         return self.g.conv1d(
             x, units=units, width=width, dilation=dilation, left=left, right=right, stride=self.pick(1, 1, 1, 2, 3),
             groups=groups, weights={"weight": self.arr(units, inputs // groups, width), "bias": self.arr(units)},
@@ -82,7 +89,7 @@ class Drawn:
         )  # fmt: skip
 
     def scan(self, x: str) -> str:
-        units, inputs = int(self.rng.integers(1, 6)), self.size(x)
+        units, inputs = self.some(6), self.size(x)
         cell, gates = self.pick(("gru_reset_after", 3), ("gru_reset_before", 3), ("lstm", 4), ("rnn", 1))
         weights = {
             "weight_ih": self.arr(gates * units, inputs), "weight_hh": self.arr(gates * units, units),
@@ -91,7 +98,7 @@ class Drawn:
         return self.g.scan(x, cell=cell, units=units, weights=weights)
 
     def dense(self, x: str) -> str:
-        units = int(self.rng.integers(1, 7))
+        units = self.some(7)
         return self.g.dense(x, units=units, weights={"weight": self.arr(units, self.size(x))})
 
     def plane(self, x: str) -> str:
@@ -213,6 +220,20 @@ def test_a_row_is_the_row_alone_and_the_core_is_the_equations(
             frames = array.shape[1]
             np.testing.assert_array_equal(together[name][row, :frames], array[0], err_msg=name)
             assert not together[name][row, frames:].any()
+
+
+@settings(max_examples=25)
+@given(seed=SEEDS, depth=st.integers(1, 8), whole=st.booleans(), steps=st.integers(1, 50), batch=st.integers(1, 3))
+def test_any_number_of_threads_gives_the_same_bits(seed: int, depth: int, whole: bool, steps: int, batch: int) -> None:
+    """Of graphs wide enough that a team shares the frames, the panels and the recurrences of a single row."""
+    drawn = Drawn(seed, depth, whole, wide=24)
+    x, lengths = drawn.inputs(batch, steps), drawn.rng.integers(0, steps + 1, batch) if seed % 2 else None
+    net = cgru.Model(drawn.g, backend="packed")
+    alone = outputs(net, x, lengths=lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CGRU_CORES", "4")  # threads are as many as are asked for, wherever this runs
+        for threads in (2, 3):
+            alike(outputs(net, x, lengths=lengths, threads=threads), alone)
 
 
 #: Operations that read numbers of an input by their places: one more in a frame changes nothing for them.

@@ -2,10 +2,12 @@
 # The C core under sanitizers. Anything they find ends the run with an error; nothing is suppressed.
 #
 #   tools/sanitize.sh core     tests/c/race.c and graphs.c under ThreadSanitizer, then AddressSanitizer and UndefinedBehaviorSanitizer
-#   tools/sanitize.sh python   the extensions under the latter two, with the tests of the packed backend
+#   tools/sanitize.sh python   the extensions under the latter two, with the tests of the packed backend and of decoding;
+#                              then those of graphs under ThreadSanitizer
 #   tools/sanitize.sh          both
 #
 # Needs gcc (or CC) with its sanitizers; "python" also what building the package needs, in $PYTHON (default python3).
+# All calls are shared by the threads asked for, however small they are: three, where the tests of Python ask for none.
 # ROUNDS=3 repeats race.c on other numbers. All is built in .cache/sanitize, beside the ordinary build.
 set -eu
 cd "$(dirname "$0")/.."
@@ -46,7 +48,7 @@ race() { # name, sanitizers
     for source in $(sources); do
         # shellcheck disable=SC2046
         $CC -std=gnu11 -O1 -g -ffp-contract=off -pthread -fno-omit-frame-pointer -fsanitize="$2" \
-            -fno-sanitize-recover=all $(flags "$source") -Iinclude -Isrc/cgru/core -c "$source" \
+            -DCGRU_WAKE_WORK=1 -DCGRU_SHARE_WORK=1 -fno-sanitize-recover=all $(flags "$source") -Iinclude -Isrc/cgru/core -c "$source" \
             -o "$folder/$(basename "$source" .c).o" &
         jobs="$jobs $!"
     done
@@ -65,27 +67,42 @@ core() {
     ASAN_OPTIONS=detect_leaks=1 race address address,undefined
 }
 
-python() {
-    echo "== the packed backend's tests under -fsanitize=address,undefined"
-    tree=$CACHE/tree
+# The extensions under some sanitizers in a tree of their own, with some tests: name, sanitizers, libraries to load before
+# Python (which is not linked with the sanitizer), tests and pytest's options.
+tests() {
+    name=$1 sanitizers=$2 libraries=$3
+    shift 3
+    echo "== the packed backend's tests under -fsanitize=$sanitizers"
+    tree=$CACHE/tree-$name
     mkdir -p "$tree"
     rm -rf "$tree/tests"
     cp -R -p src include tests setup.py pyproject.toml README.md LICENSE "$tree"
     find "$tree/src" -name '*.so' -delete
+    preload=
+    for library in $libraries; do preload="$preload $($CC -print-file-name="$library")"; done
     (
         cd "$tree"
-        CC=$CC CGRU_SANITIZE=address,undefined "$PYTHON" setup.py -q build_ext --inplace --force
-        # Python itself leaves memory behind at its end, and it is not linked with the sanitizer, so that must be
-        # loaded before it. Its own allocator would hide small objects in arenas.
-        LD_PRELOAD="$($CC -print-file-name=libasan.so) $($CC -print-file-name=libubsan.so)" \
-            ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:allocator_may_return_null=1 \
-            UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
-            PYTHONPATH=src OMP_NUM_THREADS=1 CI=1 "$PYTHON" -m pytest -q -p no:cacheprovider \
-            --capture=sys tests/test_packed.py tests/test_threads.py tests/test_isa.py tests/test_kernel_math.py \
-            tests/test_int8.py tests/test_reduced.py tests/test_cells.py tests/test_laws.py tests/test_cell_laws.py \
-            tests/test_streams.py tests/test_pool.py tests/test_scratch.py \
-            -k "not [blas and not [reference and not processor_time and not scratch_does_not_grow"
+        CC=$CC CGRU_SANITIZE=$sanitizers CGRU_SHARE_ALL=1 CGRU_NO_OPENMP=1 "$PYTHON" setup.py -q build_ext --inplace --force
+        # Python itself leaves memory behind at its end. Its own allocator would hide small objects in arenas.
+        LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:allocator_may_return_null=1 \
+            UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 PYTHONMALLOC=malloc \
+            PYTHONPATH=src OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=1 CGRU_NUM_THREADS=3 CGRU_CORES=4 \
+            "$PYTHON" -m pytest -q -p no:cacheprovider --capture=sys "$@"
     )
+}
+
+python() {
+    others="not [blas and not [reference"
+    graphs="tests/test_operations.py tests/test_random_graphs.py tests/test_graph_threads.py tests/test_attention.py
+        tests/test_scan_rows.py tests/test_inner_operations.py tests/test_given_streams.py tests/test_shared_tables.py"
+    # shellcheck disable=SC2086
+    tests address address,undefined "libasan.so libubsan.so" $graphs tests/test_packed.py tests/test_threads.py \
+        tests/test_isa.py tests/test_kernel_math.py tests/test_int8.py tests/test_reduced.py tests/test_cells.py \
+        tests/test_laws.py tests/test_cell_laws.py tests/test_streams.py tests/test_pool.py tests/test_graph.py \
+        tests/test_entries.py tests/test_search.py tests/test_sampling.py tests/test_top_k.py \
+        -k "$others and not processor_time and not scratch_does_not_grow and not variates_against and not threads_start"
+    # shellcheck disable=SC2086
+    tests thread thread libtsan.so $graphs -k "$others and not one_row_is_shared"
 }
 
 case ${1:-all} in

@@ -10,8 +10,6 @@
 #define BLOCK_ROWS 128         /* rows taken together at most */
 #define CHUNK_ROWS 256         /* rows times steps of a chunk at most, beyond one step */
 #define CHUNK_FLOATS (1 << 18) /* of projected input in a chunk, beyond one step: 1 MiB */
-#define CALL_WORK (1 << 17)    /* multiply-adds worth waking one more thread for: about 4 µs */
-#define STEP_WORK (1 << 14)    /* multiply-adds of a step worth a barrier for each thread: about half a µs */
 
 /* Scratch, and how it was laid out for the last call of a single block and thread: calls that step come again and again
  * with the same sizes. */
@@ -174,12 +172,12 @@ static void plan_threads(whole_call *whole, int *by_rows)
     const cgru_call *call = whole->call;
     int64_t threads = call->threads < CGRU_MAX_TEAM ? call->threads : CGRU_MAX_TEAM;
     double work = (double)net->work * (double)call->rows * (double)call->steps;
-    if (work / CALL_WORK < (double)threads) threads = (int64_t)(work / CALL_WORK);
+    if (work / CGRU_WAKE_WORK < (double)threads) threads = (int64_t)(work / CGRU_WAKE_WORK);
     *by_rows = threads > 1 && call->rows >= 4 * threads;
     if (!*by_rows) {
         int64_t rows = call->rows < BLOCK_ROWS ? call->rows : BLOCK_ROWS;
         int64_t apart = call->steps > 2 * WAVE_STEPS ? net->parallel : 1;
-        int64_t together = apart * (1 + rows * net->widest_step / (2 * STEP_WORK));
+        int64_t together = apart * (1 + rows * net->widest_step / (2 * CGRU_SHARE_WORK));
         if (together < threads) threads = together;
     }
     whole->threads = threads > 1 ? (int)threads : 1;

@@ -10,6 +10,8 @@
 
 #include "memory.h"
 
+#define NUMBER_WORTH 16 /* multiply-adds that a number of a result is worth where members share it: load, function, store */
+
 int64_t cgru_ready(const cgru_window *w, int64_t frames, int ended)
 {
     if (frames <= 0) return 0;
@@ -50,25 +52,71 @@ static int check_node(const cgru_graph *g, const cgru_gnode *node, int made)
     return node->op->check == NULL || node->op->check(g, node);
 }
 
-/* When each node runs: what only once-given values go into, once; what needs whole sequences, at the end of a pass. */
-static void order_passes(cgru_graph *g)
+int cgru_may_run_beside(const cgru_graph *g, int i)
+{
+    const cgru_gnode *node = &g->nodes[i];
+    if (g->mode[i] != CGRU_RUN_WHOLE || node->op->share != CGRU_BY_STEPS) return 0;
+    for (int k = 0; k < node->inputs; k++) {
+        if (node->hold[k]) return 0;
+    }
+    return 1;
+}
+
+/* What only once-given values go into runs once; what needs whole sequences, at the end of a pass. */
+static void set_modes(cgru_graph *g)
 {
     for (int i = 0; i < g->count; i++) {
         const cgru_gnode *node = &g->nodes[i];
-        int pass = 0, steps = 0;
+        int steps = 0;
+        for (int k = 0; k < node->inputs; k++) steps |= node->in[k] >= 0 && g->values[node->in[k]].clock == CGRU_STEPS;
+        const int whole = node->op->whole || node->scan.direction[0].reverse;
+        g->mode[i] = !steps ? CGRU_RUN_ONCE : whole ? CGRU_RUN_WHOLE : CGRU_RUN_CHUNK;
+    }
+}
+
+/* A result that needs whole sequences is read in the next pass. */
+static void order_passes(cgru_graph *g)
+{
+    g->passes = 1;
+    for (int i = 0; i < g->count; i++) {
+        const cgru_gnode *node = &g->nodes[i];
+        g->pass[i] = 0;
         for (int k = 0; k < node->inputs; k++) {
-            int v = node->in[k];
-            if (v < 0) continue;
-            steps |= g->values[v].clock == CGRU_STEPS;
-            if (v < g->inputs) continue;
-            int of = v - g->inputs, later = g->pass[of] + (g->mode[of] == CGRU_RUN_WHOLE);
-            if (later > pass) pass = later;
+            if (node->in[k] < g->inputs) continue;
+            int of = node->in[k] - g->inputs, later = g->pass[of] + (g->mode[of] == CGRU_RUN_WHOLE);
+            if (later > g->pass[i]) g->pass[i] = later;
         }
-        g->pass[i] = pass;
-        g->mode[i] = !steps ? CGRU_RUN_ONCE : node->op->whole || node->scan.direction[0].reverse ? CGRU_RUN_WHOLE : CGRU_RUN_CHUNK;
-        if (pass + 1 > g->passes) g->passes = pass + 1;
+        if (g->pass[i] + 1 > g->passes) g->passes = g->pass[i] + 1;
     }
     for (int i = 0; i < g->count; i++) g->passes += g->mode[i] == CGRU_RUN_WHOLE && g->pass[i] + 1 == g->passes;
+}
+
+/* Whether chunks of the pass in which node i runs read its result. */
+static int read_in_chunks(const cgru_graph *g, int i)
+{
+    for (int j = i + 1; j < g->count; j++) {
+        if (g->pass[j] != g->pass[i] || g->mode[j] != CGRU_RUN_CHUNK) continue;
+        for (int k = 0; k < g->nodes[j].inputs; k++) {
+            if (g->nodes[j].in[k] == g->nodes[i].out) return 1;
+        }
+    }
+    return 0;
+}
+
+/* The forward direction beside a backward one waits for it, where nothing else waits for that: then a team runs both at the
+ * same time. Their result is kept for the next pass anyway. */
+static void pair_directions(cgru_graph *g)
+{
+    for (int i = 0; i < g->count; i++) {
+        const cgru_gnode *node = &g->nodes[i];
+        if (g->mode[i] != CGRU_RUN_CHUNK || node->op->share != CGRU_BY_STEPS || read_in_chunks(g, i)) continue;
+        for (int j = 0; j < g->count; j++) {
+            if (g->pass[j] != g->pass[i] || !cgru_may_run_beside(g, j) || g->nodes[j].in[0] != node->in[0]) continue;
+            g->mode[i] = CGRU_RUN_WHOLE;
+            if (!cgru_may_run_beside(g, i)) g->mode[i] = CGRU_RUN_CHUNK;
+            break;
+        }
+    }
 }
 
 static int root_of(const cgru_graph *g, int v)
@@ -160,7 +208,7 @@ static int place_values(cgru_graph *g)
             }
             int slot = 0;
             while (slot < g->slots && until[slot] >= i) slot++;
-            if (slot == g->slots) g->slot_size[g->slots++] = 0;
+            if (slot == g->slots) g->slots++;
             until[slot] = last[v];
             g->homes[v] = (cgru_home){CGRU_IN_CHUNK, slot, 0};
         }
@@ -185,8 +233,20 @@ static void measure_lines(cgru_graph *g, const cgru_gnode *node)
     for (int i = 0; i < 3; i++) {
         const cgru_matrix *m = matrices[i];
         widen(&g->prepared, m);
-        g->work += (int64_t)m->out_features * m->gates * m->in_features * (g->values[node->out].size / scan->hidden);
+        g->products += (int64_t)m->out_features * m->gates * m->in_features * (g->values[node->out].size / scan->hidden);
     }
+}
+
+/* Multiply-adds of the matrices of a node, for a frame of a row. */
+static int64_t products_of(const cgru_graph *g, const cgru_gnode *node)
+{
+    int64_t work = 0;
+    for (int k = 0; k < node->groups; k++) {
+        const cgru_matrix *m = node->matrix[k];
+        int rows = g->values[node->out].size / (m->out_features * node->groups);
+        work += (int64_t)m->out_features * m->in_features * rows;
+    }
+    return work;
 }
 
 /* Sizes of scratch and an estimate of work. */
@@ -205,21 +265,25 @@ static int measure(cgru_graph *g)
         if (node->op->scratch && node->op->scratch(g, node) > g->scratch) g->scratch = node->op->scratch(g, node);
         if (node->scan.directions) scans[found++] = node->scan;
         else if (node->scan.direction[0].scan) measure_lines(g, node);
-        for (int k = 0; k < node->groups; k++) {
-            const cgru_matrix *m = node->matrix[k];
-            int rows = g->values[node->out].size / (m->out_features * node->groups);
-            widen(&g->prepared, m);
-            g->work += (int64_t)m->out_features * m->in_features * rows;
-        }
-        g->work += g->values[node->out].size * 2;
+        for (int k = 0; k < node->groups; k++) widen(&g->prepared, node->matrix[k]);
+        const int64_t products = products_of(g, node), size = g->values[node->out].size;
+        g->cost[i] = node->op->cost ? node->op->cost(g, node) : products + NUMBER_WORTH * size;
+        g->products += products + 2 * size;
+        if (!node->scan.directions) g->work += g->cost[i]; /* below, with their input sides */
         int extended = 0;
         for (int k = 0; k < node->inputs; k++) extended += node->op->windowed || node->hold[k] > 0;
         if (extended > g->windows) g->windows = extended;
     }
     g->even = g->steady && !uneven;
+    for (int pass = 0; pass < g->passes; pass++) {
+        int beside = 0;
+        for (int i = 0; i < g->count; i++) beside += g->pass[i] == pass && cgru_may_run_beside(g, i);
+        if (beside > g->beside) g->beside = beside;
+    }
     g->scans = cgru_net_new(g->kernels, scans, found);
     free(scans);
     if (g->scans == NULL) return 0;
+    g->products += cgru_net_cost(g->scans);
     g->work += cgru_net_cost(g->scans);
     return 1;
 }
@@ -232,6 +296,7 @@ void cgru_graph_free(cgru_graph *g)
     free(g->homes);
     free(g->outputs);
     free(g->pass);
+    free(g->cost);
     free(g);
 }
 
@@ -244,15 +309,15 @@ cgru_graph *cgru_graph_new(const cgru_kernels *kernels, const cgru_value *values
     if (g == NULL) return NULL;
     g->kernels = kernels;
     g->loops = cgru_loops_of(kernels);
-    g->value_count = value_count, g->inputs = inputs, g->count = count, g->output_count = output_count, g->passes = 1;
+    g->value_count = value_count, g->inputs = inputs, g->count = count, g->output_count = output_count;
     memcpy(g->nodes, nodes, (size_t)count * sizeof *nodes);
     g->values = malloc((size_t)value_count * sizeof *values);
     g->homes = malloc((size_t)value_count * sizeof *g->homes);
     g->outputs = malloc((size_t)(output_count + 1) * sizeof(int));
-    g->pass = calloc((size_t)(2 * count + value_count + 1), sizeof(int));
-    if (!g->values || !g->homes || !g->outputs || !g->pass) goto fail;
+    g->pass = calloc((size_t)(2 * count + 1), sizeof(int));
+    g->cost = calloc((size_t)count + 1, sizeof *g->cost);
+    if (!g->values || !g->homes || !g->outputs || !g->pass || !g->cost) goto fail;
     g->mode = g->pass + count;
-    g->slot_size = g->mode + count;
     memcpy(g->values, values, (size_t)value_count * sizeof *values);
     memcpy(g->outputs, outputs, (size_t)output_count * sizeof(int));
     *status = CGRU_BAD_GRAPH;
@@ -274,6 +339,9 @@ cgru_graph *cgru_graph_new(const cgru_kernels *kernels, const cgru_value *values
         }
     }
     *status = CGRU_NO_MEMORY;
+    set_modes(g);
+    order_passes(g);
+    pair_directions(g);
     order_passes(g);
     if (!place_values(g) || !measure(g)) goto fail;
     *status = CGRU_OK;

@@ -5,6 +5,7 @@
 
 #include "loops.h"
 #include "net.h"
+#include "team.h"
 
 #define CGRU_MAX_INPUTS 8 /* of a node; a wider concatenation is several */
 #define CGRU_AXES 4       /* of a frame in a strided copy or a broadcast */
@@ -34,6 +35,15 @@ typedef struct {
     int span, stride, left, right, up;
 } cgru_window;
 
+/* How the members of a team share a node: no number of its result depends on it. */
+enum cgru_sharing {
+    CGRU_BY_ONE,     /* one of them runs it */
+    CGRU_BY_FRAMES,  /* each makes some frames of the result, of the frames of the inputs that belong to them */
+    CGRU_BY_QUERIES, /* the same, but the frames of in[0] alone belong to those of the result */
+    CGRU_TOGETHER,   /* all of them run it on all frames, and it divides the work by job->member */
+    CGRU_BY_STEPS    /* the same, and they meet at every frame */
+};
+
 /* An operation: what it is called, whether a node of it fits together, and what it does to the frames of a chunk. */
 typedef struct {
     const char *name;
@@ -46,6 +56,9 @@ typedef struct {
     int64_t (*frames)(const cgru_gnode *node, int64_t given);
     int fold;  /* takes sequences of number[0] frames alone, or of none */
     int moves; /* what a row carries moves on even where nobody reads the result */
+    int share; /* enum cgru_sharing */
+    /* Multiply-adds of a frame, or their worth, that a team shares; NULL: as many as its matrices and its result say. */
+    int64_t (*cost)(const cgru_graph *graph, const cgru_gnode *node);
 } cgru_op;
 
 /* The operation of that name, or NULL. */
@@ -140,14 +153,16 @@ struct cgru_graph {
     int even;     /* and every step a frame of every value */
     int folds;    /* some node folds sequences */
     int windows;  /* the most inputs that any node extends */
+    int beside;   /* the most recurrences over whole sequences in any pass */
     size_t scratch; /* bytes, the most that any node works with */
-    int64_t work;
+    int64_t work;     /* multiply-adds of a row and step, or their worth */
+    int64_t products; /* of those, the ones that read a matrix for each chunk of time, and a little for each number */
     size_t prepared;
     cgru_value *values;
     cgru_home *homes;
     int *outputs;
     int *pass, *mode; /* of each node: when it runs */
-    int *slot_size;   /* the most numbers of a frame, by slot */
+    int64_t *cost;    /* of each node: of a row and frame, as cgru_op has it */
     cgru_gnode nodes[];
 };
 
@@ -164,12 +179,14 @@ struct cgru_job {
     int64_t at;         /* the first of them, counted from the beginning of the call */
     cgru_span in[CGRU_MAX_INPUTS], out;
     int64_t in_frames[CGRU_MAX_INPUTS];
-    int64_t reach;      /* windowed: frames in in[0] from the window of the first result frame on */
     const int64_t *lengths;    /* (rows) of the result, counted from the beginning of the call, or NULL */
     const int64_t *in_lengths; /* (rows) of in[0] */
     const int64_t *key_lengths; /* (rows) of in[1], counted from its first frame; attention alone reads them */
-    const int *real;    /* windowed: (rows, 2), the first frame of in[0] that is no padding, and the end of them */
-    struct cgru_block *scans; /* what the scan runner works with */
+    const int *real;    /* windowed: (rows, 2), the first frame of in[0] that is no padding, and the end of them, */
+    int64_t look;       /* counted from so many frames before the one that in[0] begins with */
+    cgru_member member; /* of the team that runs this job together; by itself where each has frames of its own */
+    struct cgru_block *scans; /* what the scan runner works with, */
+    int lane;                 /* in this of its scratches */
     const float **pointer_in; /* CGRU_BATCH of each */
     float **pointer_out;
     void *scratch; /* as many bytes as the operation asked for */
@@ -181,6 +198,12 @@ static inline float *cgru_frame(const cgru_span *s, int row, int64_t frame)
     return s->data + row * s->row + frame * s->frame;
 }
 
+/* Whether a frame of in[0], counted from the window of the first result frame on, is no padding; windowed operations alone ask. */
+static inline int cgru_is_real(const cgru_job *job, int row, int64_t frame)
+{
+    return frame + job->look >= job->real[2 * row] && frame + job->look < job->real[2 * row + 1];
+}
+
 static inline float *cgru_state_row(const cgru_job *job, int row)
 {
     int64_t i = job->first + row;
@@ -189,5 +212,8 @@ static inline float *cgru_state_row(const cgru_job *job, int row)
 
 /* Result frames that can be had once so many input frames are there. */
 int64_t cgru_ready(const cgru_window *w, int64_t frames, int ended);
+
+/* Whether node i is a recurrence that may run beside others of its pass. */
+int cgru_may_run_beside(const cgru_graph *graph, int i);
 
 #endif

@@ -24,8 +24,7 @@ int cgru_segment_end(const cgru_net *net, int i)
     return i;
 }
 
-/* What a multiplication costs in multiply-adds of float32: weights of fewer bytes are read and multiplied faster. */
-static int64_t cost_of(const cgru_matrix *m)
+int64_t cgru_matrix_cost(const cgru_matrix *m)
 {
     static const int share[CGRU_PRECISIONS] = {4, 1, 2, 2, 3};
     return ((int64_t)m->out_features * m->gates * m->in_features * share[m->precision] + 3) / 4;
@@ -62,7 +61,7 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
         const cgru_node *node = &nodes[i];
         if (node->out > net->widest) net->widest = node->out;
         if (node->kind == CGRU_DENSE) {
-            net->work += cost_of(node->matrix);
+            net->work += cgru_matrix_cost(node->matrix);
             widen(&net->prepared, prepared_bytes(node->matrix));
         }
         layers = cgru_needs_whole(node) ? 0 : layers + (node->kind == CGRU_RECURRENT);
@@ -75,9 +74,9 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
             int units = scan->panels * kernels->vl, gates = units * scan->x.gates;
             if (gates > net->projection) net->projection = gates;
             if (units > net->hidden) net->hidden = units;
-            int64_t step = cost_of(&scan->h) + cost_of(&scan->phase1);
+            int64_t step = cgru_matrix_cost(&scan->h) + cgru_matrix_cost(&scan->phase1);
             if (step > net->widest_step) net->widest_step = step;
-            net->work += step + cost_of(&scan->x);
+            net->work += step + cgru_matrix_cost(&scan->x);
             widen(&net->prepared, prepared_bytes(&scan->x));
             widen(&net->prepared, prepared_bytes(&scan->h));
             widen(&net->prepared, prepared_bytes(&scan->phase1));

@@ -36,6 +36,9 @@ typedef struct {
     int flipped;   /* recurrent: outputs in the order processed rather than of time */
 } cgru_node;
 
+/* What a product with a matrix costs in multiply-adds of float32: weights of fewer bytes are read and multiplied faster. */
+int64_t cgru_matrix_cost(const cgru_matrix *m);
+
 /* The nodes are copied; the weights they point to must outlive the network. NULL when there is no memory. */
 cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int count);
 void cgru_net_free(cgru_net *net);

@@ -167,7 +167,15 @@ static int check_attend_weights(const cgru_graph *g, const cgru_gnode *node)
     return check_scores(g, node, 2);
 }
 
+/* The frames of the key are not known before the call. */
+static int64_t cost_of_scores(const cgru_graph *g, const cgru_gnode *node)
+{
+    return KEYS * ((int64_t)g->values[node->in[0]].size + g->values[node->out].size);
+}
+
 /* flag: causal. In attend_whole the key may advance with the query, so its last frames must be there. */
-const cgru_op cgru_op_attend = {"attend", 0, 0, check_attend, run_attend};
-const cgru_op cgru_op_attend_whole = {"attend_whole", 1, 0, check_attend, run_attend};
-const cgru_op cgru_op_attend_weights = {"attend_weights", 0, 0, check_attend_weights, run_attend_weights};
+const cgru_op cgru_op_attend = {"attend", 0, 0, check_attend, run_attend, .share = CGRU_BY_QUERIES, .cost = cost_of_scores};
+const cgru_op cgru_op_attend_whole = {"attend_whole", 1, 0, check_attend, run_attend, .share = CGRU_BY_QUERIES,
+                                      .cost = cost_of_scores};
+const cgru_op cgru_op_attend_weights = {"attend_weights", 0, 0, check_attend_weights, run_attend_weights,
+                                        .share = CGRU_BY_QUERIES, .cost = cost_of_scores};

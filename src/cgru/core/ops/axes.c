@@ -103,7 +103,7 @@ static int check_reduce(const cgru_graph *g, const cgru_gnode *node)
            cgru_walked(node->size) == g->values[node->out].size;
 }
 
-const cgru_op cgru_op_reduce = {"reduce", 0, 0, check_reduce, run_reduce};
+const cgru_op cgru_op_reduce = {"reduce", 0, 0, check_reduce, run_reduce, .share = CGRU_BY_FRAMES};
 
 /* flag: the logarithm. */
 static void run_softmax(const cgru_job *job)
@@ -138,7 +138,7 @@ static int check_softmax(const cgru_graph *g, const cgru_gnode *node)
            cgru_walked(node->size) * gone == x->size;
 }
 
-const cgru_op cgru_op_softmax = {"softmax", 0, 0, check_softmax, run_softmax};
+const cgru_op cgru_op_softmax = {"softmax", 0, 0, check_softmax, run_softmax, .share = CGRU_BY_FRAMES, .cost = cgru_cost_of_functions};
 
 /* ---- normalisation ------------------------------------------------------------------------------------------------- */
 
@@ -185,7 +185,7 @@ static int check_norm(const cgru_graph *g, const cgru_gnode *node)
            cgru_vector_fits(node, 1, period / inner, 1);
 }
 
-const cgru_op cgru_op_norm = {"norm", 0, 0, check_norm, run_norm};
+const cgru_op cgru_op_norm = {"norm", 0, 0, check_norm, run_norm, .share = CGRU_BY_FRAMES};
 
 /* The same over all frames of a row as well, in[1] says which of them count. */
 static void run_norm_time(const cgru_job *job)
@@ -267,7 +267,12 @@ static int check_matmul(const cgru_graph *g, const cgru_gnode *node)
            cgru_walked(n) == g->values[node->out].size;
 }
 
-const cgru_op cgru_op_matmul = {"matmul", 0, 0, check_matmul, run_matmul};
+static int64_t cost_of_matmul(const cgru_graph *g, const cgru_gnode *node)
+{
+    return (int64_t)g->values[node->out].size * node->number[0];
+}
+
+const cgru_op cgru_op_matmul = {"matmul", 0, 0, check_matmul, run_matmul, .share = CGRU_BY_FRAMES, .cost = cost_of_matmul};
 
 /* ---- by index -------------------------------------------------------------------------------------------------------- */
 
@@ -294,4 +299,4 @@ static int check_gather(const cgru_graph *g, const cgru_gnode *node)
     return 1;
 }
 
-const cgru_op cgru_op_gather = {"gather", 0, 0, check_gather, run_gather};
+const cgru_op cgru_op_gather = {"gather", 0, 0, check_gather, run_gather, .share = CGRU_BY_FRAMES};

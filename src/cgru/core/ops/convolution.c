@@ -37,7 +37,7 @@ static int check_stack_frames(const cgru_graph *g, const cgru_gnode *node)
            (int64_t)x->size * node->number[0] == g->values[node->out].size;
 }
 
-const cgru_op cgru_op_stack_frames = {"stack_frames", 0, 1, check_stack_frames, run_stack_frames};
+const cgru_op cgru_op_stack_frames = {"stack_frames", 0, 1, check_stack_frames, run_stack_frames, .share = CGRU_BY_FRAMES};
 
 /* The two inner axes of a frame (one of them 1 where there is one): sizes in and out, kernel, strides, dilations, padding before. */
 typedef struct {
@@ -256,8 +256,16 @@ static int check_conv_inner(const cgru_graph *g, const cgru_gnode *node)
     return check_conv(g, node) && node->number[3] == 1;
 }
 
-const cgru_op cgru_op_conv2d = {"conv2d", 0, 1, check_conv2d, run_conv, .scratch = stage_bytes};
-const cgru_op cgru_op_conv_inner = {"conv_inner", 0, 0, check_conv_inner, run_conv, .scratch = stage_bytes};
+/* Every weight at every place of the result; the zeros between the inputs of a transposed one are skipped at best. */
+static int64_t cost_of_conv(const cgru_graph *g, const cgru_gnode *node)
+{
+    return node->numbers[0] * (g->values[node->out].size / node->number[1]);
+}
+
+const cgru_op cgru_op_conv2d = {"conv2d", 0, 1, check_conv2d, run_conv, .scratch = stage_bytes, .share = CGRU_BY_FRAMES,
+                                .cost = cost_of_conv};
+const cgru_op cgru_op_conv_inner = {"conv_inner", 0, 0, check_conv_inner, run_conv, .scratch = stage_bytes,
+                                    .share = CGRU_BY_FRAMES, .cost = cost_of_conv};
 
 static int check_conv_transpose(const cgru_graph *g, const cgru_gnode *node)
 {
@@ -268,9 +276,9 @@ static int check_conv_transpose(const cgru_graph *g, const cgru_gnode *node)
 }
 
 const cgru_op cgru_op_conv_transpose = {"conv_transpose", 0, 1, check_conv_transpose, run_conv_transpose,
-                                        .scratch = stage_bytes};
+                                        .scratch = stage_bytes, .share = CGRU_BY_FRAMES, .cost = cost_of_conv};
 const cgru_op cgru_op_conv_transpose_inner = {"conv_transpose_inner", 0, 0, check_conv_inner, run_conv_transpose,
-                                              .scratch = stage_bytes};
+                                              .scratch = stage_bytes, .share = CGRU_BY_FRAMES, .cost = cost_of_conv};
 
 /* ---- convolutions of few places, as products with a matrix ------------------------------------------------------------- */
 
@@ -382,9 +390,9 @@ static int check_conv_inner_product(const cgru_graph *g, const cgru_gnode *node)
 }
 
 const cgru_op cgru_op_conv2d_product = {"conv2d_product", 0, 1, check_conv2d_product, run_product,
-                                        .scratch = products_bytes};
+                                        .scratch = products_bytes, .share = CGRU_BY_FRAMES};
 const cgru_op cgru_op_conv_inner_product = {"conv_inner_product", 0, 0, check_conv_inner_product, run_product,
-                                            .scratch = products_bytes};
+                                            .scratch = products_bytes, .share = CGRU_BY_FRAMES};
 
 /* ---- pooling ------------------------------------------------------------------------------------------------------------ */
 
@@ -432,4 +440,4 @@ static int check_pool_inner(const cgru_graph *g, const cgru_gnode *node)
            (int64_t)node->number[0] * p.high_out * p.wide_out == g->values[node->out].size;
 }
 
-const cgru_op cgru_op_pool_inner = {"pool_inner", 0, 0, check_pool_inner, run_pool_inner};
+const cgru_op cgru_op_pool_inner = {"pool_inner", 0, 0, check_pool_inner, run_pool_inner, .share = CGRU_BY_FRAMES};

@@ -30,7 +30,7 @@ static int check_activation(const cgru_graph *g, const cgru_gnode *node)
            x->size % node->number[0] == 0;
 }
 
-const cgru_op cgru_op_activation = {"activation", 0, 0, check_activation, run_activation};
+const cgru_op cgru_op_activation = {"activation", 0, 0, check_activation, run_activation, .share = CGRU_BY_FRAMES, .cost = cgru_cost_of_functions};
 
 /* ---- a ∘ b -------------------------------------------------------------------------------------------------------- */
 
@@ -85,7 +85,7 @@ static int check_binary(const cgru_graph *g, const cgru_gnode *node)
            cgru_walked(node->size) == g->values[node->out].size;
 }
 
-const cgru_op cgru_op_binary = {"binary", 0, 0, check_binary, run_binary};
+const cgru_op cgru_op_binary = {"binary", 0, 0, check_binary, run_binary, .share = CGRU_BY_FRAMES};
 
 /* vector: scale and shift of each channel; number: channels, numbers of a channel side by side. */
 static void run_scale_shift(const cgru_job *job)
@@ -117,4 +117,4 @@ static int check_scale_shift(const cgru_graph *g, const cgru_gnode *node)
            cgru_vector_fits(node, 1, channels, 0);
 }
 
-const cgru_op cgru_op_scale_shift = {"scale_shift", 0, 0, check_scale_shift, run_scale_shift};
+const cgru_op cgru_op_scale_shift = {"scale_shift", 0, 0, check_scale_shift, run_scale_shift, .share = CGRU_BY_FRAMES};

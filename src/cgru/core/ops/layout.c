@@ -38,7 +38,7 @@ static int check_concat(const cgru_graph *g, const cgru_gnode *node)
     return node->inputs > 0 && total == g->values[node->out].size;
 }
 
-const cgru_op cgru_op_concat = {"concat", 0, 0, check_concat, run_concat};
+const cgru_op cgru_op_concat = {"concat", 0, 0, check_concat, run_concat, .share = CGRU_BY_FRAMES};
 
 /* size: axes of the result's frame; stride and offset: where its numbers lie in the input's. Slices, transposes, reshapes,
  * and with an input without time its repetition at every frame. */
@@ -64,7 +64,7 @@ static int check_copy(const cgru_graph *g, const cgru_gnode *node)
     return x && x->content == CGRU_FEATURES && low >= 0 && high < x->size && numbers == g->values[node->out].size;
 }
 
-const cgru_op cgru_op_copy = {"copy", 0, 0, check_copy, run_copy};
+const cgru_op cgru_op_copy = {"copy", 0, 0, check_copy, run_copy, .share = CGRU_BY_FRAMES};
 
 static void run_constant(const cgru_job *job)
 {
@@ -100,7 +100,7 @@ static int check_upsample(const cgru_graph *g, const cgru_gnode *node)
     return check_same(g, node) && node->window.span == 1 && node->window.stride == 1 && node->window.left == 0;
 }
 
-const cgru_op cgru_op_upsample = {"upsample", 0, 0, check_upsample, run_upsample};
+const cgru_op cgru_op_upsample = {"upsample", 0, 0, check_upsample, run_upsample, .share = CGRU_BY_FRAMES};
 
 /* Frames as the window shows them: padding is there already. */
 static void run_pad_time(const cgru_job *job)
@@ -108,11 +108,10 @@ static void run_pad_time(const cgru_job *job)
     const size_t bytes = (size_t)job->graph->values[job->node->out].size * sizeof(float);
     for (int r = 0; r < job->rows; r++) {
         for (int64_t f = 0; f < job->frames; f++) {
-            int real = f >= job->real[2 * r] && f < job->real[2 * r + 1];
-            if (real) memcpy(cgru_frame(&job->out, r, f), cgru_frame(&job->in[0], r, f), bytes);
+            if (cgru_is_real(job, r, f)) memcpy(cgru_frame(&job->out, r, f), cgru_frame(&job->in[0], r, f), bytes);
             else memset(cgru_frame(&job->out, r, f), 0, bytes);
         }
     }
 }
 
-const cgru_op cgru_op_pad_time = {"pad_time", 0, 1, check_same, run_pad_time};
+const cgru_op cgru_op_pad_time = {"pad_time", 0, 1, check_same, run_pad_time, .share = CGRU_BY_FRAMES};

@@ -27,7 +27,7 @@ static int check_embedding(const cgru_graph *g, const cgru_gnode *node)
            (column >= 0 || g->values[node->out].size % x->size == 0);
 }
 
-const cgru_op cgru_op_embedding = {"embedding", 0, 0, check_embedding, run_embedding};
+const cgru_op cgru_op_embedding = {"embedding", 0, 0, check_embedding, run_embedding, .share = CGRU_BY_FRAMES};
 
 /* True where a number, or the id, is not real[0]. */
 static void run_mask_of(const cgru_job *job)
@@ -55,7 +55,7 @@ static int check_mask_of(const cgru_graph *g, const cgru_gnode *node)
     return x && x->content != CGRU_MASK && y->content == CGRU_MASK && y->size == 1;
 }
 
-const cgru_op cgru_op_mask_of = {"mask_of", 0, 0, check_mask_of, run_mask_of};
+const cgru_op cgru_op_mask_of = {"mask_of", 0, 0, check_mask_of, run_mask_of, .share = CGRU_BY_FRAMES};
 
 static int counts(const cgru_span *mask, int r, int64_t f)
 {
@@ -76,7 +76,7 @@ static int check_mask_and(const cgru_graph *g, const cgru_gnode *node)
     return a && b && a->content == CGRU_MASK && b->content == CGRU_MASK && y->content == CGRU_MASK && y->size == 1;
 }
 
-const cgru_op cgru_op_mask_and = {"mask_and", 0, 0, check_mask_and, run_mask_and};
+const cgru_op cgru_op_mask_and = {"mask_and", 0, 0, check_mask_and, run_mask_and, .share = CGRU_BY_FRAMES};
 
 static void run_apply_mask(const cgru_job *job)
 {
@@ -95,4 +95,4 @@ static int check_apply_mask(const cgru_graph *g, const cgru_gnode *node)
     return x && mask && x->content == CGRU_FEATURES && mask->content == CGRU_MASK && x->size == g->values[node->out].size;
 }
 
-const cgru_op cgru_op_apply_mask = {"apply_mask", 0, 0, check_apply_mask, run_apply_mask};
+const cgru_op cgru_op_apply_mask = {"apply_mask", 0, 0, check_apply_mask, run_apply_mask, .share = CGRU_BY_FRAMES};

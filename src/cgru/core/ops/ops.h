@@ -28,6 +28,12 @@ static inline int cgru_vector_fits(const cgru_gnode *node, int k, int64_t number
     return node->vector[k] ? node->numbers[k] == numbers : optional;
 }
 
+/* What functions that take many instructions a number are worth (cgru_op.cost). */
+static inline int64_t cgru_cost_of_functions(const cgru_graph *g, const cgru_gnode *node)
+{
+    return (int64_t)64 * g->values[node->out].size;
+}
+
 static inline const cgru_value *cgru_input_of(const cgru_graph *g, const cgru_gnode *node, int k)
 {
     return k < node->inputs && node->in[k] >= 0 ? &g->values[node->in[k]] : NULL;

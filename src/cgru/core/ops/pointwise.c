@@ -21,7 +21,7 @@ static int check_unary(const cgru_graph *g, const cgru_gnode *node)
     return same_size(g, node) && node->kind >= 0 && node->kind < CGRU_UNARY_KINDS;
 }
 
-const cgru_op cgru_op_unary = {"unary", 0, 0, check_unary, run_unary};
+const cgru_op cgru_op_unary = {"unary", 0, 0, check_unary, run_unary, .share = CGRU_BY_FRAMES, .cost = cgru_cost_of_functions};
 
 /* real: the parameters. */
 static void run_parametric(const cgru_job *job)
@@ -39,7 +39,7 @@ static int check_parametric(const cgru_graph *g, const cgru_gnode *node)
     return same_size(g, node) && node->kind >= 0 && node->kind < CGRU_PARAMETRIC_KINDS;
 }
 
-const cgru_op cgru_op_parametric = {"parametric", 0, 0, check_parametric, run_parametric};
+const cgru_op cgru_op_parametric = {"parametric", 0, 0, check_parametric, run_parametric, .share = CGRU_BY_FRAMES, .cost = cgru_cost_of_functions};
 
 /* real: low, high. NaN stays. */
 static void run_clip(const cgru_job *job)
@@ -52,7 +52,7 @@ static void run_clip(const cgru_job *job)
     }
 }
 
-const cgru_op cgru_op_clip = {"clip", 0, 0, same_size, run_clip};
+const cgru_op cgru_op_clip = {"clip", 0, 0, same_size, run_clip, .share = CGRU_BY_FRAMES};
 
 /* vector[0]: a slope a channel; number: channels, numbers of a channel side by side. */
 static void run_prelu(const cgru_job *job)
@@ -81,7 +81,7 @@ static int check_prelu(const cgru_graph *g, const cgru_gnode *node)
            x->size % ((int64_t)node->number[0] * node->number[1]) == 0;
 }
 
-const cgru_op cgru_op_prelu = {"prelu", 0, 0, check_prelu, run_prelu};
+const cgru_op cgru_op_prelu = {"prelu", 0, 0, check_prelu, run_prelu, .share = CGRU_BY_FRAMES};
 
 /* in: condition, a, b; size: axes of the result's frame; stride: of their numbers along them. */
 static void run_where(const cgru_job *job)
@@ -115,4 +115,4 @@ static int check_where(const cgru_graph *g, const cgru_gnode *node)
     return cgru_walked(node->size) == g->values[node->out].size;
 }
 
-const cgru_op cgru_op_where = {"where", 0, 0, check_where, run_where};
+const cgru_op cgru_op_where = {"where", 0, 0, check_where, run_where, .share = CGRU_BY_FRAMES};

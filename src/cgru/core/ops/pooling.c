@@ -20,7 +20,7 @@ static void run_pool(const cgru_job *job)
             const int64_t first = f * node->window.stride;
             int seen = 0;
             for (int k = 0; k < width; k++) {
-                if (first + k < job->real[2 * r] || first + k >= job->real[2 * r + 1]) continue;
+                if (!cgru_is_real(job, r, first + k)) continue;
                 const float *x = cgru_frame(&job->in[0], r, first + k);
                 if (seen++ == 0) memcpy(y, x, (size_t)n * sizeof(float));
                 else if (node->kind == LARGEST) for (int i = 0; i < n; i++) y[i] = larger(y[i], x[i]);
@@ -43,7 +43,7 @@ static int check_pool(const cgru_graph *g, const cgru_gnode *node)
            (x->clock != CGRU_STEPS || node->hold[0] >= node->window.span - 1);
 }
 
-const cgru_op cgru_op_pool = {"pool", 0, 1, check_pool, run_pool};
+const cgru_op cgru_op_pool = {"pool", 0, 1, check_pool, run_pool, .share = CGRU_BY_FRAMES};
 
 /* y: the mean of the frames that count, which becomes the variance, divided by their number less flag. */
 static void distances(const cgru_job *job, int r, float *restrict y, int n, int64_t frames, int64_t seen)

@@ -165,6 +165,25 @@ static void run_scan_inner(const cgru_job *job)
     }
 }
 
+/* Every line, at `steps` steps of it. */
+static int64_t cost_of_lines(const cgru_gnode *node, int64_t steps)
+{
+    const cgru_scan *scan = node->scan.direction[0].scan;
+    return (cgru_matrix_cost(&scan->x) + cgru_matrix_cost(&scan->h) + cgru_matrix_cost(&scan->phase1)) * node->number[0] * steps;
+}
+
+static int64_t cost_of_scan_inner(const cgru_graph *g, const cgru_gnode *node)
+{
+    (void)g;
+    return cost_of_lines(node, node->number[1]);
+}
+
+static int64_t cost_of_scan_rows(const cgru_graph *g, const cgru_gnode *node)
+{
+    (void)g;
+    return cost_of_lines(node, 1);
+}
+
 static int check_scan_inner(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0);
@@ -179,7 +198,8 @@ static int check_scan_inner(const cgru_graph *g, const cgru_gnode *node)
            (node->kind == 0 || (node->kind == 1 && scan->cell->states > 1));
 }
 
-const cgru_op cgru_op_scan_inner = {"scan_inner", 0, 0, check_scan_inner, run_scan_inner, .scratch = scratch_bytes};
+const cgru_op cgru_op_scan_inner = {"scan_inner", 0, 0, check_scan_inner, run_scan_inner, .scratch = scratch_bytes,
+                                    .share = CGRU_BY_FRAMES, .cost = cost_of_scan_inner};
 
 /* ---- over time --------------------------------------------------------------------------------------------------------- */
 
@@ -214,11 +234,13 @@ static void run_scan_rows(const cgru_job *job)
     const cgru_direction *dir = &node->scan.direction[0];
     const lines l = lines_of(job);
     const int count = node->number[0], n = l.scan->hidden, inputs = l.scan->input;
-    const int64_t total = (int64_t)job->rows * count, size = (int64_t)count * n;
-    const int64_t together = total < CGRU_BATCH ? total : CGRU_BATCH;
-    begin_rows(job, l.scan, size);
-    for (int64_t begin = 0; begin < total && job->frames; begin += together) {
-        const int many = (int)(total - begin < together ? total - begin : together);
+    const int64_t all = (int64_t)job->rows * count, size = (int64_t)count * n;
+    const int64_t first = all * job->member.rank / job->member.size, end = all * (job->member.rank + 1) / job->member.size;
+    const int64_t together = end - first < CGRU_BATCH ? end - first : CGRU_BATCH;
+    if (job->member.rank == 0) begin_rows(job, l.scan, size);
+    if (cgru_team_wait(job->member)) return;
+    for (int64_t begin = first; begin < end && job->frames; begin += together) {
+        const int many = (int)(end - begin < together ? end - begin : together);
         const int64_t piece = CGRU_BATCH / many; /* frames whose input side is multiplied at once */
         for (int i = 0; i < many; i++)
             l.current[i] = cgru_state_row(job, (int)((begin + i) / count)) + dir->state + (begin + i) % count * n;
@@ -278,4 +300,5 @@ static int check_scan_rows(const cgru_graph *g, const cgru_gnode *node)
     return x->size == (int64_t)node->number[0] * scan->input && node->inputs <= 2 + scan->cell->states;
 }
 
-const cgru_op cgru_op_scan_rows = {"scan_rows", 0, 0, check_scan_rows, run_scan_rows, .scratch = scratch_bytes, .moves = 1};
+const cgru_op cgru_op_scan_rows = {"scan_rows", 0, 0, check_scan_rows, run_scan_rows, .scratch = scratch_bytes,
+                                   .moves = 1, .share = CGRU_TOGETHER, .cost = cost_of_scan_rows};

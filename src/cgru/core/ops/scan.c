@@ -36,9 +36,9 @@ static void scan_frames(const cgru_job *job)
     const cgru_gnode *node = job->node;
     const cgru_direction *dir = &node->scan.direction[0];
     block *b = job->scans;
-    stage_scratch *l = &b->scratch[0];
+    stage_scratch *l = &b->scratch[job->lane];
     const int masked = job->in_lengths || job->in[1].data != NULL;
-    if (job->frames == 1 && job->rows == 1 && !masked && !dir->reverse && job->out.data) {
+    if (job->frames == 1 && job->rows == 1 && !masked && !dir->reverse && job->out.data && job->member.size == 1) {
         cgru_step_row(b, l, &node->scan, job->in[0].data, job->at, job->out.data);
         return;
     }
@@ -56,7 +56,7 @@ static void scan_frames(const cgru_job *job)
         int steps = (int)(job->frames - done < b->chunk ? job->frames - done : b->chunk);
         int64_t from = dir->reverse ? job->frames - done - steps : done;
         sequence in = {job->in[0].data + from * job->in[0].frame, job->in[0].row, job->in[0].frame};
-        if (cgru_scan_chunk(b, l, &node->scan, dir, in, out.data ? &out : NULL, job->at + from, steps, b->member)) return;
+        if (cgru_scan_chunk(b, l, &node->scan, dir, in, out.data ? &out : NULL, job->at + from, steps, job->member)) return;
         done += steps;
     }
 }
@@ -64,7 +64,10 @@ static void scan_frames(const cgru_job *job)
 static void run_scan(const cgru_job *job)
 {
     const cgru_gnode *node = job->node;
-    if (node->inputs > 2) begin(job);
+    if (node->inputs > 2) {
+        if (job->member.rank == 0) begin(job);
+        if (cgru_team_wait(job->member)) return;
+    }
     if (node->lookup == NULL) {
         scan_frames(job);
         return;
@@ -96,7 +99,15 @@ static int check_scan(const cgru_graph *g, const cgru_gnode *node)
     return node->inputs <= 2 + scan->cell->states;
 }
 
-const cgru_op cgru_op_scan = {"scan", 0, 0, check_scan, run_scan, .moves = 1};
+/* What is multiplied at every step; the input side goes before. */
+static int64_t cost_of_step(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_scan *scan = node->scan.direction[0].scan;
+    (void)g;
+    return cgru_matrix_cost(&scan->h) + cgru_matrix_cost(&scan->phase1);
+}
+
+const cgru_op cgru_op_scan = {"scan", 0, 0, check_scan, run_scan, .moves = 1, .share = CGRU_BY_STEPS, .cost = cost_of_step};
 
 /* offset: where in a state row the array lies; number[0]: where the bookkeeping. flag: as the last output has it: zero for
  * a row without a frame that counted, and, with number[1], for one whose last frame (first, with number[2]) did not. */
