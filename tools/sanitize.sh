@@ -92,7 +92,7 @@ tests() {
 }
 
 python() {
-    others="not [blas and not [reference"
+    others="not [blas and not [reference and not one_row_is_shared"
     graphs="tests/test_operations.py tests/test_random_graphs.py tests/test_graph_threads.py tests/test_attention.py
         tests/test_scan_rows.py tests/test_inner_operations.py tests/test_given_streams.py tests/test_shared_tables.py"
     # shellcheck disable=SC2086
@@ -102,7 +102,7 @@ python() {
         tests/test_entries.py tests/test_search.py tests/test_sampling.py tests/test_top_k.py \
         -k "$others and not processor_time and not scratch_does_not_grow and not variates_against and not threads_start"
     # shellcheck disable=SC2086
-    tests thread thread libtsan.so $graphs -k "$others and not one_row_is_shared"
+    tests thread thread libtsan.so $graphs -k "$others"
 }
 
 case ${1:-all} in
