@@ -36,6 +36,23 @@ def test_they_are_exactly_the_best_of_the_whole(precision: str, k: int) -> None:
     np.testing.assert_array_equal(items, which)
 
 
+def test_the_matrix_is_packed_once_for_every_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = pytest.importorskip("cgru.engine.backends._packed")
+    matrix = core.Matrix
+    made: list[Any] = []
+
+    def counted(*given: Any) -> Any:
+        made.append(given)
+        return matrix(*given)
+
+    monkeypatch.setattr(core, "Matrix", counted)
+    net, x = recommender(backend="packed"), arr(2, 3, 4)
+    for _ in range(2):
+        net(x)
+        net.top_k(x, 3)
+    assert len(made) == 1
+
+
 def test_rows_alone_and_more_than_a_block_of_them() -> None:
     net, x = recommender(), arr(70, 2, 4)
     scores, items = net.top_k(x, 7)

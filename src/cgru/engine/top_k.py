@@ -78,14 +78,10 @@ def _plain_product(node: Node, graph: Graph) -> bool:
 
 def _in_core(weights: Weights, rows: Float32, k: int) -> tuple[Float32, np.ndarray]:
     from .backends import _packed
-    from .backends.packed import packing
-
-    def pack(part: Weights) -> Any:
-        held: dict[str, Any] = part.stored()
-        return _packed.Matrix(part.precision, held["weight"], held.get("bias"))
+    from .backends.packed import packed_dense, packing
 
     with packing:
-        matrix: Any = weights.packed(pack)
+        matrix = packed_dense(weights)
     return _packed.top_of_product(matrix, rows, k)
 
 

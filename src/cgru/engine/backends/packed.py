@@ -66,21 +66,26 @@ def plan(network: Network, graph: Graph, layout: StateLayout) -> Plan:
 
 def packed(layer: Layer) -> list[Any]:
     """The packed weights of each of the layer's parts, made at first use; the layer then lets go of its arrays."""
-    from . import _packed
-
-    def dense(part: Weights) -> Any:
-        held = part.stored()
-        return _packed.Matrix(part.precision, held["weight"], cast("Float32 | None", held.get("bias")))
-
     with packing:
         if isinstance(layer, Dense):
-            return [part.packed(dense, ("dense",)) for part in layer.weights.values()]
+            return [packed_dense(part) for part in layer.weights.values()]
         assert isinstance(layer, Recurrent)
         codes = CODES[layer.activation], CODES[layer.recurrent_activation]
         return [
             packed_scan(part, layer.cell.name, *codes, layer.hidden_size, layer.emitted_size)
             for part in layer.weights.values()
         ]
+
+
+def packed_dense(weights: Weights) -> Any:
+    """The packed matrix and bias of a dense layer, made once for all that share them; the caller holds the lock."""
+    from . import _packed
+
+    def pack(part: Weights) -> Any:
+        held = part.stored()
+        return _packed.Matrix(part.precision, held["weight"], cast("Float32 | None", held.get("bias")))
+
+    return weights.packed(pack, ("dense",))
 
 
 def packed_scan(weights: Weights, cell: str, activation: int, recurrent: int, hidden: int, emitted: int) -> Any:

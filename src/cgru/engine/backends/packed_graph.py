@@ -18,7 +18,7 @@ from ...spec.activations import CODES, PARAMETRIC
 from ...spec.graph import Graph, Node
 from ...spec.operations.folding import refuse_other_frames
 from ...spec.values import Value
-from ...weights import Store, Weights
+from ...weights import Store
 from ..given_once import frames_given, mask_left_out
 from ..state import StateLayout
 from . import graph_lowering_convolution as _convolution  # noqa: F401 - fills the table
@@ -36,7 +36,7 @@ from .graph_lowering import (
     unsupported,
     weights_of,
 )
-from .packed import packing
+from .packed import packed_dense, packing
 
 __all__ = ["LOWERINGS", "PackedRunner", "unsupported"]
 
@@ -250,15 +250,9 @@ def _pad_time(c: Context) -> dict[str, Any]:
 
 @lowers("dense")
 def _dense(c: Context) -> dict[str, Any]:
-    from . import _packed
-
-    def pack(part: Weights) -> Any:
-        held = part.stored()
-        return _packed.Matrix(part.precision, held["weight"], cast("Float32 | None", held.get("bias")))
-
     assert c.weights is not None
     with packing:
-        matrix = c.weights.packed(pack, ("dense",))
+        matrix = packed_dense(c.weights)
     return {
         "matrices": [matrix],
         "activation": CODES[c.node.options["activation"]],
