@@ -142,6 +142,10 @@ def test_misuse() -> None:
             stream.step(x)
     with pytest.raises(cgru.CgruError, match=r"outside the vocabulary \[0, 9\)"):
         stream.step([0, 9, 1])
+    hidden = np.ma.MaskedArray(np.array([1, 2, 3]), mask=[False, True, False])
+    for odd, message in ((hidden, "masked array"), ([[1], [2, 3]], "not an array")):
+        with pytest.raises(cgru.ShapeError, match=message):
+            stream.step(odd)
     plain = cgru.Model([cgru.Dense(np.eye(3))])
     with pytest.raises(cgru.CgruError, match="nothing is given to this network once"):
         plain.stream(inputs={"memory": 1})

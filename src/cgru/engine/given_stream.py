@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .. import arrays
 from ..errors import CgruError, ShapeError
 from ..threads import resolve
 from .model import Model
@@ -90,7 +91,7 @@ class GivenStream(Stream):
                 raise CgruError(f"x: the input {name!r} is missing; those that advance are {', '.join(names)}")
             where, array = f"x[{name!r}]" if len(names) > 1 else "x", x[name]
             if step:
-                array = np.asarray(array)
+                array = arrays.as_array(array, where, "numbers")
                 array = array[None] if array.ndim == len(self.net.graph.inputs[name].features) else array[:, None]
             made[name], single = self.net._inputs.of(name).admit(array, where)
             singles.add(single)
