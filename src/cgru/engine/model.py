@@ -322,6 +322,19 @@ class Model:
 
         return open_pool(self, capacity)
 
+    def encoder_decoder(self) -> Entries:
+        """The network as the entries "encode" and "decode", as :func:`cgru.greedy` and :func:`cgru.beam` take it.
+
+        For a network of source and target as it is trained, whose decoder is shown the token before at every step: what
+        the source alone decides becomes the encoder, the rest the decoder. Both together give the bits of the whole.
+        The weights are shared. :class:`UnsupportedError` where no input has a time axis of its own, or several have.
+        """
+        from .encoder_decoder import encoder_decoder
+        from .entries import Entries
+
+        made = Entries(encoder_decoder(self.graph, self.store), backend=self._backend)
+        return made.noting(*self.notes)
+
     def _fingerprint(self) -> bytes:
         return self._layout.fingerprint()
 
@@ -398,19 +411,6 @@ class Model:
         return state.copy()
 
     # ---- precision --------------------------------------------------------------------------------------
-
-    def encoder_decoder(self) -> Entries:
-        """The network as the entries "encode" and "decode", as :func:`cgru.greedy` and :func:`cgru.beam` take it.
-
-        For a network of source and target as it is trained, whose decoder is shown the token before at every step: what
-        the source alone decides becomes the encoder, the rest the decoder. Both together give the bits of the whole.
-        The weights are shared. :class:`UnsupportedError` where no input has a time axis of its own, or several have.
-        """
-        from .encoder_decoder import encoder_decoder
-        from .entries import Entries
-
-        made = Entries(encoder_decoder(self.graph, self.store), backend=self._backend)
-        return made.noting(*self.notes)
 
     def quantize(
         self,

@@ -14,6 +14,7 @@ from ..arrays import Float32
 from ..errors import ArgumentTypeError, CgruError, UnsupportedError
 from ..forks import Lock, in_use
 from ..spec.graph import refuse_unstreamable
+from ..threads import resolve
 from . import dumps
 from .stream import check_out
 
@@ -165,8 +166,6 @@ class Pool:
         ``out`` receives the result if given: float32 (n, O) in C order. Raises :class:`CgruError` for an id that is
         not open or stands twice, and :class:`ShapeError` for input that does not fit.
         """
-        from ..threads import resolve
-
         team = resolve(threads)
         named = self._names(sids)
         features = self._input(x, len(named))

@@ -99,12 +99,12 @@ def measure(
     )
     if len(gots) != len(wants):
         raise ShapeError(f"y: the network gives {len(gots)} arrays, found {len(wants)}")
-    counted = _counted(net, x, lengths, mask)
+    seen = _counted(net, x, lengths, mask)
     pairs = []
     for ours, right in zip(gots, map(_real, wants), strict=True):
         if ours.shape != right.shape:
             raise ShapeError(f"y: the network gives shape {ours.shape} for x {np.shape(x)}, found {right.shape}")
-        pairs.append((ours, right) if counted is None else (ours[counted], right[counted]))
+        pairs.append((ours, right) if seen is None else (ours[seen], right[seen]))
     if not any(ours.size for ours, _ in pairs):
         raise CgruError(f"x: there is nothing to compare in shape {np.shape(x)}")
     ours, right = (np.concatenate([part.ravel() for part in side]) for side in zip(*pairs, strict=True))
