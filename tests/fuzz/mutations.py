@@ -74,7 +74,9 @@ def edited(content: bytes, case: Case) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(out, "w") as changed:
         for name in archive.namelist():
             body = archive.read(name)
-            changed.writestr(name, _applied(body, case.edits) if name == case.member else body)
+            # Without a date of its own a member gets the time of day, and the file differs from one second to the next.
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            changed.writestr(entry, _applied(body, case.edits) if name == case.member else body)
     return out.getvalue()
 
 

@@ -10,15 +10,26 @@ from collections.abc import Iterable, Sequence
 _SOME_LETTERS = 700
 
 
-def brief(value: object, letters: int = 80) -> str:
-    """``value`` as Python writes it, cut to about ``letters`` characters: for one name, shape or text of a file."""
+def brief(value: object, letters: int = 80, depth: int = 2) -> str:
+    """``value`` as Python writes it, cut to about ``letters`` characters: for one name, shape or text of a file.
+
+    Lists that hold themselves, or each other many times over, end ``depth`` lists deep.
+    """
     if isinstance(value, (str, bytes)):
         return repr(value) if len(value) <= letters else repr(value[:letters]) + "…"
-    if isinstance(value, (list, tuple)) and len(value) > 8:
-        return f"[{', '.join(brief(item, 20) for item in value[:8])}, … {len(value) - 8:,} more]"
-    if isinstance(value, tuple):
-        value = list(value)
-    shown = repr(value)
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of {value.bit_length():,} bits"
+    if isinstance(value, dict):
+        return f"a dict of {len(value):,}"
+    if isinstance(value, (list, tuple)):
+        if depth == 0:
+            return "[…]"
+        parts = ", ".join(brief(item, letters if len(value) <= 8 else 20, depth - 1) for item in value[:8])
+        if len(value) > 8:
+            return f"[{parts}, … {len(value) - 8:,} more]"
+        shown = f"[{parts}]"
+    else:
+        shown = repr(value)
     return shown if len(shown) <= letters else shown[:letters] + "…"
 
 
