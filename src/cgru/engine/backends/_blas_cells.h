@@ -27,9 +27,11 @@
 #if defined(__GNUC__)
 #define CGRU_INLINE static inline __attribute__((always_inline))
 #define CGRU_RESTRICT __restrict__
+#define CGRU_CALLED __attribute__((noinline))
 #else
 #define CGRU_INLINE static __forceinline
 #define CGRU_RESTRICT __restrict
+#define CGRU_CALLED
 #endif
 
 /* Whether OpenBLAS has kernels for small matrices here that beat its packing ones: its AVX-512 build has. By cpuid, as
@@ -114,8 +116,8 @@ CGRU_INLINE float cgru_tanh(float x) /* 1 in float32 beyond 9.02 */
     }                              \
     break
 
-/* v ← φ(v), elementwise. */
-CGRU_INLINE void cgru_activate(int code, float *CGRU_RESTRICT v, int n)
+/* v ← φ(v), elementwise. A function by itself: with a copy in every epilogue the module would be three times its size. */
+CGRU_CLONES CGRU_CALLED static void cgru_activate(int code, float *CGRU_RESTRICT v, int n)
 {
     switch (code) {
     case CGRU_SIGMOID: CGRU_EACH(cgru_sigmoid(x));
