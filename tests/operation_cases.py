@@ -5,136 +5,30 @@ An operation that is registered and has no case fails ``test_every_operation_has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from math import erf
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import recurrence_cases  # noqa: F401  its cases stand in the same table
+from operation_table import (
+    CASES,
+    Array,
+    Case,
+    Given,
+    arr,
+    built,
+    case,
+    correlate,
+    each,
+    kernel,
+    scatter,
+    stacked,
+    windows,
+)
 from oracle import FUNCTIONS
 
-import cgru
-
-Array = np.ndarray
-RNG = np.random.default_rng(29)
-
-
-class Given(NamedTuple):
-    """An input: feature axes, and whether it has a time axis, its mask, or token ids below ``vocabulary``.
-
-    ``memory``: its time axis is its own, and it is given once.
-    """
-
-    features: tuple[int, ...]
-    timed: bool = True
-    vocabulary: int = 0
-    positive: bool = False
-    memory: bool = False
-
-
-class Case(NamedTuple):
-    """A graph of one operation and what it must give.
-
-    ``build(g, *inputs)`` adds the operation and gives the name of its result; ``formula(*inputs)`` is the result of
-    one row from arrays (T, *features) or, without a time axis, (*features), in float64. ``mask``: the first input has
-    one, which both get behind the others.
-    """
-
-    inputs: Sequence[Given]
-    build: Callable[..., Any]
-    formula: Callable[..., Array]
-    mask: bool = False
-    whole: bool = False
-
-
-def arr(*shape: int) -> Array:
-    return (RNG.standard_normal(shape) * 0.5).astype(np.float32)
-
-
-def each(function: Callable[..., Array]) -> Callable[..., Array]:
-    """The formula of an operation on frames, from that of one frame."""
-
-    def over_time(*inputs: Array) -> Array:
-        return np.array([function(*frame) for frame in zip(*inputs, strict=True)])
-
-    return over_time
-
-
-def windows(x: Array, width: int, stride: int, dilation: int, left: int, right: int) -> list[Array]:
-    """The windows (width, *features) over time of a padded row, by counting."""
-    axes = [(left, right)] + [(0, 0)] * (x.ndim - 1)
-    padded = np.pad(x, axes)
-    span = (width - 1) * dilation + 1
-    return [padded[t : t + span : dilation] for t in range(0, len(padded) - span + 1, stride)]
-
-
-def stacked(rows: list[Array], *shape: int) -> Array:
-    return np.array(rows) if rows else np.zeros((0, *shape))
-
-
-def correlate(x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[int], groups: int = 1) -> Array:
-    """Cross-correlation of (C, *S) with (O, C / groups, *K), number by number."""
-    axes = x.ndim - 1
-    sizes = [(x.shape[1 + i] - (weight.shape[2 + i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(axes)]
-    split, per = len(weight) // groups, weight.shape[1]
-    y = np.zeros((len(weight), *sizes))
-    for o in range(len(weight)):
-        channels = x[o // split * per : (o // split + 1) * per]
-        for at in np.ndindex(*sizes):
-            cut = tuple(
-                slice(a * s, a * s + (k - 1) * d + 1, d)
-                for a, s, d, k in zip(at, strides, dilations, weight.shape[2:], strict=True)
-            )
-            y[(o, *at)] = (channels[(slice(None), *cut)] * weight[o]).sum()
-    return y
-
-
-def scatter(x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[int], groups: int = 1) -> Array:
-    """Transposed convolution of (C, *S) with (C, O / groups, *K): each number adds its kernel at its own place."""
-    axes = x.ndim - 1
-    sizes = [(x.shape[1 + i] - 1) * strides[i] + (weight.shape[2 + i] - 1) * dilations[i] + 1 for i in range(axes)]
-    per = len(x) // groups
-    y = np.zeros((groups, weight.shape[1], *sizes))
-    for c in range(len(x)):
-        for at in np.ndindex(*x.shape[1:]):
-            cut = tuple(
-                slice(a * s, a * s + (k - 1) * d + 1, d)
-                for a, s, d, k in zip(at, strides, dilations, weight.shape[2:], strict=True)
-            )
-            place: Any = (c // per, slice(None), *cut)
-            y[place] += x[(c, *at)] * weight[c]
-    return y.reshape(-1, *sizes)
-
-
-def kernel(kernel: tuple[int, ...], **changes: tuple[int, ...]) -> dict[str, Any]:
-    ones = (1,) * len(kernel)
-    return {"kernel": kernel, "strides": ones, "dilations": ones, "pads": (0, 0) * len(kernel), **changes}
-
-
-# ---- the table -----------------------------------------------------------------------------------------------------
-
-CASES: dict[str, list[Case]] = {}
-
-
-def case(
-    op: str, inputs: Sequence[Any], formula: Callable[..., Array], *, mask: bool = False, whole: bool = False,
-    weights: Mapping[str, Array] | None = None, **options: Any,
-) -> None:  # fmt: skip
-    """A graph of ``op`` alone. Inputs are feature shapes of timed ones, or :class:`Given`."""
-    given = [entry if isinstance(entry, Given) else Given(entry) for entry in inputs]
-
-    def build(g: cgru.Graph, *names: str) -> str:
-        return g.node(op, *names, weights=weights, **options)
-
-    CASES.setdefault(op, []).append(Case(given, build, formula, mask, whole))
-
-
-def built(
-    op: str, inputs: Sequence[Any], formula: Callable[..., Array], build: Callable[..., Any], **rest: bool
-) -> None:
-    """A case of an operation that needs others around it."""
-    given = [entry if isinstance(entry, Given) else Given(entry) for entry in inputs]
-    CASES.setdefault(op, []).append(Case(given, build, formula, **rest))
-
+__all__ = ["CASES", "Case", "Given"]
 
 # Each number by itself
 for _name in FUNCTIONS:
@@ -334,79 +228,6 @@ built(
     lambda g, x, m: g.apply_mask(x, g.mask_and(m, g.mask_of(x))), mask=True,
 )  # fmt: skip
 
-# What is carried from step to step
-
-
-def running(x: Array) -> Array:
-    """y_t = x_t + y_{t − 1} / 2."""
-    y, rows = np.zeros(x.shape[1:]), []
-    for frame in x:
-        y = frame + y / 2
-        rows.append(y)
-    return stacked(rows, *x.shape[1:])
-
-
-def sums(g: cgru.Graph, x: str) -> str:
-    held = g.carried(x, features=(2, 3))
-    half = g.constant(features=(1,), weights={"value": np.array([0.5], np.float32)})
-    return g.carry(g.add(x, g.mul(held, half)), held)
-
-
-built("carried", [(2, 3)], running, sums)
-built("carry", [(2, 3)], running, sums)
-
-
-def gru(x: Array, weights: Mapping[str, Array], h: Array | None = None, seen: Array | None = None) -> Array:
-    """torch.nn.GRU over one row, gate by gate; where ``seen`` is False the state holds and comes out."""
-    w, r, b, d = (weights[key].astype(float) for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-    units = r.shape[1]
-    h = np.zeros(units) if h is None else h
-    begun, rows = False, []
-    for t, frame in enumerate(x):
-        if seen is None or seen[t]:
-            from_x, from_h = (w @ frame + b).reshape(3, -1), (r @ h + d).reshape(3, -1)
-            reset, keep = (1 / (1 + np.exp(-from_x[i] - from_h[i])) for i in (0, 1))
-            h = keep * h + (1 - keep) * np.tanh(from_x[2] + reset * from_h[2])
-            begun = True
-        rows.append(h if begun else np.zeros(units))
-    return stacked(rows, units)
-
-
-_gru = {"weight_ih": arr(15, 4), "weight_hh": arr(15, 5), "bias_ih": arr(15), "bias_hh": arr(15)}
-_scan: dict[str, Any] = {"cell": "gru_reset_after", "units": 5, "weights": _gru}
-case("scan", [(4,)], lambda x: gru(x, _gru), **_scan)
-case("scan", [(4,)], lambda x, m: gru(x, _gru, seen=m), mask=True, **_scan)
-case("scan", [(4,)], lambda x: gru(x[::-1], _gru)[::-1], whole=True, reverse=True, **_scan)
-case("scan", [(4,)], lambda x: gru(x[::-1], _gru), whole=True, reverse=True, flip=True, **_scan)
-built(
-    "scan", [(4,), Given((5,), timed=False)], lambda x, h: gru(x, _gru, h),
-    lambda g, x, h: g.scan(x, "", h, **_scan),
-)  # fmt: skip
-built(
-    "last_state", [(4,)], lambda x: gru(x, _gru)[-1] if len(x) else np.zeros(5),
-    lambda g, x: g.last_state(g.scan(x, **_scan), size=5), whole=True,
-)  # fmt: skip
-_rows: dict[str, Any] = {"cell": "gru_after", "units": 5, "activations": ("sigmoid", "tanh"), "weights": _gru}
-case("scan_rows", [(3, 4)], lambda x: np.stack([gru(x[:, r], _gru) for r in range(3)], axis=1), **_rows)
-case(
-    "scan_rows", [(3, 4)],
-    lambda x, m: np.stack([gru(x[:, r], _gru, seen=m) * m[: len(x), None] for r in range(3)], axis=1), mask=True,
-    **_rows,
-)  # fmt: skip
-case(
-    "scan_rows", [(3, 4)], lambda x: np.stack([gru(x[::-1, r], _gru)[::-1] for r in range(3)], axis=1), reverse=True,
-    whole=True, **_rows,
-)  # fmt: skip
-built(
-    "scan_rows", [(3, 4), Given((3, 5), timed=False)],
-    lambda x, h: np.stack([gru(x[:, r], _gru, h[r]) for r in range(3)], axis=1),
-    lambda g, x, h: g.scan_rows(x, "", h, **_rows),
-)  # fmt: skip
-case("scan_inner", [(3, 6, 4)], each(lambda x: np.array([gru(row, _gru) for row in x])), **_rows)
-case(
-    "scan_inner", [(6, 4), (5,)], each(lambda x, h: gru(x[::-1], _gru, h)[::-1]), reverse=True, **_rows,
-)  # fmt: skip
-
 # Activations with parameters
 for _name, _parameters, _function in (
     ("leaky_relu", (0.2,), lambda x: np.where(x > 0, x, 0.2 * x)),
@@ -534,29 +355,6 @@ case(
     units=3, width=3, stride=2, kernel=(2,), strides=(2,), pads=(1, 0),
 )  # fmt: skip
 
-
-def lstm(x: Array, weights: Mapping[str, Array]) -> tuple[Array, Array]:
-    """LSTM with peepholes over one row: outputs and memories. Gates i, f, g, o; peepholes i, f, o."""
-    w, r, b, d = (weights[key].astype(float) for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-    pi, pf, po = weights["weight_ph"].astype(float).reshape(3, -1)
-    h, c, out, memory = np.zeros(r.shape[1]), np.zeros(r.shape[1]), [], []
-    for frame in x:
-        i, f, g, o = (w @ frame + b + r @ h + d).reshape(4, -1)
-        c = c / (1 + np.exp(-f - pf * c)) + np.tanh(g) / (1 + np.exp(-i - pi * c))
-        h = np.tanh(c) / (1 + np.exp(-o - po * c))
-        out.append(h)
-        memory.append(c)
-    return stacked(out, len(h)), stacked(memory, len(h))
-
-
-_lstm = {
-    "weight_ih": arr(20, 4), "weight_hh": arr(20, 5), "bias_ih": arr(20), "bias_hh": arr(20), "weight_ph": arr(15),
-}  # fmt: skip
-for _emit in ("h", "c"):
-    case(
-        "scan_inner", [(2, 7, 4)], each(lambda x, e=_emit: np.array([lstm(row, _lstm)[e == "c"] for row in x])),
-        cell="lstm", units=5, activations=("sigmoid", "tanh", "tanh"), weights=_lstm, emit=_emit,
-    )  # fmt: skip
 
 # Attention, and what depends on the length of a sequence
 def _attended(q: Array, k: Array, v: Array, mask: Array | None = None, causal: bool = False) -> Array:
