@@ -253,3 +253,36 @@ def test_a_process_can_end_beside_a_running_call() -> None:
     done = isa.process(EXIT, None)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
+
+
+FEWER = """
+import os, resource
+import numpy as np
+import cgru
+from strategies import Case
+
+case = Case(32, 64, 1, 1, True, 40, 20, seed=1)
+net = cgru.Model([case.gru()], backend="packed")
+want = net(case.x)
+net(case.x, threads=2)  # a worker that there is already
+before = len(os.listdir("/proc/self/task"))
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20), resource.RLIM_INFINITY))  # no room for another stack
+got = np.stack([net(case.x, threads=4) for _ in range(30)])
+found = {"got": got, "want": want, "more": np.array(len(os.listdir("/proc/self/task")) - before)}
+"""
+
+
+def test_fewer_threads_than_were_asked_for() -> None:
+    """Where the system gives no more, those that there are take all rows, each in memory of its own."""
+    proc()
+    resource = pytest.importorskip("resource", reason="no limits to set on this system")
+    before = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (64 << 20, before[1]))  # of every thread of the process that follows
+    try:
+        found = isa.arrays(FEWER, None, OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="1", CGRU_CORES="4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, before)
+    assert found["more"] == 0
+    assert (found["got"] == found["want"]).all()

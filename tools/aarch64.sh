@@ -4,10 +4,12 @@
 #   tools/aarch64.sh                 set up (once), build, test on a CPU that has SDOT and on one that has not
 #   tools/aarch64.sh FILE [OPTION…]  the same with other tests: what stands here is handed to pytest
 #   CPUS=cortex-a53 tools/aarch64.sh
+#   tools/aarch64.sh graphs          with the tests of graphs: every operation by its formula, random graphs, decoding, top-k
+#   tools/aarch64.sh core            tests/c/race.c and graphs.c alone, which need no Python
 #   tools/aarch64.sh setup           only fetch the emulated Python
 #
-# Needs: gcc-aarch64-linux-gnu and qemu-user-static (Debian, Ubuntu), apt-get with a Debian source that has
-# python3.11, and a Python with pip, Cython 3 and setuptools ($PYTHON, default python3). Everything fetched is
+# Needs: gcc-aarch64-linux-gnu and qemu-user-static (Debian, Ubuntu); for all but "core" apt-get with a Debian source that
+# has python3.11, and a Python with pip, Cython 3 and setuptools ($PYTHON, default python3). Everything fetched is
 # unpacked in .cache/aarch64 and nothing is installed: Python, its headers and the C library for arm64 from
 # Debian, numpy and pytest for arm64 from PyPI. Times under emulation say nothing.
 set -eu
@@ -21,12 +23,51 @@ TREE=$CACHE/tree
 VERSION=3.11
 mkdir -p "$CACHE"
 
-for program in aarch64-linux-gnu-gcc qemu-aarch64-static apt-get dpkg-deb; do
+programs="aarch64-linux-gnu-gcc qemu-aarch64-static"
+[ "${1:-}" = core ] || programs="$programs apt-get dpkg-deb"
+for program in $programs; do
     if ! command -v "$program" >/dev/null; then
         echo "$0: $program is missing; apt-get install gcc-aarch64-linux-gnu qemu-user-static" >&2
         exit 2
     fi
 done
+
+# Compiles the files named after the folder for their objects, each with the flags of setup.py. More flags are in $MORE.
+compile() {
+    folder=$1
+    shift
+    jobs=
+    for source; do
+        own=
+        case $source in *_neondot.c) own=-march=armv8.2-a+dotprod ;; esac
+        case $source in */loops_*.c) own="$own -fno-math-errno -fno-trapping-math" ;; esac
+        # shellcheck disable=SC2086
+        aarch64-linux-gnu-gcc -std=gnu11 -O3 -g0 -ffp-contract=off -pthread -w $own $MORE -Iinclude -Isrc/cgru/core \
+            -c "$source" -o "$folder/$(basename "$source" .c).o" &
+        jobs="$jobs $!"
+    done
+    for job in $jobs; do wait "$job"; done
+}
+CORE=$(ls src/cgru/core/*.c src/cgru/core/ops/*.c src/cgru/core/isa/*_generic.c src/cgru/core/isa/*_neon*.c)
+
+# ---- the core alone --------------------------------------------------------------------------------------------------
+if [ "${1:-}" = core ]; then
+    build=$CACHE/core
+    rm -rf "$build"
+    mkdir -p "$build"
+    # shellcheck disable=SC2086
+    MORE="-DCGRU_WAKE_WORK=1 -DCGRU_SHARE_WORK=1" compile "$build" $CORE tests/c/race.c tests/c/graphs.c
+    for program in race graphs; do
+        # shellcheck disable=SC2046
+        aarch64-linux-gnu-gcc -static -pthread $(ls "$build"/*.o | grep -vE '/(race|graphs)\.o$') "$build/$program.o" -lm \
+            -o "$build/$program"
+        for cpu in $CPUS; do
+            echo "== $program.c on AArch64, -cpu $cpu"
+            QEMU_CPU=$cpu qemu-aarch64-static "$build/$program" all
+        done
+    done
+    exit
+fi
 
 # ---- Python for arm64, from Debian: an apt of our own, which neither needs root nor touches the system's ------------
 if [ ! -x "$ROOT/usr/bin/python$VERSION" ]; then
@@ -61,17 +102,9 @@ mkdir -p "$TREE/build"
 cp -R src tests pyproject.toml "$TREE"
 find "$TREE/src" -name '*.so' -delete
 "$PYTHON" -m cython -3 src/cgru/engine/backends/_packed.pyx -o "$TREE/build/_packed.c"
-jobs=
-for source in "$TREE/build/_packed.c" src/cgru/core/*.c src/cgru/core/ops/*.c src/cgru/core/isa/*_generic.c src/cgru/core/isa/*_neon*.c; do
-    # The flags of setup.py.
-    case $source in *_neondot.c) own=-march=armv8.2-a+dotprod ;; *) own= ;; esac
-    aarch64-linux-gnu-gcc -std=gnu11 -O3 -g0 -ffp-contract=off -fvisibility=hidden -pthread -fPIC -w $own \
-        -DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION -Iinclude -Isrc/cgru/core -I"$SITE/numpy/_core/include" \
-        -I"$ROOT/usr/include/python$VERSION" -I"$ROOT/usr/include" -c "$source" \
-        -o "$TREE/build/$(basename "$source" .c).o" &
-    jobs="$jobs $!"
-done
-for job in $jobs; do wait "$job"; done
+# shellcheck disable=SC2086
+MORE="-fvisibility=hidden -fPIC -DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION -I$SITE/numpy/_core/include \
+    -I$ROOT/usr/include/python$VERSION -I$ROOT/usr/include" compile "$TREE/build" "$TREE/build/_packed.c" $CORE
 aarch64-linux-gnu-gcc -shared -pthread "$TREE"/build/*.o -lm \
     -o "$TREE/src/cgru/engine/backends/_packed.cpython-311-aarch64-linux-gnu.so"
 
@@ -82,6 +115,9 @@ cat >"$CACHE/python" <<END
 exec qemu-aarch64-static -L "$ROOT" "$ROOT/usr/bin/python$VERSION" "\$@"
 END
 chmod +x "$CACHE/python"
+[ "${1:-}" != graphs ] || set -- tests/test_operations.py tests/test_random_graphs.py tests/test_graph_threads.py \
+    tests/test_attention.py tests/test_scan_rows.py tests/test_inner_operations.py tests/test_search.py tests/test_sampling.py \
+    tests/test_top_k.py -k "not [reference and not [blas and not variates_against and not one_row_is_shared"
 # Some kinds of network are left to the ordinary suite: emulation is some fifty times slower than a machine.
 [ $# -gt 0 ] || set -- tests/test_kernel_math.py tests/test_isa.py tests/test_packed.py tests/test_cells.py \
     tests/test_cell_laws.py tests/test_int8.py tests/test_reduced.py::test_halves_on_every_instruction_set \

@@ -433,6 +433,7 @@ int cgru_run_block(block *b)
     if (net->nodes[0].kind != CGRU_EMBEDDING) in.data = (float *)call->x + b->first * call->x_row;
     if (b->steps == 1 && net->direct && b->valid == NULL && b->member.size == 1) {
         sequence y = {call->y + b->first * call->y_row, call->y_row, call->y_step};
+        if (call->mask_out) memset(call->mask_out + b->first, 1, (size_t)b->rows);
         return run_chunk(b, &b->scratch[0], 0, net->count, in, y, 0, 1, b->member);
     }
     if (b->valid && b->member.rank == 0) start_mask(b);

@@ -11,15 +11,6 @@
 #define CHUNK_ROWS 256         /* rows times steps of a chunk at most, beyond one step */
 #define CHUNK_FLOATS (1 << 18) /* of projected input in a chunk, beyond one step: 1 MiB */
 
-/* Scratch, and how it was laid out for the last call of a single block and thread: calls that step come again and again
- * with the same sizes. */
-struct cgru_work {
-    void *memory;
-    size_t bytes;
-    unsigned long long planned; /* the serial of the network that plan is for; 0: none */
-    block plan;
-};
-
 /* ---- scratch ---------------------------------------------------------------------------------------------------- */
 
 static int chunk_steps(const cgru_net *net, int rows, int64_t steps)
@@ -69,64 +60,22 @@ static void lay_out(block *b, cgru_arena *a, int member)
     }
 }
 
-cgru_work *cgru_work_new(void)
-{
-    return calloc(1, sizeof(cgru_work));
-}
-
-size_t cgru_work_bytes(const cgru_work *work)
-{
-    return work->bytes;
-}
-
-void cgru_work_free(cgru_work *work)
-{
-    if (work != NULL) cgru_release(work->memory);
-    free(work);
-}
-
-static int reserve(cgru_work *work, size_t bytes)
-{
-    work->planned = 0;
-    if (work->bytes >= bytes) return CGRU_OK;
-    cgru_release(work->memory);
-    work->bytes = 0;
-    work->memory = cgru_allocate(bytes);
-    if (work->memory == NULL) return CGRU_NO_MEMORY;
-    work->bytes = bytes;
-    return CGRU_OK;
-}
-
-void *cgru_work_reserve(cgru_work *work, size_t bytes)
-{
-    return reserve(work, bytes) == CGRU_OK ? work->memory : NULL;
-}
-
-unsigned long long *cgru_work_planned(cgru_work *work)
-{
-    return &work->planned;
-}
-
-void *cgru_work_memory(cgru_work *work)
-{
-    return work->memory;
-}
-
 /* ---- threads and blocks -------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const cgru_net *net;
     const cgru_call *call;
+    int threads, by_rows; /* each member takes rows of its own */
+    int rows;             /* of a block at most */
     char *memory;
-    size_t share; /* bytes of scratch for each member, where each takes rows of its own; else 0 */
-    int threads;
+    size_t bytes; /* of it: for each member by rows, else for all of them */
     cgru_stop *stop;
 } whole_call;
 
 static block block_of(const whole_call *whole, int64_t first, int64_t left, cgru_member member)
 {
     const cgru_net *net = whole->net;
-    int rows = (int)(left < BLOCK_ROWS ? left : BLOCK_ROWS), chunk = chunk_steps(net, rows, whole->call->steps);
+    int rows = (int)(left < whole->rows ? left : whole->rows), chunk = chunk_steps(net, rows, whole->call->steps);
     return (block){.net = net,
                    .call = whole->call,
                    .first = first,
@@ -136,7 +85,7 @@ static block block_of(const whole_call *whole, int64_t first, int64_t left, cgru
                    .steps = whole->call->steps,
                    .whole_steps = whole->call->steps,
                    .lengths = whole->call->lengths ? whole->call->lengths + first : NULL,
-                   .stages = whole->share || whole->threads == 1 ? 1 : net->parallel,
+                   .stages = whole->by_rows || whole->threads == 1 ? 1 : net->parallel,
                    .member = member};
 }
 
@@ -147,14 +96,14 @@ static void run_call(void *what, cgru_member member)
     int64_t first = 0, end = whole->call->rows;
     char *memory = whole->memory;
     const int asks = member.rank == 0;
-    if (whole->share) {
+    if (whole->by_rows) {
         first = end * member.rank / member.size;
         end = whole->call->rows * (member.rank + 1) / member.size;
-        memory += whole->share * member.rank;
+        memory += whole->bytes * (size_t)member.rank;
         member = cgru_alone;
     }
     member.stop = whole->stop;
-    for (; first < end; first += BLOCK_ROWS) {
+    for (; first < end; first += whole->rows) {
         block b = block_of(whole, first, end - first, member);
         cgru_arena a = {memory, 0};
         lay_out(&b, &a, member.rank);
@@ -166,15 +115,15 @@ static void run_call(void *what, cgru_member member)
 
 /* How many of the threads asked for are worth waking, and whether each takes rows of its own (then there is nothing to
  * wait for) or all work on every row. No result depends on it. */
-static void plan_threads(whole_call *whole, int *by_rows)
+static void plan_threads(whole_call *whole)
 {
     const cgru_net *net = whole->net;
     const cgru_call *call = whole->call;
     int64_t threads = call->threads < CGRU_MAX_TEAM ? call->threads : CGRU_MAX_TEAM;
     double work = (double)net->work * (double)call->rows * (double)call->steps;
     if (work / CGRU_WAKE_WORK < (double)threads) threads = (int64_t)(work / CGRU_WAKE_WORK);
-    *by_rows = threads > 1 && call->rows >= 4 * threads;
-    if (!*by_rows) {
+    whole->by_rows = threads > 1 && call->rows >= 4 * threads;
+    if (!whole->by_rows) {
         int64_t rows = call->rows < BLOCK_ROWS ? call->rows : BLOCK_ROWS;
         int64_t apart = call->steps > 2 * WAVE_STEPS ? net->parallel : 1;
         int64_t together = apart * (1 + rows * net->widest_step / (2 * CGRU_SHARE_WORK));
@@ -186,19 +135,23 @@ static void plan_threads(whole_call *whole, int *by_rows)
 /* One block in the caller's thread, whose scratch is kept laid out. */
 static int run_alone(const cgru_net *net, const cgru_call *call, cgru_work *work, cgru_stop *stop)
 {
-    block *plan = &work->plan;
+    const size_t head = (sizeof(block) + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
     const int masked = call->lengths || call->mask || net->masks;
-    if (work->planned != net->serial || plan->rows != call->rows || plan->whole_steps != call->steps || (plan->mask != NULL) != masked) {
-        whole_call whole = {net, call, NULL, 0, 1, NULL};
+    block *plan = cgru_work_memory(work);
+    unsigned long long *planned = cgru_work_planned(work);
+    if (*planned != net->serial || plan->rows != call->rows || plan->whole_steps != call->steps ||
+        (plan->mask != NULL) != masked) {
+        const whole_call whole = {.net = net, .call = call, .threads = 1, .rows = (int)call->rows};
         block b = block_of(&whole, 0, call->rows, cgru_alone);
         cgru_arena a = {NULL, 0};
         lay_out(&b, &a, 0);
-        if (reserve(work, a.used) != CGRU_OK) return CGRU_NO_MEMORY;
-        a = (cgru_arena){work->memory, 0};
+        plan = cgru_work_reserve(work, head + a.used);
+        if (plan == NULL) return CGRU_NO_MEMORY;
+        a = (cgru_arena){(char *)plan + head, 0};
         lay_out(&b, &a, 0);
         b.mask = b.valid;
         *plan = b;
-        work->planned = net->serial;
+        *planned = net->serial;
     }
     plan->call = call;
     plan->lengths = call->lengths;
@@ -237,22 +190,21 @@ int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
     if (status != CGRU_OK) return status;
     cgru_stop stop = {.interrupted = call->interrupted};
     if (call->interrupted) stop.asked = cgru_clock();
-    whole_call whole = {net, call, NULL, 0, 1, call->interrupted ? &stop : NULL};
-    int by_rows = 0;
-    if (call->threads > 1) plan_threads(&whole, &by_rows);
+    whole_call whole = {.net = net, .call = call, .threads = 1, .stop = call->interrupted ? &stop : NULL};
+    if (call->threads > 1) plan_threads(&whole);
     if (whole.threads == 1 && call->rows <= BLOCK_ROWS) {
         const int failed = run_alone(net, call, work, whole.stop);
         return failed ? failed : cgru_stopped(whole.stop) ? CGRU_INTERRUPTED : CGRU_OK;
     }
-    whole.share = (size_t)by_rows; /* while counting: only whether there are shares */
-    int64_t rows = by_rows ? (call->rows + whole.threads - 1) / whole.threads : call->rows;
+    /* Where fewer threads come than are asked for, each has more blocks, not more rows in one. */
+    const int64_t rows = whole.by_rows ? (call->rows + whole.threads - 1) / whole.threads : call->rows;
+    whole.rows = (int)(rows < BLOCK_ROWS ? rows : BLOCK_ROWS);
     block b = block_of(&whole, 0, rows, cgru_alone);
     cgru_arena a = {NULL, 0};
-    lay_out(&b, &a, by_rows ? 0 : whole.threads - 1);
-    size_t bytes = a.used;
-    whole.share = by_rows ? bytes : 0;
-    if (reserve(work, by_rows ? bytes * (size_t)whole.threads : bytes) != CGRU_OK) return CGRU_NO_MEMORY;
-    whole.memory = work->memory;
+    lay_out(&b, &a, whole.by_rows ? 0 : whole.threads - 1);
+    whole.bytes = a.used;
+    whole.memory = cgru_work_reserve(work, whole.bytes * (size_t)(whole.by_rows ? whole.threads : 1));
+    if (whole.memory == NULL) return CGRU_NO_MEMORY;
     if (whole.threads == 1) run_call(&whole, cgru_alone);
     else cgru_team_run(whole.threads, run_call, &whole);
     return cgru_stopped(whole.stop) ? CGRU_INTERRUPTED : CGRU_OK;

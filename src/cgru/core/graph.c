@@ -218,13 +218,6 @@ static int place_values(cgru_graph *g)
     return 1;
 }
 
-static void widen(size_t *most, const cgru_matrix *m)
-{
-    size_t bytes = m->in_features && m->arithmetic->prepared ? m->arithmetic->prepared(m) : 0;
-    bytes = (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
-    if (bytes > *most) *most = bytes;
-}
-
 /* A recurrence of the lines of a frame. */
 static void measure_lines(cgru_graph *g, const cgru_gnode *node)
 {
@@ -232,7 +225,7 @@ static void measure_lines(cgru_graph *g, const cgru_gnode *node)
     const cgru_matrix *matrices[] = {&scan->x, &scan->h, &scan->phase1};
     for (int i = 0; i < 3; i++) {
         const cgru_matrix *m = matrices[i];
-        widen(&g->prepared, m);
+        cgru_widen_prepared(&g->prepared, m);
         g->products += (int64_t)m->out_features * m->gates * m->in_features * (g->values[node->out].size / scan->hidden);
     }
 }
@@ -265,7 +258,7 @@ static int measure(cgru_graph *g)
         if (node->op->scratch && node->op->scratch(g, node) > g->scratch) g->scratch = node->op->scratch(g, node);
         if (node->scan.directions) scans[found++] = node->scan;
         else if (node->scan.direction[0].scan) measure_lines(g, node);
-        for (int k = 0; k < node->groups; k++) widen(&g->prepared, node->matrix[k]);
+        for (int k = 0; k < node->groups; k++) cgru_widen_prepared(&g->prepared, node->matrix[k]);
         const int64_t products = products_of(g, node), size = g->values[node->out].size;
         g->cost[i] = node->op->cost ? node->op->cost(g, node) : products + NUMBER_WORTH * size;
         g->products += products + 2 * size;

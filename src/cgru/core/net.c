@@ -30,15 +30,15 @@ int64_t cgru_matrix_cost(const cgru_matrix *m)
     return ((int64_t)m->out_features * m->gates * m->in_features * share[m->precision] + 3) / 4;
 }
 
-/* Bytes of one row as the matrix multiplies it. */
-static size_t prepared_bytes(const cgru_matrix *m)
+size_t cgru_prepared_bytes(const cgru_matrix *m)
 {
-    return m->in_features && m->arithmetic->prepared ? m->arithmetic->prepared(m) : 0;
+    const size_t bytes = m->in_features && m->arithmetic->prepared ? m->arithmetic->prepared(m) : 0;
+    return (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
 }
 
-static void widen(size_t *most, size_t bytes)
+void cgru_widen_prepared(size_t *most, const cgru_matrix *m)
 {
-    bytes = (bytes + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
+    const size_t bytes = cgru_prepared_bytes(m);
     if (bytes > *most) *most = bytes;
 }
 
@@ -62,7 +62,7 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
         if (node->out > net->widest) net->widest = node->out;
         if (node->kind == CGRU_DENSE) {
             net->work += cgru_matrix_cost(node->matrix);
-            widen(&net->prepared, prepared_bytes(node->matrix));
+            cgru_widen_prepared(&net->prepared, node->matrix);
         }
         layers = cgru_needs_whole(node) ? 0 : layers + (node->kind == CGRU_RECURRENT);
         if (layers > net->parallel) net->parallel = layers < MAX_STAGES ? layers : MAX_STAGES;
@@ -77,9 +77,9 @@ cgru_net *cgru_net_new(const cgru_kernels *kernels, const cgru_node *nodes, int 
             int64_t step = cgru_matrix_cost(&scan->h) + cgru_matrix_cost(&scan->phase1);
             if (step > net->widest_step) net->widest_step = step;
             net->work += step + cgru_matrix_cost(&scan->x);
-            widen(&net->prepared, prepared_bytes(&scan->x));
-            widen(&net->prepared, prepared_bytes(&scan->h));
-            widen(&net->prepared, prepared_bytes(&scan->phase1));
+            cgru_widen_prepared(&net->prepared, &scan->x);
+            cgru_widen_prepared(&net->prepared, &scan->h);
+            cgru_widen_prepared(&net->prepared, &scan->phase1);
         }
     }
     net->hidden = (net->hidden + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;

@@ -36,6 +36,10 @@ typedef struct {
     int flipped;   /* recurrent: outputs in the order processed rather than of time */
 } cgru_node;
 
+/* Bytes of a row as the matrix multiplies it, in whole cache lines; 0 where that is the row itself. */
+size_t cgru_prepared_bytes(const cgru_matrix *m);
+void cgru_widen_prepared(size_t *most, const cgru_matrix *m);
+
 /* What a product with a matrix costs in multiply-adds of float32: weights of fewer bytes are read and multiplied faster. */
 int64_t cgru_matrix_cost(const cgru_matrix *m);
 

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 
 #include "fpmode.h"
-#include "kernels.h"
 #include "memory.h"
+#include "net.h"
 #include "search.h"
 
 #define BLOCK_OUTPUTS 2048
@@ -14,9 +14,7 @@ int cgru_product_top(const cgru_kernels *kernels, const cgru_matrix *m, int64_t 
                      ptrdiff_t k, float *values, int64_t *items)
 {
     const int panels = BLOCK_OUTPUTS / kernels->vl, most = rows < BLOCK_ROWS ? (int)rows : BLOCK_ROWS;
-    size_t stride = m->arithmetic->prepared ? m->arithmetic->prepared(m) : 0;
-    stride = (stride + CGRU_ALIGN - 1) / CGRU_ALIGN * CGRU_ALIGN;
-    const size_t floats = (size_t)most * BLOCK_OUTPUTS * sizeof(float);
+    const size_t stride = cgru_prepared_bytes(m), floats = (size_t)most * BLOCK_OUTPUTS * sizeof(float);
     char *memory = cgru_allocate(floats + (size_t)most * stride + 1);
     if (memory == NULL) return CGRU_NO_MEMORY;
     float *block = (float *)memory, *out[BLOCK_ROWS];

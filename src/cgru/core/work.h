@@ -21,7 +21,8 @@ static inline int cgru_check_rows(int64_t rows, int64_t steps, const int64_t *le
 /* At least so many bytes, aligned, whose contents are anybody's guess; NULL when there is no memory. */
 void *cgru_work_reserve(cgru_work *work, size_t bytes);
 
-/* For which network the memory is laid out, by its serial; 0 where it is for none, as after cgru_work_reserve. */
+/* Calls that step come again and again with the same sizes: such a call leaves its plan at the beginning of the memory, and
+ * here the serial of the network that it is for; 0 where there is none, as after cgru_work_reserve. */
 unsigned long long *cgru_work_planned(cgru_work *work);
 /* The memory as it is. */
 void *cgru_work_memory(cgru_work *work);

@@ -150,9 +150,10 @@ static int check_scores(const cgru_graph *g, const cgru_gnode *node, int mask_at
     const cgru_value *q = cgru_input_of(g, node, 0), *k = cgru_input_of(g, node, 1), *mask = cgru_input_of(g, node, mask_at);
     if (!q || !k || q->content != CGRU_FEATURES || k->content != CGRU_FEATURES || q->size != k->size) return 0;
     if (q->clock == CGRU_ONCE || k->clock == CGRU_ONCE || g->values[node->out].clock != q->clock) return 0;
-    if (mask && (mask->content != CGRU_MASK || mask->clock != k->clock)) return 0;
+    if (!cgru_mask_fits(mask, k)) return 0;
     if (!node->op->whole && (k->clock != CGRU_STATIC || node->flag)) return 0;
-    return node->kind == DOT || (node->kind == ADDITIVE && cgru_vector_fits(node, 0, q->size, 0) && cgru_vector_fits(node, 1, q->size, 0));
+    if (node->kind == DOT) return 1;
+    return node->kind == ADDITIVE && cgru_vector_fits(node, 0, q->size, 0) && cgru_vector_fits(node, 1, q->size, 0);
 }
 
 static int check_attend(const cgru_graph *g, const cgru_gnode *node)

@@ -21,9 +21,6 @@
 /* The order of cgru.spec.operations.axes' table of reductions. */
 enum { MEAN, SUM, LARGEST, SMALLEST, PRODUCT, L1, L2, SUM_SQUARE, LOG_SUM, LOG_SUM_EXP, REDUCTIONS };
 
-static inline float larger(float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; }
-static inline float smaller(float a, float b) { return a != a ? a : b != b ? b : a < b ? a : b; }
-
 /* The numbers gone over that lie side by side are summed eight at a time. */
 static double summed(const cgru_loops *loops, int kind, const float *x, int n)
 {
@@ -36,11 +33,11 @@ static float reduced(const cgru_loops *loops, const cgru_gnode *node, const floa
     double sum = kind == PRODUCT ? 1.0 : 0.0;
     float top = kind == SMALLEST ? INFINITY : -INFINITY;
     if (kind == SMALLEST) {
-        OVER_GONE(base, at) top = smaller(top, x[at]);
+        OVER_GONE(base, at) top = cgru_smaller(top, x[at]);
         return top;
     }
     if (kind == LARGEST || kind == LOG_SUM_EXP) {
-        OVER_GONE(base, at) top = larger(top, x[at]);
+        OVER_GONE(base, at) top = cgru_larger(top, x[at]);
         if (kind == LARGEST) return top;
         if (!(fabsf(top) < INFINITY)) top = 0.0f;
     }
@@ -116,7 +113,7 @@ static void run_softmax(const cgru_job *job)
             float *restrict y = cgru_frame(&job->out, r, f);
             OVER_KEPT(base) {
                 float top = -INFINITY, sum = 0.0f;
-                OVER_GONE(base, at) top = larger(top, x[at]);
+                OVER_GONE(base, at) top = cgru_larger(top, x[at]);
                 OVER_GONE(base, at) sum += y[at] = expf(x[at] - top);
                 if (node->flag) {
                     const float log_sum = logf(sum);
@@ -138,7 +135,8 @@ static int check_softmax(const cgru_graph *g, const cgru_gnode *node)
            cgru_walked(node->size) * gone == x->size;
 }
 
-const cgru_op cgru_op_softmax = {"softmax", 0, 0, check_softmax, run_softmax, .share = CGRU_BY_FRAMES, .cost = cgru_cost_of_functions};
+const cgru_op cgru_op_softmax = {"softmax", 0, 0, check_softmax, run_softmax, .share = CGRU_BY_FRAMES,
+                                 .cost = cgru_cost_of_functions};
 
 /* ---- normalisation ------------------------------------------------------------------------------------------------- */
 
@@ -200,7 +198,7 @@ static void run_norm_time(const cgru_job *job)
             double sum = 0.0, squares = 0.0;
             int64_t seen = 0;
             for (int64_t f = 0; f < frames; f++) {
-                if (job->in[1].data && *cgru_frame(&job->in[1], r, f) == 0.0f) continue;
+                if (!cgru_unmasked(&job->in[1], r, f)) continue;
                 const float *x = cgru_frame(&job->in[0], r, f) + at;
                 sum += loops->sum(x, n);
                 seen++;
@@ -208,7 +206,7 @@ static void run_norm_time(const cgru_job *job)
             const double count = seen ? (double)seen * n : 1.0;
             const float mean = (float)(sum / count);
             for (int64_t f = 0; f < frames; f++) {
-                if (job->in[1].data && *cgru_frame(&job->in[1], r, f) == 0.0f) continue;
+                if (!cgru_unmasked(&job->in[1], r, f)) continue;
                 squares += loops->sum_squares(cgru_frame(&job->in[0], r, f) + at, mean, n);
             }
             const float factor = (float)(1.0 / sqrt(squares / count + node->real[0]));
@@ -222,7 +220,7 @@ static void run_norm_time(const cgru_job *job)
 static int check_norm_time(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1);
-    return check_norm(g, node) && x->clock != CGRU_ONCE && g->values[node->out].clock == x->clock && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
+    return check_norm(g, node) && x->clock != CGRU_ONCE && g->values[node->out].clock == x->clock && cgru_mask_fits(mask, x);
 }
 
 const cgru_op cgru_op_norm_time = {"norm_time", 1, 0, check_norm_time, run_norm_time};

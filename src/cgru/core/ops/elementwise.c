@@ -30,7 +30,8 @@ static int check_activation(const cgru_graph *g, const cgru_gnode *node)
            x->size % node->number[0] == 0;
 }
 
-const cgru_op cgru_op_activation = {"activation", 0, 0, check_activation, run_activation, .share = CGRU_BY_FRAMES, .cost = cgru_cost_of_functions};
+const cgru_op cgru_op_activation = {"activation", 0, 0, check_activation, run_activation, .share = CGRU_BY_FRAMES,
+                                    .cost = cgru_cost_of_functions};
 
 /* ---- a ∘ b -------------------------------------------------------------------------------------------------------- */
 

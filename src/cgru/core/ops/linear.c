@@ -184,4 +184,5 @@ static int64_t cost_of_depthwise(const cgru_graph *g, const cgru_gnode *node)
     return (int64_t)(node->number[0] + 1) * g->values[node->out].size;
 }
 
-const cgru_op cgru_op_depthwise = {"depthwise", 0, 1, check_depthwise, run_depthwise, .share = CGRU_BY_FRAMES, .cost = cost_of_depthwise};
+const cgru_op cgru_op_depthwise = {"depthwise", 0, 1, check_depthwise, run_depthwise, .share = CGRU_BY_FRAMES,
+                                   .cost = cost_of_depthwise};

@@ -57,16 +57,11 @@ static int check_mask_of(const cgru_graph *g, const cgru_gnode *node)
 
 const cgru_op cgru_op_mask_of = {"mask_of", 0, 0, check_mask_of, run_mask_of, .share = CGRU_BY_FRAMES};
 
-static int counts(const cgru_span *mask, int r, int64_t f)
-{
-    return mask->data == NULL || *cgru_frame(mask, r, f) != 0.0f;
-}
-
 static void run_mask_and(const cgru_job *job)
 {
     for (int r = 0; r < job->rows; r++) {
         for (int64_t f = 0; f < job->frames; f++)
-            *cgru_frame(&job->out, r, f) = counts(&job->in[0], r, f) && counts(&job->in[1], r, f) ? 1.0f : 0.0f;
+            *cgru_frame(&job->out, r, f) = cgru_unmasked(&job->in[0], r, f) && cgru_unmasked(&job->in[1], r, f) ? 1.0f : 0.0f;
     }
 }
 
@@ -83,7 +78,7 @@ static void run_apply_mask(const cgru_job *job)
     const size_t bytes = (size_t)job->graph->values[job->node->out].size * sizeof(float);
     for (int r = 0; r < job->rows; r++) {
         for (int64_t f = 0; f < job->frames; f++) {
-            if (counts(&job->in[1], r, f)) memcpy(cgru_frame(&job->out, r, f), cgru_frame(&job->in[0], r, f), bytes);
+            if (cgru_unmasked(&job->in[1], r, f)) memcpy(cgru_frame(&job->out, r, f), cgru_frame(&job->in[0], r, f), bytes);
             else memset(cgru_frame(&job->out, r, f), 0, bytes);
         }
     }

@@ -34,6 +34,28 @@ static inline int64_t cgru_cost_of_functions(const cgru_graph *g, const cgru_gno
     return (int64_t)64 * g->values[node->out].size;
 }
 
+/* Whether a mask, which may be left out, says that a frame counts. */
+static inline int cgru_unmasked(const cgru_span *mask, int row, int64_t frame)
+{
+    return mask->data == NULL || *cgru_frame(mask, row, frame) != 0.0f;
+}
+
+/* Whether it, if there is one, has a value for each frame of x. */
+static inline int cgru_mask_fits(const cgru_value *mask, const cgru_value *x)
+{
+    return mask == NULL || (mask->content == CGRU_MASK && mask->clock == x->clock);
+}
+
+/* NaN where either is. */
+static inline float cgru_larger(float a, float b)
+{
+    return a != a ? a : b != b ? b : a > b ? a : b;
+}
+static inline float cgru_smaller(float a, float b)
+{
+    return a != a ? a : b != b ? b : a < b ? a : b;
+}
+
 static inline const cgru_value *cgru_input_of(const cgru_graph *g, const cgru_gnode *node, int k)
 {
     return k < node->inputs && node->in[k] >= 0 ? &g->values[node->in[k]] : NULL;

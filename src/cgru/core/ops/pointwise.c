@@ -39,7 +39,8 @@ static int check_parametric(const cgru_graph *g, const cgru_gnode *node)
     return same_size(g, node) && node->kind >= 0 && node->kind < CGRU_PARAMETRIC_KINDS;
 }
 
-const cgru_op cgru_op_parametric = {"parametric", 0, 0, check_parametric, run_parametric, .share = CGRU_BY_FRAMES, .cost = cgru_cost_of_functions};
+const cgru_op cgru_op_parametric = {"parametric", 0, 0, check_parametric, run_parametric, .share = CGRU_BY_FRAMES,
+                                    .cost = cgru_cost_of_functions};
 
 /* real: low, high. NaN stays. */
 static void run_clip(const cgru_job *job)

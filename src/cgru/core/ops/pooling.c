@@ -6,9 +6,6 @@
 
 enum { LARGEST, MEAN, SUM, LAST, FIRST, SMALLEST, VARIANCE };
 
-static inline float larger(float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; }
-static inline float smaller(float a, float b) { return a != a ? a : b != b ? b : a < b ? a : b; }
-
 /* number[0]: width; flag: padding counts as zeros for the average. */
 static void run_pool(const cgru_job *job)
 {
@@ -23,7 +20,7 @@ static void run_pool(const cgru_job *job)
                 if (!cgru_is_real(job, r, first + k)) continue;
                 const float *x = cgru_frame(&job->in[0], r, first + k);
                 if (seen++ == 0) memcpy(y, x, (size_t)n * sizeof(float));
-                else if (node->kind == LARGEST) for (int i = 0; i < n; i++) y[i] = larger(y[i], x[i]);
+                else if (node->kind == LARGEST) for (int i = 0; i < n; i++) y[i] = cgru_larger(y[i], x[i]);
                 else for (int i = 0; i < n; i++) y[i] += x[i];
             }
             if (seen == 0) memset(y, 0, (size_t)n * sizeof(float));
@@ -52,7 +49,7 @@ static void distances(const cgru_job *job, int r, float *restrict y, int n, int6
     for (int i = 0; i < n; i++) {
         double squares = 0.0;
         for (int64_t f = 0; f < frames; f++) {
-            if (job->in[1].data && *cgru_frame(&job->in[1], r, f) == 0.0f) continue;
+            if (!cgru_unmasked(&job->in[1], r, f)) continue;
             const float d = cgru_frame(&job->in[0], r, f)[i] - y[i];
             squares += (double)d * d;
         }
@@ -70,12 +67,12 @@ static void run_pool_whole(const cgru_job *job)
         int64_t frames = job->in_lengths ? job->in_lengths[r] : job->in_frames[0], seen = 0;
         memset(y, 0, (size_t)n * sizeof(float));
         for (int64_t f = 0; f < frames; f++) {
-            if (job->in[1].data && *cgru_frame(&job->in[1], r, f) == 0.0f) continue;
+            if (!cgru_unmasked(&job->in[1], r, f)) continue;
             const float *x = cgru_frame(&job->in[0], r, f);
             if (seen++ == 0 || node->kind == LAST) memcpy(y, x, (size_t)n * sizeof(float));
             else if (node->kind == FIRST) break;
-            else if (node->kind == LARGEST) for (int i = 0; i < n; i++) y[i] = larger(y[i], x[i]);
-            else if (node->kind == SMALLEST) for (int i = 0; i < n; i++) y[i] = smaller(y[i], x[i]);
+            else if (node->kind == LARGEST) for (int i = 0; i < n; i++) y[i] = cgru_larger(y[i], x[i]);
+            else if (node->kind == SMALLEST) for (int i = 0; i < n; i++) y[i] = cgru_smaller(y[i], x[i]);
             else for (int i = 0; i < n; i++) y[i] += x[i];
         }
         if ((node->kind == MEAN || node->kind == VARIANCE) && seen > 1) {
@@ -89,7 +86,8 @@ static int check_pool_whole(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1);
     return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && x->size == g->values[node->out].size &&
-           g->values[node->out].clock == CGRU_ONCE && node->kind >= LARGEST && node->kind <= VARIANCE && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
+           g->values[node->out].clock == CGRU_ONCE && node->kind >= LARGEST && node->kind <= VARIANCE &&
+           cgru_mask_fits(mask, x);
 }
 
 const cgru_op cgru_op_pool_whole = {"pool_whole", 1, 0, check_pool_whole, run_pool_whole};

@@ -206,7 +206,7 @@ const cgru_op cgru_op_scan_inner = {"scan_inner", 0, 0, check_scan_inner, run_sc
 static int counts(const cgru_job *job, int row, int64_t frame)
 {
     if (job->in_lengths && job->at + frame >= job->in_lengths[row]) return 0;
-    return job->in[1].data == NULL || *cgru_frame(&job->in[1], row, frame) != 0.0f;
+    return cgru_unmasked(&job->in[1], row, frame);
 }
 
 /* A row that nothing has gone into yet begins with what h0 and c0 say; where its numbers get a range, all lines share it. */
@@ -291,7 +291,7 @@ static int check_scan_rows(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1), *y = &g->values[node->out];
     if (!x || x->content != CGRU_FEATURES || x->clock == CGRU_ONCE || y->clock != x->clock) return 0;
-    if (!fits(node, node->number[0], y->size) || (mask && (mask->content != CGRU_MASK || mask->clock != x->clock))) return 0;
+    if (!fits(node, node->number[0], y->size) || !cgru_mask_fits(mask, x)) return 0;
     const cgru_scan *scan = node->scan.direction[0].scan;
     for (int k = 2; k < node->inputs; k++) {
         const cgru_value *given = cgru_input_of(g, node, k);

@@ -10,7 +10,7 @@ static void fill_valid(const cgru_job *job, uint8_t *valid, int64_t total)
         uint8_t *row = valid + r * total + job->at;
         for (int64_t f = 0; f < job->frames; f++) {
             int in = job->in_lengths == NULL || job->at + f < job->in_lengths[r];
-            row[f] = (uint8_t)(in && (job->in[1].data == NULL || *cgru_frame(&job->in[1], r, f) != 0.0f));
+            row[f] = (uint8_t)(in && cgru_unmasked(&job->in[1], r, f));
         }
     }
 }
@@ -86,7 +86,7 @@ static int check_scan(const cgru_graph *g, const cgru_gnode *node)
     const cgru_scan *scan = node->scan.direction[0].scan;
     if (x == NULL || x->content != CGRU_FEATURES || x->clock == CGRU_ONCE || scan == NULL || node->scan.directions != 1) return 0;
     if (x->size != scan->input || y->size != scan->out || y->clock != x->clock) return 0;
-    if (mask && (mask->content != CGRU_MASK || mask->clock != x->clock)) return 0;
+    if (!cgru_mask_fits(mask, x)) return 0;
     if (node->lookup) {
         const int v = node->lookup_ids;
         if (v < 0 || v >= g->inputs || g->values[v].content != CGRU_IDS || g->values[v].clock != x->clock) return 0;

@@ -9,11 +9,6 @@ static int64_t frames_of(const cgru_job *job, int row)
     return job->in_lengths ? job->in_lengths[row] : job->in_frames[0];
 }
 
-static int counts(const cgru_job *job, int row, int64_t frame)
-{
-    return job->in[1].data == NULL || *cgru_frame(&job->in[1], row, frame) != 0.0f;
-}
-
 /* Of each number over the frames that count in in[1]; the others get 0. */
 static void run_softmax_time(const cgru_job *job)
 {
@@ -25,16 +20,16 @@ static void run_softmax_time(const cgru_job *job)
             double sum = 0.0;
             for (int64_t f = 0; f < frames; f++) {
                 const float v = cgru_frame(&job->in[0], r, f)[i];
-                if (counts(job, r, f) && (v > top || v != v)) top = v;
+                if (cgru_unmasked(&job->in[1], r, f) && (v > top || v != v)) top = v;
             }
             for (int64_t f = 0; f < frames; f++) {
                 float *y = cgru_frame(&job->out, r, f) + i;
-                *y = counts(job, r, f) ? expf(cgru_frame(&job->in[0], r, f)[i] - top) : 0.0f;
+                *y = cgru_unmasked(&job->in[1], r, f) ? expf(cgru_frame(&job->in[0], r, f)[i] - top) : 0.0f;
                 sum += *y;
             }
             for (int64_t f = 0; f < frames; f++) {
                 float *y = cgru_frame(&job->out, r, f) + i;
-                if (counts(job, r, f)) *y = (float)(*y / sum);
+                if (cgru_unmasked(&job->in[1], r, f)) *y = (float)(*y / sum);
             }
         }
     }
@@ -44,7 +39,7 @@ static int check_sequence(const cgru_graph *g, const cgru_gnode *node)
 {
     const cgru_value *x = cgru_input_of(g, node, 0), *mask = cgru_input_of(g, node, 1);
     return x && x->content == CGRU_FEATURES && x->clock != CGRU_ONCE && x->size == g->values[node->out].size &&
-           g->values[node->out].clock == x->clock && (!mask || (mask->content == CGRU_MASK && mask->clock == x->clock));
+           g->values[node->out].clock == x->clock && cgru_mask_fits(mask, x);
 }
 
 const cgru_op cgru_op_softmax_time = {"softmax_time", 1, 0, check_sequence, run_softmax_time};
