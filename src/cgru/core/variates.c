@@ -28,16 +28,37 @@ double cgru_uniform(uint64_t seed, uint64_t stream, uint64_t index)
 
 static const double LN2_HIGH = 0.693147180369123816490, LN2_LOW = 1.90821492927058770002e-10; /* fdlibm */
 
+/* Polynomials, the coefficient of the highest power first: artanh s / s in s², e^r, and cos a in a². */
+static const double ARTANH[] = {1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11,
+                                1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
+static const double EXP[] = {1.0 / 20922789888000, 1.0 / 1307674368000, 1.0 / 87178291200, 1.0 / 6227020800, 1.0 / 479001600,
+                             1.0 / 39916800,       1.0 / 3628800,       1.0 / 362880,      1.0 / 40320,      1.0 / 5040,
+                             1.0 / 720,            1.0 / 120,           1.0 / 24,          1.0 / 6,          1.0 / 2,
+                             1.0,                  1.0};
+static const double COSINE[] = {-1.0 / 403291461126605635584000000.0, 1.0 / 620448401733239439360000.0,
+                                -1.0 / 1124000727777607680000.0,      1.0 / 2432902008176640000,
+                                -1.0 / 6402373705728000,              1.0 / 20922789888000,
+                                -1.0 / 87178291200,                   1.0 / 479001600,
+                                -1.0 / 3628800,                       1.0 / 40320,
+                                -1.0 / 720,                           1.0 / 24,
+                                -1.0 / 2,                             1.0};
+#define HORNER(of, x) horner(of, (int)(sizeof(of) / sizeof *(of)), x)
+
+static inline double horner(const double *of, int count, double x)
+{
+    double total = of[0];
+    for (int i = 1; i < count; i++) total = total * x + of[i];
+    return total;
+}
+
 /* x = m · 2^k with m in [√½, √2), and 2 artanh((m − 1) / (m + 1)) as a series. */
 double cgru_log(double x)
 {
     int k;
     double m = frexp(x, &k);
     if (m < 0.7071067811865476) m = 2.0 * m, k = k - 1;
-    const double s = (m - 1.0) / (m + 1.0), z = s * s;
-    double total = 0.0;
-    for (int i = 21; i > 0; i -= 2) total = total * z + 1.0 / i;
-    return 2.0 * s * total + k * LN2_LOW + k * LN2_HIGH;
+    const double s = (m - 1.0) / (m + 1.0);
+    return 2.0 * s * HORNER(ARTANH, s * s) + k * LN2_LOW + k * LN2_HIGH;
 }
 
 /* x = k ln 2 + r, and the series of e^r. */
@@ -45,9 +66,10 @@ double cgru_exp(double x)
 {
     x = x < -700.0 ? -700.0 : x > 700.0 ? 700.0 : x;
     const double k = rint(x / (LN2_HIGH + LN2_LOW)), r = (x - k * LN2_HIGH) - k * LN2_LOW;
-    double total = 1.0;
-    for (int i = 16; i > 0; i--) total = 1.0 + total * r / i;
-    return ldexp(total, (int)k);
+    const uint64_t bits = (uint64_t)((int64_t)k + 1023) << 52; /* 2^k, which is normal */
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return HORNER(EXP, r) * power;
 }
 
 /* ln(1 + e^x), of the side where e^x stays small; ln(1 + e) as Kahan has it, exact where 1 + e rounds. */
@@ -64,10 +86,8 @@ static double cosine_of_turn(double v)
     double w = fabs(v - 0.5); /* cos 2πv = −cos 2πw, w in [0, ½] */
     const double sign = w > 0.25 ? 1.0 : -1.0;
     if (w > 0.25) w = 0.5 - w;
-    const double angle = 6.283185307179586 * w, z = angle * angle;
-    double total = 1.0;
-    for (int i = 26; i > 0; i -= 2) total = 1.0 - total * z / (i * (i - 1));
-    return sign * total;
+    const double angle = 6.283185307179586 * w;
+    return sign * HORNER(COSINE, angle * angle);
 }
 
 /* ---- distributions ------------------------------------------------------------------------------------------------- */
@@ -94,9 +114,7 @@ static const double FAR[2][8] = {
 
 static double ratio(const double of[2][8], double x)
 {
-    double top = 0.0, bottom = 0.0;
-    for (int i = 0; i < 8; i++) top = top * x + of[0][i], bottom = bottom * x + of[1][i];
-    return top / bottom;
+    return HORNER(of[0], x) / HORNER(of[1], x);
 }
 
 double cgru_normal(double u)

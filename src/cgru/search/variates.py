@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 Array = np.ndarray
 
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10  # ln 2 in two parts (fdlibm)
+
+#: The series of artanh s / s in s², of e^r, and of cos a in a²: the highest power's coefficient first.
+_ARTANH = tuple(1 / i for i in range(21, 0, -2))
+_EXP = tuple(1 / math.factorial(i) for i in range(16, -1, -1))
+_COSINE = tuple((-1) ** (i // 2) / math.factorial(i) for i in range(26, -2, -2))
 
 #: Wichura 1988, AS 241 (PPND16): numerators and denominators for |u − ½| ≤ 0.425, and for the tails.
 _CENTRE = (
@@ -50,10 +58,7 @@ def log(x: Array) -> Array:
     low = m < 0.7071067811865476
     m, k = np.where(low, 2 * m, m), np.where(low, k - 1, k)
     s = (m - 1) / (m + 1)
-    z, total = s * s, np.zeros_like(s)
-    for i in range(21, 0, -2):
-        total = total * z + 1 / i
-    return 2 * s * total + k * _LN2_LOW + k * _LN2_HIGH
+    return 2 * s * _horner(_ARTANH, s * s) + k * _LN2_LOW + k * _LN2_HIGH
 
 
 def exp(x: Array) -> Array:
@@ -61,10 +66,7 @@ def exp(x: Array) -> Array:
     x = np.clip(x, -700.0, 700.0)
     k = np.rint(x / (_LN2_HIGH + _LN2_LOW))
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    total = np.ones_like(r)
-    for i in range(16, 0, -1):
-        total = 1 + total * r / i
-    return np.ldexp(total, k.astype(np.int64))
+    return np.ldexp(_horner(_EXP, r), k.astype(np.int64))
 
 
 def softplus(x: Array) -> Array:
@@ -79,15 +81,16 @@ def cosine_of_turn(v: Array) -> Array:
     """cos 2πv for v in [0, 1): by symmetry of an angle of at most a quarter turn, as a series."""
     w = np.abs(v - 0.5)  # cos 2πv = −cos 2πw, w in [0, ½]
     sign, w = np.where(w > 0.25, 1.0, -1.0), np.where(w > 0.25, 0.5 - w, w)
-    z = (2 * np.pi * w) ** 2
-    total = np.ones_like(z)
-    for i in range(26, 0, -2):
-        total = 1 - total * z / (i * (i - 1))
-    return sign * total
+    return sign * _horner(_COSINE, (2 * np.pi * w) ** 2)
+
+
+def _horner(coefficients: Sequence[float], x: Array) -> Array:
+    """The polynomial with these coefficients, the highest power's first."""
+    total = np.full_like(x, coefficients[0])
+    for one in coefficients[1:]:
+        total = total * x + one
+    return total
 
 
 def _ratio(of: tuple[tuple[float, ...], tuple[float, ...]], x: Array) -> Array:
-    top, bottom = np.zeros_like(x), np.zeros_like(x)
-    for a, b in zip(*of, strict=True):
-        top, bottom = top * x + a, bottom * x + b
-    return top / bottom
+    return _horner(of[0], x) / _horner(of[1], x)
