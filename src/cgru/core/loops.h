@@ -46,6 +46,8 @@ typedef struct {
     float *y; /* (units, rows, places) */
 } cgru_convolution;
 
+#define CGRU_LANES 16 /* partial sums of a product of two vectors */
+
 typedef struct {
     /* y = a ∘ b, n numbers; a and b advance by da and db, which are 0 or 1 */
     void (*combine)(int kind, float *y, const float *a, const float *b, int n, int da, int db);
@@ -68,6 +70,8 @@ typedef struct {
     double (*sum)(const float *x, int n);
     double (*sum_size)(const float *x, int n);
     double (*sum_squares)(const float *x, float mean, int n);
+    /* sums[i mod CGRU_LANES] += a[i] · b[i] */
+    void (*add_products)(float *sums, const float *a, const float *b, int n);
     /* y[i] += weight · x[i] */
     void (*add_scaled)(float *y, const float *x, float weight, int n);
     /* Numbers of a walk over four axes, the result's one after the other. */

@@ -153,6 +153,18 @@ static void standardise_each(float *restrict y, const float *restrict x, float m
     else for (int i = 0; i < n; i++) y[i] = (x[i] - mean) * factor;
 }
 
+static void add_products(float *restrict sums, const float *restrict a, const float *restrict b, int n)
+{
+    float s[CGRU_LANES];
+    int i = 0;
+    memcpy(s, sums, sizeof s);
+    for (; i + CGRU_LANES <= n; i += CGRU_LANES) {
+        for (int l = 0; l < CGRU_LANES; l++) s[l] += a[i + l] * b[i + l];
+    }
+    for (int l = 0; i + l < n; l++) s[l] += a[i + l] * b[i + l];
+    memcpy(sums, s, sizeof s);
+}
+
 static void add_scaled(float *restrict y, const float *restrict x, float weight, int n)
 {
     for (int i = 0; i < n; i++) y[i] += weight * x[i];
@@ -342,6 +354,7 @@ const cgru_loops JOIN(cgru, loops, ISA) = {
     .sum = sum,
     .sum_size = sum_size,
     .sum_squares = sum_squares,
+    .add_products = add_products,
     .add_scaled = add_scaled,
     .copy = copy,
     .gather = gather,

@@ -8,37 +8,27 @@
 #include "ops.h"
 
 #define KEYS 64   /* scores at once */
-#define LANES 16  /* partial sums of a product */
 #define PIECE 256 /* features at once where each goes through tanh */
 
 enum { DOT, ADDITIVE };
 
 static float sum_of_lanes(const float *sums)
 {
-    float s[LANES];
+    float s[CGRU_LANES];
     memcpy(s, sums, sizeof s);
-    for (int n = LANES / 2; n; n /= 2) {
+    for (int n = CGRU_LANES / 2; n; n /= 2) {
         for (int l = 0; l < n; l++) s[l] += s[l + n];
     }
     return s[0];
-}
-
-static void add_products(float *restrict sums, const float *restrict a, const float *restrict b, int n)
-{
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        for (int l = 0; l < LANES; l++) sums[l] += a[i + l] * b[i + l];
-    }
-    for (int l = 0; i + l < n; l++) sums[l] += a[i + l] * b[i + l];
 }
 
 /* kind DOT: real[0] · q · k; ADDITIVE: Σ vector[1] · tanh(vector[0] · (q + k)). */
 static float score(const cgru_job *job, const float *q, const float *k, int n)
 {
     const cgru_gnode *node = job->node;
-    float sums[LANES] = {0.0f}, piece[PIECE];
+    float sums[CGRU_LANES] = {0.0f}, piece[PIECE];
     if (node->kind == DOT) {
-        add_products(sums, q, k, n);
+        job->graph->loops->add_products(sums, q, k, n);
         return node->real[0] * sum_of_lanes(sums);
     }
     for (int at = 0; at < n; at += PIECE) {
@@ -46,7 +36,7 @@ static float score(const cgru_job *job, const float *q, const float *k, int n)
         const float *inner = node->vector[0] + at;
         for (int i = 0; i < count; i++) piece[i] = inner[i] * (q[at + i] + k[at + i]);
         job->graph->kernels->of[CGRU_FLOAT32]->activate(CGRU_TANH, piece, count);
-        add_products(sums, piece, node->vector[1] + at, count);
+        job->graph->loops->add_products(sums, piece, node->vector[1] + at, count);
     }
     return sum_of_lanes(sums);
 }
@@ -85,7 +75,7 @@ static void run_attend(const cgru_job *job)
         const attended a = row_of(job, r, 0);
         for (int64_t f = 0; f < job->frames; f++) {
             const float *q = cgru_frame(&job->in[0], r, f);
-            float *restrict y = cgru_frame(&job->out, r, f);
+            float *y = cgru_frame(&job->out, r, f);
             float top = -INFINITY, total = 0.0f;
             const int64_t end = frames_shown(job, &a, f);
             memset(y, 0, (size_t)wide * sizeof(float));
@@ -108,9 +98,9 @@ static void run_attend(const cgru_job *job)
                 for (int i = 0; i < count; i++) {
                     if (!counts(&a, from + i)) continue;
                     const float weight = expf(scores[i] - top);
-                    const float *restrict v = a.value.data + (from + i) * a.value.frame;
+                    const float *v = a.value.data + (from + i) * a.value.frame;
                     total += weight;
-                    for (int j = 0; j < wide; j++) y[j] += weight * v[j];
+                    job->graph->loops->add_scaled(y, v, weight, wide);
                 }
             }
             if (total == 0.0f) continue;
