@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CgruError
 from .containers import safetensors
@@ -33,8 +32,7 @@ _STATE = re.compile(rb'"state_dict"\s{0,99}:\s{0,99}\{')
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """What the sniffers look at: the first bytes of a file, and for a zip what its members make it."""
 
     source: FileBytes
@@ -42,8 +40,7 @@ class Probe:
     zip_kind: str
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(NamedTuple):
     """One line of the table.
 
     ``module`` has ``read(source) -> TensorFile``; ``builder`` has ``load(source)``, a list of layers or a graph,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,8 +14,7 @@ from ...errors import CgruError, FormatError
 _ALIGNMENT = 64
 
 
-@dataclass(frozen=True)
-class FileBytes:
+class FileBytes(NamedTuple):
     """The bytes of one file, how messages name it, and where it lies: what is opened once is passed on so."""
 
     data: memoryview

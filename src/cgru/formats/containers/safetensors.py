@@ -15,9 +15,8 @@ import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -40,8 +39,7 @@ _CODES = {
 _NAMES = {np.dtype(code): name for name, code in _CODES.items() if name != "BF16"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """One tensor of the header; ``begin`` and ``end`` count from the start of the data."""
 
     dtype: str

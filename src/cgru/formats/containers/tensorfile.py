@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Module:
+class Module(NamedTuple):
     """A module as a file names it: ``cls`` is the full name of a class, ``options`` its plain attributes."""
 
     cls: str
     options: Mapping[str, object]
 
 
-@dataclass(frozen=True)
-class TensorFile:
+class TensorFile(NamedTuple):
     """The named arrays of one file.
 
     ``tensors`` keeps the file's order. ``aliases`` maps a name to an earlier name that shows the very same
@@ -30,6 +28,6 @@ class TensorFile:
     shown: str
     kind: str
     tensors: Mapping[str, np.ndarray]
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    modules: Mapping[str, Module] = field(default_factory=dict)
+    aliases: Mapping[str, str] = {}
+    metadata: Mapping[str, str] = {}
+    modules: Mapping[str, Module] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...errors import FormatError
 from .file_bytes import Source, open_bytes, size_on_disk
@@ -34,8 +34,7 @@ _PIECE = 1 << 20
 _ENCRYPTED, _UTF8 = 0x0001 | 0x0040 | 0x2000, 0x0800
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One entry of the central directory; ``start`` is where its local header begins."""
 
     name: str

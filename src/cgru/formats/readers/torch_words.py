@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,7 @@ def _renamed(file: TensorFile, said: Sequence[Any], prefix: str | None) -> tuple
         made.append({**item, kind: path})
     if len(made) == len(said) and all(a is b for a, b in zip(made, said, strict=True)):
         return file, list(said)
-    return replace(file, tensors=tensors, aliases=aliases), made
+    return file._replace(tensors=tensors, aliases=aliases), made
 
 
 def _some(tensors: Mapping[str, Any]) -> str:
