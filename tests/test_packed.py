@@ -183,6 +183,38 @@ def test_step_by_step_is_whole(reset: str, batch: int, steps: int) -> None:
     bits(state.data, want_state.data, "state")
 
 
+@pytest.mark.parametrize("cell", ["after", "before", "lstm"])
+@pytest.mark.parametrize(("inputs", "hidden", "steps"), [(9, 112, 47), (33, 128, 73), (150, 129, 22), (200, 96, 40)])
+def test_the_input_side_of_later_steps_is_made_beside_a_row(cell: str, inputs: int, hidden: int, steps: int) -> None:
+    """A row by itself, over weights that leave the first-level cache, makes its input side beside its steps.
+    Among other rows it is made before them, and a single step knows no later ones.
+    """
+    rng = np.random.default_rng(hidden)
+    gates = 4 if cell == "lstm" else 3
+    shapes = {"weight_ih": (gates * hidden, inputs), "weight_hh": (gates * hidden, hidden)}
+    shapes |= {"bias_ih": (gates * hidden,), "bias_hh": (gates * hidden,)}
+    weights = {
+        f"{name}_l0{end}": (rng.uniform(-1, 1, shape) / np.sqrt(hidden)).astype(np.float32)
+        for name, shape in shapes.items()
+        for end in ("", "_reverse")
+    }
+    forward = {name: array for name, array in weights.items() if not name.endswith("_reverse")}
+
+    def network(arrays: dict[str, np.ndarray], both: bool) -> cgru.Model:
+        if cell == "lstm":
+            return cgru.Model([cgru.LSTM(arrays, bidirectional=both)], backend="packed")
+        return cgru.Model([cgru.GRU(arrays, reset=cell, bidirectional=both)], backend="packed")
+
+    x = rng.standard_normal((2, steps, inputs)).astype(np.float32)
+    net = network(weights, True)
+    together = net(x)
+    for row in range(2):
+        bits(net(x[row]), together[row], f"row {row} of {steps} steps")
+    net = network(forward, False)
+    stream = net.stream()
+    bits(net(x[0]), np.stack([stream.step(v) for v in x[0]]), "step by step")
+
+
 @settings(max_examples=30)
 @given(case=big(), kind=st.sampled_from(["plain", "head", "masking"]), threads=st.integers(1, 2))
 def test_strides_do_not_matter(case: Case, kind: str, threads: int) -> None:

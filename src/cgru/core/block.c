@@ -85,21 +85,57 @@ static float range_of(const cgru_scan *scan, const cgru_direction *dir, const fl
     return range;
 }
 
-/* The input side of all steps of the chunk that count, in one multiplication. */
-static void project(block *b, stage_scratch *l, const cgru_scan *scan, sequence in, int64_t t0, int steps,
-                    cgru_member member)
+/* The input side of all steps of the chunk that count, in one multiplication; with `ahead` the pointers alone, in the order
+ * in which the steps of its one row go. */
+static void project(block *b, stage_scratch *l, const cgru_scan *scan, sequence in, int64_t t0, int steps, int ahead,
+                    int reverse, cgru_member member)
 {
     const int width = b->net->projection;
     int many = 0, p0, p1;
-    for (int s = 0; s < steps; s++) {
+    for (int i = 0; i < steps; i++) {
+        const int s = ahead && reverse ? steps - 1 - i : i;
         for (int r = 0; r < b->rows; r++) {
             if (!counts(b, r, t0 + s)) continue;
             l->pointer_in[many] = in.data + r * in.row + s * in.step;
             l->pointer_projected[many++] = l->projected + ((ptrdiff_t)s * b->rows + r) * width;
         }
     }
+    if (ahead) return;
     cgru_share(scan->panels, member, &p0, &p1);
     scan->x.arithmetic->project(&scan->x, many, l->pointer_in, l->pointer_projected, quantized_input_of(b, l), p0, p1);
+}
+
+/* ---- the input side beside the steps (cgru_ahead) ------------------------------------------------------------------ */
+
+#define AHEAD_STEPS 20          /* whose input side is made at a time: whole tiles of 4 and of 5 rows */
+#define AHEAD_BYTES (96 << 10)  /* of recurrent weights at least: those that stay in the first-level cache wait for nothing */
+
+/* Whether the input side of the chunk's later steps is made beside its earlier ones. */
+static int looks_ahead(const block *b, const cgru_scan *scan, int steps, int projected, cgru_member member)
+{
+    const int64_t bytes = (int64_t)scan->h.in_features * scan->hidden * scan->h.gates * (int64_t)sizeof(float);
+    return projected && scan->cell->beside && b->rows == 1 && steps > AHEAD_STEPS && member.size == 1 && !b->lookup &&
+           b->valid == NULL && bytes > AHEAD_BYTES && 2 * scan->input >= scan->hidden;
+}
+
+static void project_now(const stage_scratch *l, const cgru_scan *scan, int from, int rows, int p0, int p1)
+{
+    scan->x.arithmetic->project(&scan->x, rows, l->pointer_in + from, l->pointer_projected + from, (cgru_prepared){0}, p0, p1);
+}
+
+/* Before step s of a chunk, in the order in which they go: what of the steps behind it is to be made beside this one. */
+static void plan_ahead(const stage_scratch *l, const cgru_scan *scan, int s, int steps, cgru_ahead *ahead)
+{
+    const int at = s % AHEAD_STEPS, beside = scan->cell->beside;
+    if (at == 0) {
+        if (s == 0) project_now(l, scan, 0, AHEAD_STEPS, 0, scan->panels);
+        const int first = s + AHEAD_STEPS, left = first < steps ? steps - first : 0;
+        const int rows = left < AHEAD_STEPS ? left : AHEAD_STEPS, whole = rows / beside * beside;
+        if (rows > whole) project_now(l, scan, first + whole, rows - whole, 0, scan->panels);
+        *ahead = (cgru_ahead){l->pointer_in + first, l->pointer_projected + first, whole / beside, 0, 0, 0};
+    }
+    const int made = ahead->panel * ahead->tiles + ahead->tile;
+    ahead->due = ahead->tiles * scan->panels * (at + 1) / AHEAD_STEPS - made;
 }
 
 /* Looks now and then whether the call is to end. */
@@ -122,7 +158,9 @@ int cgru_scan_chunk(block *b, stage_scratch *l, const cgru_node *node, const cgr
     int share[2][2]; /* of the panels of each phase */
     cgru_share(scan->panels, member, &share[0][0], &share[0][1]);
     cgru_share(scan->phase1.panels, member, &share[1][0], &share[1][1]);
-    if (projected && !b->lookup) project(b, l, scan, in, t0, steps, member);
+    const int beside = looks_ahead(b, scan, steps, projected, member);
+    cgru_ahead ahead;
+    if (projected && !b->lookup) project(b, l, scan, in, t0, steps, beside, dir->reverse, member);
     for (int r = 0; r < n; r++) {
         float *state = state_row(b, r);
         l->current[r] = state + dir->state;
@@ -161,7 +199,8 @@ int cgru_scan_chunk(block *b, stage_scratch *l, const cgru_node *node, const cgr
         }
         cgru_rows rows = {active, (int)(t & 1), projected ? l->step_projected : NULL, l->step_x, l->pointer_h,
                           l->pointer_out, l->pointer_cell_state, l->pointer_scratch, l->step_range,
-                          quantized_input_of(b, l)};
+                          quantized_input_of(b, l), beside ? &ahead : NULL};
+        if (beside) plan_ahead(l, scan, s, steps, &ahead);
         for (int phase = 0; phase < cell->phases && active; phase++) {
             cell->step(scan, &rows, phase, share[phase][0], share[phase][1]);
             if (cgru_team_wait(member)) return 1;

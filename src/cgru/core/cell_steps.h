@@ -48,14 +48,10 @@ INLINE void activate_each(int activation, float *sums, const int G, const int co
 }
 
 /* r, z = σ(sums); n = φ(input side + r ⊙ recurrent side) */
-static void gru_after_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+INLINE void gru_after_epilogue(const cgru_scan *scan, const cgru_rows *rows, float *sums, const float *input, int r0, int n,
+                               int p0, int panels)
 {
-    const cgru_scan *scan = what;
-    const cgru_rows *rows = given;
-    float sums[MOST_SUMS * VL], candidate[MOST_SUMS * VL]; /* a third would do; gcc 12 cannot see it, and warns */
-    gru_after_sums(sums, candidate, scan, rows, r0, n, p0, panels);
     activate_each(scan->recurrent_activation, sums, 3, 2, n * panels);
-    const float *input = candidate;
     EACH_PLACE(3)
     {
         vec c = v_activate(scan->activation, v_fma(v_load(sum), v_load(sum + 2 * VL), v_load(input)));
@@ -65,13 +61,16 @@ static void gru_after_tile(const void *what, const void *given, int r0, int n, i
     }
 }
 
-/* Phase 0: r, z = σ(sums); puts down z and r ⊙ h. */
-static void gru_before_gates_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+static void gru_after_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
 {
-    const cgru_scan *scan = what;
-    const cgru_rows *rows = given;
-    float sums[MOST_SUMS * VL];
-    gate_sums(2, 3, 0, sums, scan, &scan->h, STATE, rows, r0, n, p0, panels);
+    float sums[MOST_SUMS * VL], candidate[MOST_SUMS * VL]; /* a third would do; gcc 12 cannot see it, and warns */
+    gru_after_sums(sums, candidate, what, given, r0, n, p0, panels);
+    gru_after_epilogue(what, given, sums, candidate, r0, n, p0, panels);
+}
+
+/* Phase 0: r, z = σ(sums); puts down z and r ⊙ h. */
+INLINE void gru_before_epilogue(const cgru_scan *scan, const cgru_rows *rows, float *sums, int r0, int n, int p0, int panels)
+{
     activate_each(scan->recurrent_activation, sums, 2, 2, n * panels);
     EACH_PLACE(2)
     {
@@ -79,6 +78,14 @@ static void gru_before_gates_tile(const void *what, const void *given, int r0, i
         v_store(rows->scratch[row] + unit, v_load(sum + VL));
         v_store(operand(scan, rows, row) + unit, v_mul(v_load(sum), h));
     }
+}
+
+static void gru_before_gates_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    float sums[MOST_SUMS * VL];
+    gate_sums(2, 3, 0, sums, scan, &scan->h, STATE, given, r0, n, p0, panels);
+    gru_before_epilogue(scan, given, sums, r0, n, p0, panels);
 }
 
 /* Phase 1: n = φ(W x + R v) with v and z as phase 0 left them; n is the last of `gates`. */
@@ -239,42 +246,92 @@ static void min_gru_tile(const void *what, const void *given, int r0, int n, int
     }
 }
 
-/* A cell's step: the tile of each phase, how many sums a unit has in it, and what is multiplied. */
-#define STEP_OF(CELL, TILE, G, SOURCE)                                                                                 \
+/* A single row whose step makes some of a projection as well (cgru_rows.ahead). */
+#ifdef TAKES_AHEAD
+static void gru_after_ahead_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    float sums[MOST_SUMS * VL], candidate[MOST_SUMS * VL];
+    (void)r0, (void)n;
+    if (rows->ahead->due) sums_beside3_of3(sums, candidate, scan, &scan->h, rows, p0, panels);
+    else gru_after_sums(sums, candidate, scan, rows, 0, 1, p0, panels);
+    gru_after_epilogue(scan, rows, sums, candidate, 0, 1, p0, panels);
+}
+
+static void gru_before_ahead_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    float sums[MOST_SUMS * VL];
+    (void)r0, (void)n;
+    if (rows->ahead->due) sums_beside2_of3(sums, NULL, scan, &scan->h, rows, p0, panels);
+    else gate_sums(2, 3, 0, sums, scan, &scan->h, STATE, rows, 0, 1, p0, panels);
+    gru_before_epilogue(scan, rows, sums, 0, 1, p0, panels);
+}
+
+static void lstm_ahead_tile(const void *what, const void *given, int r0, int n, int p0, int panels)
+{
+    const cgru_scan *scan = what;
+    const cgru_rows *rows = given;
+    float sums[MOST_SUMS * VL];
+    (void)r0, (void)n;
+    if (rows->ahead->due) sums_beside4_of4(sums, NULL, scan, &scan->h, rows, p0, panels);
+    else gate_sums(4, 4, 0, sums, scan, &scan->h, STATE, rows, 0, 1, p0, panels);
+    lstm_epilogue(0, 0, scan, rows, sums, 0, 1, p0, panels);
+}
+
+#define BESIDE(G) ROWS_OF(G)
+#define AHEAD(TILE, G)                                                                                                 \
+    if (rows->ahead && phase == 0) {                                                                                   \
+        for_tiles(TILE, scan, rows, G, 1, 1, p0, p1, rows->backwards, panel_bytes(&scan->h));                          \
+        return;                                                                                                        \
+    }
+#else
+#define BESIDE(G) 0
+#define AHEAD(TILE, G)
+#endif
+
+/* A cell's step: the tile of each phase, how many sums a unit has in it, and what is multiplied; before that AHEAD, or
+ * nothing. */
+#define STEP_OF(CELL, TILE, G, SOURCE, LOOKS_AHEAD)                                                                    \
     static void NAME(cgru_##CELL)(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1)             \
     {                                                                                                                  \
         (void)phase;                                                                                                   \
+        LOOKS_AHEAD                                                                                                    \
         prepare(scan, &scan->h, SOURCE, rows);                                                                         \
         for_tiles(TILE, scan, rows, G, planes_of(&scan->h), rows->n, p0, p1, rows->backwards, panel_bytes(&scan->h));  \
     }
-#define STEPS_OF(CELL, TILE, G, SOURCE, PHASE1, PHASE1_SOURCE)                                                         \
+#define STEPS_OF(CELL, TILE, G, SOURCE, PHASE1, PHASE1_SOURCE, LOOKS_AHEAD)                                            \
     static void NAME(cgru_##CELL)(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1)             \
     {                                                                                                                  \
+        LOOKS_AHEAD                                                                                                    \
         const cgru_matrix *m = phase == 0 ? &scan->h : &scan->phase1;                                                  \
         prepare(scan, m, phase == 0 ? SOURCE : PHASE1_SOURCE, rows);                                                   \
         if (phase == 0) for_tiles(TILE, scan, rows, G, planes_of(m), rows->n, p0, p1, rows->backwards, panel_bytes(m)); \
         else for_tiles(PHASE1, scan, rows, 1, planes_of(m), rows->n, p0, p1, rows->backwards, 0);                      \
     }
-STEP_OF(gru_after, gru_after_tile, 3, STATE)
-STEPS_OF(gru_before, gru_before_gates_tile, 2, STATE, gru_before_candidate_tile, OPERAND)
-STEP_OF(rnn, rnn_tile, 1, STATE)
-STEP_OF(lstm, lstm_tile, 4, STATE)
-STEP_OF(lstm_peephole, lstm_peephole_tile, 4, STATE)
-STEPS_OF(lstm_projected, lstm_projected_tile, 4, STATE, projection_tile, OPERAND)
-STEPS_OF(lstm_peephole_projected, lstm_peephole_projected_tile, 4, STATE, projection_tile, OPERAND)
-STEP_OF(three_gate, three_gate_tile, 4, STATE)
-STEPS_OF(three_gate_output, three_gate_output_tile, 4, CELL_STATE, keep_cell_state_tile, NOTHING)
-STEP_OF(min_gru, min_gru_tile, 2, NOTHING)
-STEPS_OF(mgu, mgu_gate_tile, 1, STATE, mgu_candidate_tile, OPERAND)
+STEP_OF(gru_after, gru_after_tile, 3, STATE, AHEAD(gru_after_ahead_tile, 3))
+STEPS_OF(gru_before, gru_before_gates_tile, 2, STATE, gru_before_candidate_tile, OPERAND, AHEAD(gru_before_ahead_tile, 2))
+STEP_OF(rnn, rnn_tile, 1, STATE, )
+STEP_OF(lstm, lstm_tile, 4, STATE, AHEAD(lstm_ahead_tile, 4))
+STEP_OF(lstm_peephole, lstm_peephole_tile, 4, STATE, )
+STEPS_OF(lstm_projected, lstm_projected_tile, 4, STATE, projection_tile, OPERAND, )
+STEPS_OF(lstm_peephole_projected, lstm_peephole_projected_tile, 4, STATE, projection_tile, OPERAND, )
+STEP_OF(three_gate, three_gate_tile, 4, STATE, )
+STEPS_OF(three_gate_output, three_gate_output_tile, 4, CELL_STATE, keep_cell_state_tile, NOTHING, )
+STEP_OF(min_gru, min_gru_tile, 2, NOTHING, )
+STEPS_OF(mgu, mgu_gate_tile, 1, STATE, mgu_candidate_tile, OPERAND, )
 
 /* What is not named is 0. */
 static const cgru_cell NAME(cgru_cells)[] = {
     {.name = "gru_reset_after", .gates = 3, .recurrent = 3, .phases = 1, .separate_candidate_bias = 1, .vectors = 1,
-     .states = 1, .bounded = 1, .step = NAME(cgru_gru_after)},
-    {.name = "gru_reset_before", .gates = 3, .recurrent = 2, .phases = 2, .states = 1, .bounded = 1,
+     .states = 1, .beside = BESIDE(3), .bounded = 1, .step = NAME(cgru_gru_after)},
+    {.name = "gru_reset_before", .gates = 3, .recurrent = 2, .phases = 2, .states = 1, .beside = BESIDE(3), .bounded = 1,
      .step = NAME(cgru_gru_before)},
     {.name = "rnn", .gates = 1, .recurrent = 1, .phases = 1, .states = 1, .bounded = 1, .step = NAME(cgru_rnn)},
-    {.name = "lstm", .gates = 4, .recurrent = 4, .phases = 1, .states = 2, .bounded = 1, .step = NAME(cgru_lstm)},
+    {.name = "lstm", .gates = 4, .recurrent = 4, .phases = 1, .states = 2, .beside = BESIDE(4),
+     .bounded = 1, .step = NAME(cgru_lstm)},
     {.name = "lstm_peephole", .gates = 4, .recurrent = 4, .phases = 1, .vectors = 3, .states = 2, .bounded = 1,
      .step = NAME(cgru_lstm_peephole)},
     {.name = "lstm_projected", .gates = 4, .recurrent = 4, .phases = 2, .projects = 1, .states = 2,

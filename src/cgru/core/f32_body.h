@@ -232,6 +232,11 @@ INLINE void projection_sums(float *sums, const cgru_scan *scan, const cgru_rows 
 #undef STEP
 }
 
+#ifdef F32_BESIDE
+#define TAKES_AHEAD
+#include "beside.h"
+#endif
+
 /* Rows are multiplied as they are. */
 #define GROUP 1
 #define PREPARED NULL

@@ -81,6 +81,16 @@ typedef struct {
     ptrdiff_t stride;
 } cgru_prepared;
 
+/* The input side of rows whose steps are to come, made beside the steps of a single row: those wait for their weights and
+ * leave half of the multipliers idle. A tile is so many rows (cgru_cell.beside) by one panel; all tiles of a panel come
+ * before those of the next, so that its weights are at hand. */
+typedef struct {
+    const float *const *v; /* the rows, and where their input side goes */
+    float *const *out;
+    int tiles, tile, panel; /* tiles of a panel; the next one */
+    int due;                /* tiles to be made in this step */
+} cgru_ahead;
+
 /* Rows of one time step. Either proj (the input side, [panel][gate][vl], projected before) or x is given; a reduced
  * precision wants proj. */
 typedef struct {
@@ -94,6 +104,7 @@ typedef struct {
     float *const *scratch; /* what phase 0 leaves for phase 1: two arrays of panels·vl floats */
     const float *range;    /* int8 and a bounded scan: the largest |h| of each row, fixed with its first state */
     cgru_prepared quantized_input;
+    cgru_ahead *ahead; /* with one row and a cell that takes it, else NULL */
 } cgru_rows;
 
 /* A cell: all that the packer and the runner know of it. The gates are stacked in w_ih and w_hh in this order:
@@ -107,6 +118,7 @@ struct cgru_cell {
     int separate_candidate_bias; /* the last gate's recurrent bias is a vector of its own */
     int vectors;      /* per unit, beside the matrices */
     int states;       /* arrays a row carries: the one emitted, then the units' own */
+    int beside;       /* rows of a tile of cgru_rows.ahead, where its step takes that; else 0 */
     int bounded;      /* with bounded activations the state that the matrices read stays within [-1, 1] */
     /* one step of panels [p0, p1) in phase 0 or 1; phases need a barrier between them */
     void (*step)(const cgru_scan *scan, const cgru_rows *rows, int phase, int p0, int p1);
