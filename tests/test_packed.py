@@ -191,8 +191,8 @@ def test_the_input_side_of_later_steps_is_made_beside_a_row(cell: str, inputs: i
     """
     rng = np.random.default_rng(hidden)
     gates = 4 if cell == "lstm" else 3
-    shapes = {"weight_ih": (gates * hidden, inputs), "weight_hh": (gates * hidden, hidden)}
-    shapes |= {"bias_ih": (gates * hidden,), "bias_hh": (gates * hidden,)}
+    shapes: dict[str, tuple[int, ...]] = {"bias_ih": (gates * hidden,), "bias_hh": (gates * hidden,)}
+    shapes |= {"weight_ih": (gates * hidden, inputs), "weight_hh": (gates * hidden, hidden)}
     weights = {
         f"{name}_l0{end}": (rng.uniform(-1, 1, shape) / np.sqrt(hidden)).astype(np.float32)
         for name, shape in shapes.items()

@@ -6,13 +6,16 @@
 
 #include "graph_block.h"
 
-/* Of all values of a chunk together, as far as may be: 128 KiB, so that they stay near; 1 MiB where a step multiplies
- * much for each of them, since every chunk reads all weights anew (NSNet2's 500 frames in chunks of 8: 1.3 times the
- * time). */
+/* Of all values of a chunk together, as far as may be: 128 KiB, so that they stay near. Where a step multiplies much for
+ * each of them it is 1 MiB, since every chunk reads all weights anew. Both go up to 4 MiB: the one until a chunk has 16 steps
+ * (64 rows of a keyword spotter in chunks of 4 take 1.06 times the time), the other until it has 256 rows times steps
+ * (NSNet2's 500 frames in chunks of 64: 1.06 times). */
 #define CHUNK_FLOATS 32768
 #define CHUNK_FLOATS_HEAVY (1 << 18)
+#define CHUNK_FLOATS_MOST (1 << 20)
+#define CHUNK_ROWS 256
 #define HEAVY 128      /* multiply-adds for each number of a step */
-#define CHUNK_STEPS 64 /* at most, for each member of a team */
+#define CHUNK_STEPS 64 /* at most, where they are not heavy; for each member of a team */
 
 void cgru_count_frames(const cgru_graph *g, const cgru_graph_call *call, int64_t steps, int ended, int64_t *frames)
 {
@@ -43,9 +46,12 @@ int cgru_chunk_steps(const cgru_graph *g, int rows, int64_t steps, int members)
     if (g->carries) return 1;
     int64_t floats = g->scans->projection + 1;
     for (int i = 0; i < g->count; i++) floats += g->values[g->nodes[i].out].size;
-    int64_t chunk = (g->products / floats >= HEAVY ? CHUNK_FLOATS_HEAVY : CHUNK_FLOATS) / (floats * rows);
+    const int heavy = g->products / floats >= HEAVY, longest = heavy ? CHUNK_ROWS : CHUNK_STEPS;
+    const int64_t most = CHUNK_FLOATS_MOST / (floats * rows), wanted = heavy && CHUNK_ROWS / rows > 16 ? CHUNK_ROWS / rows : 16;
+    int64_t chunk = (heavy ? CHUNK_FLOATS_HEAVY : CHUNK_FLOATS) / (floats * rows);
+    if (chunk < wanted) chunk = most < wanted ? most : wanted;
     if (chunk < 4) chunk = 4;
-    if (chunk > CHUNK_STEPS) chunk = CHUNK_STEPS;
+    if (chunk > longest) chunk = longest;
     chunk *= members;
     return (int)(chunk < steps ? chunk : steps > 0 ? steps : 1);
 }
