@@ -49,6 +49,8 @@ POOLING = {"max": 0, "average": 1, "mean": 1, "sum": 2, "last": 3, "first": 4, "
 
 #: Numbers of a table of what tokens give a recurrence, at most: 1 MB, which stays in cache and is made in milliseconds.
 LOOKUP = 1 << 18
+#: Calls whose numbers of frames are remembered.
+COUNTED = 64
 
 
 def _looked_up(graph: Graph, node: Node, store: Store, scan: Any) -> tuple[Float32, str] | None:
@@ -111,8 +113,26 @@ class PackedRunner:
         self.core = self.net if self._steps_alone() else None
         self._folds = [(node.inputs[0], node.options["frames"]) for node in graph.nodes if node.op == "fold_time"]
         self._memory_masks = [name for name in graph.static_inputs if name in graph.optional]
+        self._counted: dict[tuple[object, ...], dict[str, int]] = {}
         # Padding to whole windows gives other frames than steps, though every window gives one for each.
         self._even = self.timing.steady and all(node.op != "pad_same" for node in graph.nodes)
+
+    def _frames(self, before: int, steps: int, ended: bool, static: Mapping[str, int]) -> dict[str, int]:
+        """Frames that come of each output in a call. A network is called again and again with the same steps."""
+        if self._even and not static:
+            return dict.fromkeys(self.plain, steps)
+        key = (before, steps, ended, *static.items())
+        frames = self._counted.get(key)
+        if frames is None:
+            first, last = (self.timing.counts(*at, static) for at in ((before, False), (before + steps, ended)))
+            if len(self._counted) == COUNTED:
+                self._counted.clear()
+            clocks = {name: self.graph.values[name].clock for name in self.plain}
+            frames = self._counted[key] = {
+                name: last[name] - (first[name] if clock is not None and not clock.root else 0)
+                for name, clock in clocks.items()
+            }
+        return frames
 
     def _check_folds(self, steps: int, lengths: np.ndarray | None, static: Mapping[str, int]) -> None:
         """The core refuses a sequence of another length than it folds as well; this says which."""
@@ -161,14 +181,7 @@ class PackedRunner:
         before = 0 if self.timing.steady else self.layout.steps(state)
         static = frames_given(graph, inputs)
         self._check_folds(steps, lengths, static)
-        if self._even and not static:
-            frames = dict.fromkeys(self.plain, steps)
-        else:
-            first, last = (self.timing.counts(*at, static) for at in ((before, False), (before + steps, ended)))
-            frames = {}
-            for name in self.plain:
-                clock = graph.values[name].clock
-                frames[name] = last[name] - (first[name] if clock is not None and not clock.root else 0)
+        frames = self._frames(before, steps, ended, static)
         made, flat = {}, []
         for name in self.plain:
             value = graph.values[name]
