@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,7 +116,7 @@ class Decoder:
 
     # ---- tokens -----------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def token(self) -> str:
         """The input that takes the token of the step before."""
         graph = self.plan.graph
@@ -125,7 +126,7 @@ class Decoder:
             raise UnsupportedError(f"net: a search feeds back tokens, one id a step; this network takes {found}")
         return ids[0]
 
-    @property
+    @cached_property
     def vocabulary(self) -> int:
         """How many tokens the first output scores."""
         value = self.plan.graph.values[self.plan.outputs[0]]
@@ -137,7 +138,7 @@ class Decoder:
             )
         return value.size
 
-    @property
+    @cached_property
     def probabilities(self) -> bool:
         """Whether the first output ends in a softmax; else it gives logits, or log-probabilities, which are logits."""
         return _ends_in_softmax(self.plan.graph, self.plan.outputs[0])
