@@ -54,9 +54,10 @@ def real(value: Any, where: str) -> NDArray[Any]:
 
 def float32(value: Any, where: str, ndim: int | tuple[int, ...]) -> Float32:
     """``value`` cast once to float32, with one of the numbers of axes given."""
-    # An array of the type wanted is taken at sight: small calls are a few microseconds in all.
-    array = value if type(value) is np.ndarray and value.dtype is _FLOAT32 else real(value, where)
     axes = (ndim,) if isinstance(ndim, int) else ndim
+    if type(value) is np.ndarray and value.dtype is _FLOAT32 and value.ndim in axes:
+        return value  # at sight: small calls are a few microseconds in all
+    array = real(value, where)
     if array.ndim not in axes:
         wanted = " or ".join(map(str, axes))
         raise ShapeError(f"{where}: expected {wanted} axes, found {array.ndim} (shape {array.shape})")

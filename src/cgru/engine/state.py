@@ -164,10 +164,10 @@ class StateLayout:
             raise ShapeError(f"{where}: expected shape {shape} (layers·directions, B, H), found {array.shape}")
         for row, (start, size) in zip(array, parts, strict=True):
             data[:, start : start + size] = row
-        # What the caller gives wins over an initial state that the network holds.
-        for column in self._noting.get(key.rpartition(".")[0], ()):
-            begun = data[:, column]
-            begun[begun == FRESH] = GIVEN
+        if self._noting:  # what the caller gives wins over an initial state that the network holds
+            for column in self._noting.get(key.rpartition(".")[0], ()):
+                begun = data[:, column]
+                begun[begun == FRESH] = GIVEN
 
 
 class State:

@@ -13,7 +13,7 @@ from ..errors import CgruError, ShapeError
 
 def plain(value: Any) -> Any:
     """A torch tensor as a numpy array (without importing torch), anything else as it is."""
-    if hasattr(value, "detach"):
+    if type(value) is not np.ndarray and hasattr(value, "detach"):
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":
             value = value.float()
