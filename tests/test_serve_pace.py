@@ -348,3 +348,39 @@ def test_all_streams_behind_alike_are_none_that_take_too_much() -> None:
         for channel in batch.channels:
             made.collect(channel, clock.now)
     assert clock.now == pytest.approx(2.0)
+
+
+def test_at_the_end_nobodys_steps_are_put_off() -> None:
+    clock = Clock()
+    load = Load(clock, Clock())
+    load.busy = 1.0
+    made = Ticks(1, FLOAT, spare=Allowance(load, limit=0.5, least=0.05, burst=0.002))
+    made.open = 2
+    live, greedy = Channel(0), Channel(1)
+    frame = np.zeros(1, FLOAT).tobytes()
+    made.push(greedy, [frame] * 500, 0.0)
+    coming, tick = 0.0, made.tick
+
+    def step() -> bool:
+        """One round, after the wait for company; False where it is put off for longer."""
+        wait = made.wait(clock.now)
+        assert wait is not None
+        if wait > 2 * tick:
+            return False
+        clock.now += wait
+        batch = made.take(clock.now)
+        assert batch is not None
+        clock.now += 0.002
+        made.deliver(batch, batch.x, clock.now)
+        for channel in batch.channels:
+            made.collect(channel, clock.now)
+        return True
+
+    while step():
+        if coming <= clock.now:
+            made.push(live, [frame], clock.now)
+            coming += 0.02
+    assert len(greedy.frames) > 200
+    made.hurry()
+    while greedy.frames:
+        assert step()

@@ -135,6 +135,8 @@ class Service:
     async def farewell(self) -> None:
         """End all streams: each gets the outputs of what it has sent, and its state."""
         self.closing = True
+        if self.why_not is None:
+            self.driver.ticks.hurry()
         pending = [conversation.task for conversation in self.conversations.values()]
         for conversation in list(self.conversations.values()):
             conversation.end("shutdown")
