@@ -2,7 +2,8 @@
 
 Every row must come back once, with the bits of ``net(x)`` in this process. The second table times one worker, two
 workers and ``cgru.map`` with one job on the same rows in memory, in turns; Ray reads them from Parquet files, and the
-cluster's daemons share the machine.
+cluster's daemons share the machine. Beside the seconds by the clock stand the seconds of processors that everything
+took, Ray's daemons included, which other work on the machine hardly changes.
 
     python bench/ray_dataset.py                    # 100,000 sequences of 20 to 400 steps, two GRUs of 64
     python bench/ray_dataset.py --rows 10000 --rounds 1
@@ -11,8 +12,10 @@ cluster's daemons share the machine.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import os
 import shutil
 import statistics
 import tempfile
@@ -77,12 +80,29 @@ def kill(cluster: Cluster, nodes: list[Any]) -> None:
     cluster.remove_node(victim, allow_graceful=False)
 
 
+def processor_seconds() -> float:
+    """Of this process and all that it has started, directly or not, as far as it has not ended unseen."""
+    parents: dict[int, int] = {}
+    used: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(fields[1])
+                used[int(entry.name)] = sum(int(field) for field in fields[11:15])
+    family = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(used[pid] for pid in family) / os.sysconf("SC_CLK_TCK")
+
+
 def run(folder: str, net: cgru.Model, workers: Any, kill_at: int = 0, after: Any = None) -> tuple[float, Any]:
     """Seconds from the first batch to the last, so that starting workers does not count, and the rows."""
     dataset = ray.data.read_parquet(folder)
     begun, rows, found = 0.0, 0, []
     first = 0
-    for batch in cgru.ray.predict(dataset, net, workers=workers).iter_batches(batch_format="pyarrow", batch_size=None):
+    scored = cgru.ray.predict(dataset, net, keep=["id"], workers=workers)
+    for batch in scored.iter_batches(batch_format="pyarrow", batch_size=None):
         if not begun:
             begun, first = time.perf_counter(), batch.num_rows
         rows += batch.num_rows
@@ -121,17 +141,22 @@ def main() -> None:
         assert all(np.array_equal(y, expected[i]) for i, y in zip(ids, ys, strict=True)), "other bits"
         print(f"{args.rows:,} sequences on four nodes, one killed: all once, equal bits, {seconds:.1f} s", flush=True)
         times: dict[str, list[float]] = {"one worker": [], "two workers": [], "cgru.map": []}
+        used: dict[str, list[float]] = {name: [] for name in times}
         for _ in range(args.rounds):
-            for name, workers in (("one worker", 1), ("two workers", 2)):
-                times[name].append(run(folder, net, workers)[0])
-            begun = time.perf_counter()
-            for _ in cgru.map(net, given["x"], jobs=1):
-                pass
-            times["cgru.map"].append(time.perf_counter() - begun)
-            print(", ".join(f"{name} {found[-1]:.2f} s" for name, found in times.items()), flush=True)
+            for name, workers in (("one worker", 1), ("two workers", 2), ("cgru.map", 0)):
+                before, begun = processor_seconds(), time.perf_counter()
+                if workers:
+                    times[name].append(run(folder, net, workers)[0])
+                else:
+                    for _ in cgru.map(net, given["x"], jobs=1):
+                        pass
+                    times[name].append(time.perf_counter() - begun)
+                used[name].append(processor_seconds() - before)
+            print(", ".join(f"{name} {times[name][-1]:.2f} s ({used[name][-1]:.1f} of processors)" for name in times),
+                  flush=True)  # fmt: skip
         one, two, alone = (statistics.median(found) for found in times.values())
         print(f"two workers: {one / two:.2f} times one; one worker takes {one / alone:.2f} times cgru.map's time")
-        told = {"rows": args.rows, "killed": seconds, "times": times}
+        told = {"rows": args.rows, "killed": seconds, "times": times, "processors": used}
     finally:
         ray.shutdown()
         cluster.shutdown()

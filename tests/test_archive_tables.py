@@ -47,6 +47,20 @@ def test_a_column_is_a_dataset(form: str) -> None:
             assert np.array_equal(y, NET(x))
 
 
+@pytest.mark.parametrize("form", ["flat", "fixed", "lists", "large", "double"])
+def test_rows_at_once_are_the_rows_one_by_one(form: str) -> None:
+    """Views of all numbers of a column, where nothing about it is odd; a slice of it, empty rows and nulls included."""
+    whole = column(form, [*sequences(9), np.zeros((0, 6), np.float32), *sequences(3)])
+    for given in (whole, whole[4:11], whole[9:]):
+        at_once = columns._Rows(pa, given, NET)
+        assert at_once._plain is not None
+        for at in range(len(given)):
+            assert np.array_equal(at_once[at], columns._sequence(pa, given, at, NET))
+    odd = pa.concat_arrays([whole, pa.nulls(1, whole.type), whole])
+    assert columns._plain(pa, odd, NET) is None
+    assert np.array_equal(columns._Rows(pa, odd, NET)[3], sequences(9)[3])
+
+
 def test_ids() -> None:
     net = build(Kind(9, 5, head=3, embedded=True), 1, "packed")
     xs = [np.random.default_rng(k).integers(0, 9, k) for k in range(8)]

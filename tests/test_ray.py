@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -52,6 +56,22 @@ class Nodes:
         self.left.remove(victim)
         self.cluster.remove_node(victim, allow_graceful=False)
 
+    @contextlib.contextmanager
+    def stopped(self, with_actor: str) -> Iterator[None]:
+        """One such actor does nothing for a while, and Ray does not know."""
+        from ray._private import state
+
+        pid = next(
+            actor["Pid"]
+            for actor in state.actors().values()
+            if actor["State"] == "ALIVE" and with_actor in f"{actor.get('Name')} {actor.get('ActorClassName')}"
+        )
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def stop(self) -> None:
         serve.shutdown()
         ray.shutdown()
@@ -87,7 +107,7 @@ def test_a_dataset_with_a_node_killed_in_the_middle(nodes: Nodes) -> None:
         assert np.array_equal(y, NET(xs[number]))
 
 
-def test_streams_with_a_node_killed_in_the_middle(nodes: Nodes) -> None:
+def test_streams_with_a_replica_that_hangs_and_a_node_killed_in_the_middle(nodes: Nodes) -> None:
     handle = serve.run(cgru.ray.streams(NET, replicas=2, capacity=6), name="streams", route_prefix=None)
     xs = {f"session {k}": noise((40, 6), k) for k in range(8)}
     sessions = {name: cgru.ray.Session(handle, name) for name in xs}
@@ -98,7 +118,10 @@ def test_streams_with_a_node_killed_in_the_middle(nodes: Nodes) -> None:
             for name, x in xs.items():
                 outputs[name].append(sessions[name].feed(x[at : at + 5]))
 
-    feed(0, 20)
+    feed(0, 15)
+    with nodes.stopped("SERVE_REPLICA"):
+        feed(15, 20)
+    assert any(session.tries > 1 for session in sessions.values()), "nobody asked the other replica"
     threading.Timer(0.2, nodes.kill, ["SERVE_REPLICA"]).start()
     feed(20, 40)
     for name, x in xs.items():
@@ -150,6 +173,85 @@ def test_columns_of_every_form(form: str) -> None:
         assert found["id"] is batch["id"]
 
 
+def test_columns_that_nobody_needs_stay_behind() -> None:
+    xs = [noise((n, 6), n) for n in (3, 7)]
+    table = pa.table({"id": [5, 6], "x": pa.array([x.tolist() for x in xs], pa.list_(pa.list_(pa.float32(), 6)))})
+    found = cgru.ray.Predictor(NET, keep=["id"])(table)
+    assert found.column_names == ["id", "y"]
+    assert np.array_equal(np.array(found["y"][1].as_py(), np.float32), NET(xs[1]))
+    ragged = np.empty(2, object)
+    ragged[:] = xs
+    assert list(cgru.ray.Predictor(NET, keep=[], output="x")({"id": np.arange(2), "x": ragged})) == ["x"]
+    with pytest.raises(CgruError, match="no column is named 'di'; there are id, x"):
+        cgru.ray.Predictor(NET, keep=["di"])(table)
+    with pytest.raises(CgruError, match="a list of columns' names, found the text 'id'"):
+        cgru.ray.Predictor(NET, keep="id")
+
+
+class Handle:
+    """A deployment: what its replicas do, call by call, and by which routes they were asked."""
+
+    def __init__(self, *replicas: Any) -> None:
+        self.replicas, self.asked = replicas, list[str]()
+
+    def options(self, session_id: str) -> Any:
+        return SimpleNamespace(feed=SimpleNamespace(remote=lambda name, at, x: self.call(session_id, at, x)))
+
+    def call(self, route: str, at: int, x: np.ndarray) -> Any:
+        self.asked.append(route)
+        return Call(self.replicas[min(len(self.asked), len(self.replicas)) - 1], at, x)
+
+
+class Call:
+    def __init__(self, replica: Any, at: int, x: np.ndarray) -> None:
+        self.replica, self.at, self.x = replica, at, x
+
+    def result(self, timeout_s: float) -> np.ndarray:
+        if self.replica is None:
+            time.sleep(timeout_s)
+            raise TimeoutError
+        if isinstance(self.replica, Exception):
+            raise self.replica
+        assert isinstance(self.replica, np.ndarray)
+        return self.replica[self.at : self.at + len(self.x)]
+
+
+def test_a_session_asks_elsewhere_where_a_replica_says_nothing() -> None:
+    y = np.arange(10.0)
+    handle = Handle(y, None, y)
+    session = cgru.ray.Session(handle, "s")
+    assert np.array_equal(session.feed(np.zeros((5, 6))), y[:5])
+    session._usual = 0.01
+    begun = time.monotonic()
+    assert np.array_equal(session.feed(np.zeros((5, 6))), y[5:])
+    assert 0.4 < time.monotonic() - begun < 5
+    assert (session.steps, session.tries) == (10, 2)
+    assert handle.asked == ["s", "s", "s#1"]
+    session.feed(np.zeros((0, 6)))
+    assert handle.asked[-1] == "s#1", "it stays with the one that answers"
+
+
+def test_a_session_goes_on_after_errors_of_replicas_and_stops_at_its_own() -> None:
+    y = np.arange(10.0)
+    gone = ray.exceptions.RayActorError()
+    session = cgru.ray.Session(Handle(gone, gone, y), "s")
+    assert np.array_equal(session.feed(np.zeros((5, 6))), y[:5])
+    assert session.tries == 3
+    # What one replica cannot, another that was asked before still may.
+    lost = ray.exceptions.RayTaskError("feed", "", SessionLost("no state"))
+    slow = cgru.ray.Session(Handle(None, lost, y), "s")
+    slow._usual = 0.01
+    assert np.array_equal(slow.feed(np.zeros((5, 6))), y[:5])
+    with pytest.raises(SessionLost, match="no state"):
+        cgru.ray.Session(Handle(lost), "s").feed(np.zeros((5, 6)))
+    with pytest.raises(CgruError, match=r"no replica answered in 0\.2 s"):
+        cgru.ray.Session(Handle(None), "s", patience=0.2).feed(np.zeros((5, 6)))
+    with pytest.raises(CgruError, match=r"no replica answered in 0\.2 s"):
+        cgru.ray.Session(Handle(gone), "s", patience=0.2).feed(np.zeros((5, 6)))
+    with pytest.raises(ZeroDivisionError):
+        cgru.ray.Session(Handle(ZeroDivisionError()), "s").feed(np.zeros((5, 6)))
+
+
 def test_what_a_batch_gets_wrong() -> None:
     predictor = cgru.ray.Predictor(NET, column="z")
     with pytest.raises(CgruError, match="no column is named 'z'; there are x"):
@@ -167,6 +269,13 @@ def test_a_store_keeps_the_last_two_states_of_each_session() -> None:
     assert [store.load("a", n) for n in (0, 5, 9)] == [None, b"five", b"nine"]
     store.save("a", 5, 8, b"eight")  # a call made again, with other input
     assert [store.load("a", n) for n in (5, 8, 9)] == [b"five", b"eight", None]
+    # A call that two replicas answer: the slower one's state is there already, or older than all that is needed.
+    store.save("a", 8, 12, b"twelve")
+    store.save("a", 5, 8, b"eight")
+    store.save("a", 3, 5, b"five")
+    assert [store.load("a", n) for n in (5, 8, 12)] == [None, b"eight", b"twelve"]
+    store.save("a", 0, 5, b"again")
+    assert [store.load("a", n) for n in (5, 8, 12)] == [b"again", None, None]
     store.save("b", 0, 1, b"")
     store.save("c", 0, 1, b"")
     assert store.count() == 2

@@ -31,6 +31,7 @@ def pyarrow() -> Any:
     """The package, or an error that says how to install it."""
     try:
         import pyarrow as found
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         raise UnsupportedError(f'Parquet and Arrow need pyarrow ({error}): pip install "cgru[arrow]"') from error
@@ -46,17 +47,61 @@ def sequences(column: Any, net: Model) -> Iterator[np.ndarray]:
         return
     if not isinstance(column, pa.Array):
         raise UnsupportedError(f"dataset: expected a pyarrow column of lists, found {type(column).__name__}")
+    rows = _Rows(pa, column, net)
     for at in range(len(column)):
-        yield _sequence(pa, column, at, net)
+        yield rows[at]
+
+
+class _Rows:
+    """The sequences of an array of lists: views of its numbers, unless something about them needs a look at each."""
+
+    def __init__(self, pa: Any, column: Any, net: Model) -> None:
+        self._pa, self._column, self._net = pa, column, net
+        self._plain = _plain(pa, column, net)
+
+    def __getitem__(self, at: int) -> np.ndarray:
+        if self._plain is None:
+            return _sequence(self._pa, self._column, at, self._net)
+        values, ends = self._plain
+        return values[ends[at] : ends[at + 1]]
+
+
+def _plain(pa: Any, column: Any, net: Model) -> tuple[np.ndarray, np.ndarray] | None:
+    """All steps of all rows (S, I), or ids (S,), and where each row ends; None where a row could be wrong."""
+    if not len(column) or not _is_list(pa, column.type) or column.null_count:
+        return None
+    counts, values = column.value_lengths(), column.flatten()
+    width = None if net.takes_ids else net.input_size
+    if _is_list(pa, values.type):
+        if not len(values) or values.null_count:
+            return None
+        widths = values.value_lengths()
+        least, most = pa.compute.min_max(widths).values()
+        if least != most:
+            return None
+        width, values = least.as_py(), values.flatten()
+        ends = np.cumsum(counts.to_numpy(zero_copy_only=False))
+    else:
+        ends = np.cumsum(counts.to_numpy(zero_copy_only=False))
+        if width is not None:
+            if not width or (ends % width).any():
+                return None
+            ends = ends // width
+    right = pa.types.is_floating(values.type) or (net.takes_ids and pa.types.is_integer(values.type))
+    if values.null_count or not right:
+        return None
+    flat = values.to_numpy(zero_copy_only=False)
+    return (flat if width is None else flat.reshape(-1, width)), np.concatenate([[0], ends])
 
 
 def _sequence(pa: Any, column: Any, at: int, net: Model) -> np.ndarray:
     kind = column.type
     if not _is_list(pa, kind):
         raise UnsupportedError(f"expected a column of lists, found one of {kind}")
-    if not column.is_valid()[at].as_py():
+    found = column[at]
+    if not found.is_valid:
         raise FormatError(f"row {at} is null; leave such rows out, or give them empty lists")
-    row = column[at].values
+    row = found.values
     shape: tuple[int, ...] = (-1,)
     if _is_list(pa, row.type):
         if row.null_count:
@@ -177,10 +222,10 @@ def _good(
     column: Any, net: Model, first: int, bad: Callable[[int, CgruError], None]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The sequences that can be run, by their rows; ``bad`` is told of the others, counted from ``first``."""
-    pa = pyarrow()
+    rows = _Rows(pyarrow(), column, net)
     for at in range(len(column)):
         try:
-            x = admit(net, _sequence(pa, column, at, net), f"row {at}")
+            x = admit(net, rows[at], f"row {at}")
         except CgruError as error:
             bad(first + at, error)
             continue

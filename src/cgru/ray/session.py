@@ -6,52 +6,92 @@ import time
 from typing import Any
 
 import numpy as np
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ..errors import CgruError
 
 #: Seconds between tries at most.
 _PAUSE = 0.25
+#: Seconds after which a replica that has not answered is doubted, if its calls never took a third of that.
+_DOUBT = 0.4
+#: How long a session's first call may take, until it is known (a replica may be starting).
+_FIRST = 1.0
+#: Seconds between looks at several calls that are all under way.
+_LOOK = 0.01
 
 
 class Session:
     """One stream on a cluster: ``Session(handle, "name").feed(x)``, as :meth:`cgru.engine.stream.Stream.feed`.
 
     ``handle`` is what ``ray.serve.run`` gave. A call that a replica does not survive is made again, at another, for up
-    to ``patience`` seconds; its outputs are the same bits, and no step is lost or doubled. ``steps`` counts those done.
+    to ``patience`` seconds; one that takes far longer than those before it is made at another as well, and the first
+    answer counts: Ray takes seconds to find a lost node. The outputs are the same bits, whoever gives them, and no step
+    is lost or doubled. ``steps`` counts those done.
     """
 
     def __init__(self, handle: Any, name: str, *, steps: int = 0, patience: float = 60.0) -> None:
-        self._handle = handle.options(session_id=name)
-        self.name, self.steps, self._patience = name, steps, patience
+        self._handle, self._patience = handle, patience
+        self.name, self.steps = name, steps
+        #: What the router goes by, the name or what led to the replica that answered last; and the handle with it.
+        self._route, self._routed = name, handle.options(session_id=name)
+        self._usual = _FIRST
         #: Seconds that the last call took, and how often it was made.
         self.took, self.tries = 0.0, 0
 
     def feed(self, x: Any) -> np.ndarray:
         """Steps x (T, I), or ids (T,) → outputs (T, O)."""
-        begun, pause = time.monotonic(), 0.01
-        self.tries = 0
-        while True:
-            self.tries += 1
-            left = self._patience - (time.monotonic() - begun)
-            try:
-                y: np.ndarray = self._handle.feed.remote(self.name, self.steps, x).result(timeout_s=max(0.1, left))
-                break
-            except (RayActorError, TimeoutError) as error:
-                if time.monotonic() - begun > self._patience:
-                    raise CgruError(f"session {self.name!r}: no replica answered in {self._patience:g} s") from error
-            except RayError as error:
-                cause = getattr(error, "cause", None)
-                if isinstance(cause, CgruError):
-                    raise cause from None
-                if not isinstance(cause, RayActorError):
-                    raise
-            time.sleep(pause)
-            pause = min(_PAUSE, 2 * pause)
+        begun = time.monotonic()
+        y = self._answer(x, begun)
         self.steps += len(y)
         self.took = time.monotonic() - begun
+        self._usual = max(self.took, 0.9 * self._usual)
         return y
+
+    def _answer(self, x: Any, begun: float) -> np.ndarray:
+        """The first answer of as many calls as it takes."""
+        self.tries, pause, route, handle = 0, 0.01, self._route, self._routed
+        calls: dict[str, tuple[Any, Any]] = {}
+        doubt = max(_DOUBT, 3 * self._usual)
+        while True:
+            self.tries += 1
+            calls[route] = handle, handle.feed.remote(self.name, self.steps, x)
+            last: Exception | None = None
+            until = min(time.monotonic() + doubt, begun + self._patience)
+            while calls and time.monotonic() < until:
+                for route, (handle, call) in list(calls.items()):
+                    left = until - time.monotonic() if len(calls) == 1 else _LOOK
+                    try:
+                        y: np.ndarray = call.result(timeout_s=max(0.001, left))
+                    except Exception as error:
+                        if isinstance(error, TimeoutError) and not isinstance(error, RayTaskError):
+                            continue
+                        last = _passing(error)
+                        del calls[route]
+                    else:
+                        self._route, self._routed = route, handle
+                        return y
+            if isinstance(last, CgruError) and not calls:
+                raise last from None
+            if time.monotonic() >= begun + self._patience:
+                said = f"session {self.name!r}: no replica answered in {self._patience:g} s"
+                raise CgruError(said) from last
+            if not calls:
+                time.sleep(pause)
+                pause = min(_PAUSE, 2 * pause)
+            # Another word for the router to hash leads to another replica, sooner or later.
+            route = self.name if not calls and self._route != self.name else f"{self.name}#{self.tries}"
+            handle = self._handle.options(session_id=route)
 
     def close(self) -> None:
         """Let the session be forgotten."""
-        self._handle.close.remote(self.name).result(timeout_s=self._patience)
+        self._routed.close.remote(self.name).result(timeout_s=self._patience)
+
+
+def _passing(error: Exception) -> Exception:
+    """An error after which the call may be made again, or a :class:`CgruError`; raises any other."""
+    if isinstance(error, RayActorError | TimeoutError):
+        return error
+    cause = getattr(error, "cause", None)
+    if isinstance(error, RayError) and isinstance(cause, CgruError | RayActorError):
+        return cause
+    raise error

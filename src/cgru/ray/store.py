@@ -29,9 +29,15 @@ class Store:
         self._held: OrderedDict[str, tuple[float, dict[int, bytes]]] = OrderedDict()
 
     def save(self, session: str, before: int, steps: int, state: bytes) -> None:
-        """The state after ``steps`` steps, which went on from the one after ``before``."""
+        """The state after ``steps`` steps, which went on from the one after ``before``.
+
+        What is kept already, or is older than all that is kept, is the late end of a call that another replica has
+        answered too, and changes nothing.
+        """
         _, states = self._held.pop(session, (0.0, {}))
-        self._held[session] = time.monotonic(), {n: kept for n, kept in states.items() if n == before} | {steps: state}
+        late = states.get(steps) == state or (before and before not in states and steps <= max(states, default=0))
+        kept = states if late else {n: kept for n, kept in states.items() if n == before} | {steps: state}
+        self._held[session] = time.monotonic(), kept
         oldest = time.monotonic() - self._keep
         while len(self._held) > self._most or next(iter(self._held.values()))[0] < oldest:
             self._held.popitem(last=False)
