@@ -44,21 +44,22 @@ class Session:
         y = self._answer(x, begun)
         self.steps += len(y)
         self.took = time.monotonic() - begun
-        self._usual = max(self.took, 0.9 * self._usual)
         return y
 
     def _answer(self, x: Any, begun: float) -> np.ndarray:
         """The first answer of as many calls as it takes."""
         self.tries, pause, route, handle = 0, 0.01, self._route, self._routed
-        calls: dict[str, tuple[Any, Any]] = {}
-        doubt = max(_DOUBT, 3 * self._usual)
+        calls: dict[str, tuple[Any, Any, float]] = {}
+        doubt = min(max(_DOUBT, 3 * self._usual), self._patience / 4)
         while True:
             self.tries += 1
-            calls[route] = handle, handle.feed.remote(self.name, self.steps, x)
+            made = time.monotonic()
+            calls[route] = handle, handle.feed.remote(self.name, self.steps, x), made
             last: Exception | None = None
-            until = min(time.monotonic() + doubt, begun + self._patience)
+            until = min(made + doubt, begun + self._patience)
+            doubt *= 0.25 if self.tries == 1 else 2  # the next one, by chance, may go to the same replica
             while calls and time.monotonic() < until:
-                for route, (handle, call) in list(calls.items()):
+                for route, (handle, call, made) in list(calls.items()):
                     left = until - time.monotonic() if len(calls) == 1 else _LOOK
                     try:
                         y: np.ndarray = call.result(timeout_s=max(0.001, left))
@@ -69,6 +70,7 @@ class Session:
                         del calls[route]
                     else:
                         self._route, self._routed = route, handle
+                        self._usual = max(time.monotonic() - made, 0.9 * self._usual)
                         return y
             if isinstance(last, CgruError) and not calls:
                 raise last from None
