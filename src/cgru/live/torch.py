@@ -107,7 +107,7 @@ def _told_of_pairs(module: Any) -> Iterator[None]:
     try:
         yield
     except CgruError as error:
-        if {"encoder", "decoder"} <= module._modules.keys():
+        if {"encoder", "decoder"} <= {name for name, _ in module.named_children()}:
             error.args = (
                 f"{error}; of an encoder and a decoder pass a module whose forward(source, tokens) runs the decoder "
                 "over all tokens at once and gives the scores after each, with example=(source, tokens): "
