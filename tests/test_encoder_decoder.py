@@ -249,6 +249,39 @@ def test_a_torch_module_of_source_and_target() -> None:
         assert tokens.tolist() == [token for token in path[1:] if token != 2]
 
 
+def test_a_torch_module_whose_attention_is_written_in_products() -> None:
+    """Luong's general form, softmax(y · W memory); of the whole, the source's steps are the network's, not those of y."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    nn = torch.nn
+
+    class Attending(nn.Module):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(VOCABULARY, 6)
+            self.encoder, self.decoder = (nn.GRU(6, 8, batch_first=True) for _ in range(2))
+            self.key, self.out = nn.Linear(8, 8, bias=False), nn.Linear(16, VOCABULARY)
+
+        def forward(self, source: Any, target: Any) -> Any:
+            memory, state = self.encoder(self.table(source))
+            y, _ = self.decoder(self.table(target), state)
+            weights = torch.softmax(torch.bmm(y, self.key(memory).transpose(1, 2)), dim=2)
+            return self.out(torch.cat([y, torch.bmm(weights, memory)], dim=2))
+
+    torch.manual_seed(4)
+    module = Attending().eval()
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight *= 3
+    source, target = ids(2, 7), ids(2, 5)
+    net: Any = cgru.from_torch(module, example=(torch.tensor(source), torch.tensor(target))).encoder_decoder()
+    given = net["encode"](source)
+    steps = net["decode"].stream(2, inputs=given)
+    got = np.stack([steps.step(target[:, t]) for t in range(5)], axis=1)
+    with torch.no_grad():
+        expected = module(torch.tensor(source), torch.tensor(target)).numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=2e-5)
+
+
 def test_a_torch_module_that_writes_token_by_token_is_told_what_to_pass() -> None:
     """A forward() that calls the decoder once a token, as tutorials train it, and one that is not there."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import wave
@@ -169,3 +170,36 @@ def test_the_trained_speller_says_words_it_never_saw() -> None:
     command = [sys.executable, str(EXAMPLES / "phonemes.py"), *SPELLED]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"{word} {said}" for word, said in SPELLED.items()]
+
+
+#: What the committed Keras model says of them, with a beam of 5: of two, what the dictionary says.
+SPELLED_BY_KERAS = {
+    "honeymooner": "HH AA N IY M UW N ER",
+    "puppetry": "P AH P AH T R IY",
+    "exchangeable": "EH K S K EY N JH IY B AH L",
+    "clayton's": "K L EY T AH N Z",
+}
+
+
+def test_the_keras_pair_says_words_it_never_saw(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", ["phonemes_keras.py", *SPELLED_BY_KERAS])
+    example("phonemes_keras").main()
+    assert capsys.readouterr().out.splitlines() == [f"{word} {said}" for word, said in SPELLED_BY_KERAS.items()]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_keras_pair_decodes_as_keras_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The committed file, by the layers of the model that Keras makes of it: words of several lengths in one batch."""
+    monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "torch"))
+    keras = pytest.importorskip("keras", reason="Keras is not installed")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    pair, phonemes = example("phonemes_keras"), example("phonemes")
+    known = {word: [phonemes.PHONEMES.index(p) + 2 for p in said.split()] for word, said in SPELLED.items()}
+    net = pair.network()
+    pair.compare(net, keras.saving.load_model(pair.WEIGHTS), known)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("0 of 4 words differ")

@@ -140,7 +140,13 @@ def _matmul(c: Context) -> dict[str, Any]:
 # ---- attention -------------------------------------------------------------------------------------------------------
 
 
-@lowers("attend", "attend_weights")
+def _query_moves(node: Node, result: Value, inputs: list[Value | None]) -> bool:
+    """Whether the query, and with it the result, advances with the steps: the key may, or has frames of its own."""
+    query = inputs[0]
+    return query is not None and query.clock is not None and not query.clock.root
+
+
+@lowers("attend", "attend_weights", where=_query_moves)
 def _attend(c: Context) -> dict[str, Any]:
     options = c.node.options
     held = weights_of(c) if c.weights is not None else {}
