@@ -250,7 +250,7 @@ def test_a_torch_module_of_source_and_target() -> None:
 
 
 def test_a_torch_module_whose_attention_is_written_in_products() -> None:
-    """Luong's general form, softmax(y · W memory); of the whole, the source's steps are the network's, not those of y."""
+    """Luong's general form, softmax(y · W memory); the whole advances with the source, not with y."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     nn = torch.nn
 

@@ -203,3 +203,56 @@ def test_the_keras_pair_decodes_as_keras_does(
     net = pair.network()
     pair.compare(net, keras.saving.load_model(pair.WEIGHTS), known)
     assert capsys.readouterr().out.splitlines()[-1].startswith("0 of 4 words differ")
+
+
+# ---- CO₂ in paths ------------------------------------------------------------------------------------------------
+
+
+def test_intervals_of_the_paths_hold_about_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the part of the record that training never saw: of 25 years that overlap, 80 % and 95 % give or take 8."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    co2_paths = example("co2_paths")
+    tensors = cgru.read(co2_paths.WEIGHTS)
+    series, known = co2_paths.co2.read(co2_paths.DATA), co2_paths.constants(tensors)
+    origins = np.arange(co2_paths.co2.split(len(series.ppm)) - 1, len(series.ppm) - co2_paths.AHEAD, 16)
+    drawn = co2_paths.paths(co2_paths.network(tensors), series, origins, known, 100)
+    assert drawn.shape == (len(origins), 100, 52)
+    truth = co2_paths.measured(series, origins)
+    seen = ~np.isnan(truth)
+    low, less, middle, more, high = np.quantile(drawn, co2_paths.LEVELS, axis=1)
+    assert 0.72 < ((less <= truth) & (truth <= more))[seen].mean() < 0.88
+    assert 0.87 < ((low <= truth) & (truth <= high))[seen].mean() < 0.99
+    assert co2_paths.co2.rmse(middle, truth) < 0.8
+
+
+def test_the_paths_begin_as_pytorch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Location, scale and freedom of the next rise by the module that was trained, and the path of locations."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    co2_paths, training = example("co2_paths"), example("train_co2_paths")
+    tensors = cgru.read(co2_paths.WEIGHTS)
+    model = training.Rises().eval()
+    model.load_state_dict({n: torch.tensor(np.asarray(tensors[n])) for n in model.state_dict()})
+    series = co2_paths.co2.read(co2_paths.DATA)
+    x = co2_paths.frames(series, co2_paths.constants(tensors))
+    net = co2_paths.network(tensors)
+    with torch.no_grad():
+        np.testing.assert_allclose(net(x[:300]), model(torch.tensor(x[:300])).numpy(), rtol=1e-5, atol=2e-5)
+        history = x[:300].copy()
+        for week in range(300, 310):
+            location = float(model(torch.tensor(history))[-1, 0])
+            history = np.concatenate([history, [[location, *x[week, 1:]]]]).astype(np.float32)
+    found = cgru.forecast(net, x[:300], steps=10, head="student", scale="softplus", known=x[300:310, 1:])
+    np.testing.assert_allclose(found[:, 0], history[300:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_picture_of_the_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    co2_paths = example("co2_paths")
+    series = co2_paths.co2.read(co2_paths.DATA)
+    origin = len(series.ppm) - 60
+    middle = np.full((20, 52), 370.0) + np.linspace(-2, 2, 20)[:, None]
+    quantiles = np.quantile(middle, co2_paths.LEVELS, axis=0)
+    co2_paths.draw(str(tmp_path / "year.png"), series, origin, middle, quantiles)
+    assert (tmp_path / "year.png").read_bytes().startswith(b"\x89PNG")

@@ -140,13 +140,13 @@ def _matmul(c: Context) -> dict[str, Any]:
 # ---- attention -------------------------------------------------------------------------------------------------------
 
 
-def _query_moves(node: Node, result: Value, inputs: list[Value | None]) -> bool:
-    """Whether the query, and with it the result, advances with the steps: the key may, or has frames of its own."""
-    query = inputs[0]
-    return query is not None and query.clock is not None and not query.clock.root
+def _key_known(node: Node, result: Value, inputs: list[Value | None]) -> bool:
+    """Whether the key is there when the query is: not that it advances with the steps, and the query does not."""
+    query, key = (value.clock if value is not None else None for value in inputs[:2])
+    return query is not None and key is not None and (bool(key.root) or not query.root)
 
 
-@lowers("attend", "attend_weights", where=_query_moves)
+@lowers("attend", "attend_weights", where=_key_known)
 def _attend(c: Context) -> dict[str, Any]:
     options = c.node.options
     held = weights_of(c) if c.weights is not None else {}
