@@ -1,4 +1,7 @@
-"""Normal and Student variates of uniform ones, in arithmetic and square roots alone: the same bits on every machine."""
+"""Normal and Student variates of uniform ones, in numpy: the meaning of the core's.
+
+Arithmetic and square roots alone, so that the bits are the same on every machine.
+"""
 
 from __future__ import annotations
 
