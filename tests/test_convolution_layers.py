@@ -134,6 +134,63 @@ def test_layer_norms_of_torch(torch: Any, backend: str) -> None:
     np.testing.assert_allclose(cgru.LayerNorm.from_torch(tensors, "n")(X), want, rtol=0, atol=2e-6)
 
 
+def test_rms_norms_of_torch(torch: Any, backend: str) -> None:
+    nn = torch.nn
+    modules = nn.RMSNorm(4), nn.RMSNorm(4, eps=0.1), nn.RMSNorm(4, elementwise_affine=False)
+    for module in modules:
+        for parameter in module.parameters():
+            nn.init.normal_(parameter)
+        want = module(torch.from_numpy(X)).detach().numpy()
+        net = cgru.Model([cgru.RMSNorm.from_torch(module)], backend=backend)
+        np.testing.assert_allclose(net(X), want, rtol=0, atol=2e-6)
+        np.testing.assert_allclose(net.stream(3).step(X[:, 0]), want[:, 0], rtol=0, atol=2e-6)
+    tensors = {f"n.{key}": value for key, value in modules[0].state_dict().items()}
+    want = modules[0](torch.from_numpy(X)).detach().numpy()
+    np.testing.assert_allclose(cgru.RMSNorm.from_torch(tensors, "n")(X), want, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("options", [{"padding": "same"}, {"padding": 2, "stride": 2, "bias": False}, {"dilation": 2}])
+@pytest.mark.parametrize("multiplier", [1, 3])
+def test_separable_convolutions_of_torch(torch: Any, options: dict[str, Any], multiplier: int, backend: str) -> None:
+    nn = torch.nn
+    first = nn.Conv1d(4, 4 * multiplier, 3, groups=4, **options)
+    last = nn.Conv1d(4 * multiplier, 6, 1, bias=bool(multiplier == 1))
+    want = last(first(torch.from_numpy(X).mT)).tanh().mT.detach().numpy()
+    made = cgru.SeparableConv1d.from_torch(first, last, activation="tanh")
+    np.testing.assert_allclose(cgru.Model([made], backend=backend)(X), want, rtol=0, atol=2e-6)
+    if "padding" in options:
+        said = {key: value for key, value in options.items() if key != "bias"}
+        said["padding"] = "same" if said["padding"] == "same" else (2, 2)
+        states = first.state_dict(), last.state_dict()
+        given = cgru.SeparableConv1d.from_torch(*states, **said, multiplier=multiplier, activation="tanh")
+        np.testing.assert_array_equal(given(X), made(X))
+    else:
+        causal = nn.functional.pad(torch.from_numpy(X).mT, (4, 0))
+        want = last(first(causal)).mT.detach().numpy()
+        front = cgru.SeparableConv1d.from_torch(first, last, padding="causal")
+        net = cgru.Model([front], backend=backend)
+        stream = net.stream(3)
+        np.testing.assert_allclose(net(X), want, rtol=0, atol=2e-6)
+        check_same(np.stack([stream.step(X[:, t]) for t in range(11)], 1), net(X), backend)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "fp16"])
+def test_separable_convolutions_are_reduced_saved_and_take_a_batch_norm(precision: str, tmp_path: Path) -> None:
+    first = cgru.SeparableConv1d(noise((8, 1, 3), 71), noise((6, 8, 1), 72), multiplier=2, padding="same", stride=2)
+    norm = cgru.BatchNorm(noise((6,), 73), np.abs(noise((6,), 74)) + 0.1, noise((6,), 75), noise((6,), 76))
+    net = cgru.Model([first, norm, cgru.RMSNorm(noise((6,), 77)), gru(6), head()])
+    assert [layer.kind for layer in net.layers] == ["separable_conv1d", "rms_norm", "gru", "dense"]
+    apart = cgru.RMSNorm(noise((6,), 77))(norm(first(X)))
+    np.testing.assert_allclose(net(X), cgru.Model([gru(6), head()])(apart), rtol=0, atol=1e-5)
+    model = net if precision == "float32" else net.quantize(precision)
+    assert [layer.precision for layer in model.layers] == [precision, "float32", precision, precision]
+    assert np.abs(model(X) - net(X)).max() < 0.1
+    model.save(tmp_path / "net.safetensors")
+    loaded = cgru.load(tmp_path / "net.safetensors")
+    np.testing.assert_array_equal(loaded(X), model(X))
+    assert "4 → 6, width 3, same, stride 2, multiplier 2" in str(loaded)
+
+
 # ---- against Keras -------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +203,12 @@ def test_layers_of_keras(keras: Any, backend: str) -> None:
         (cgru.Conv1d, layers.Conv1D(6, 4, padding="same", activation="relu", use_bias=False)),
         (cgru.Conv1d, layers.Conv1D(6, 3, padding="same", strides=2, groups=2)),
         (cgru.Conv1d, layers.Conv1D(6, 2, padding="causal", dilation_rate=3, activation="hard_sigmoid")),
+        (cgru.SeparableConv1d, layers.SeparableConv1D(6, 3, bias_initializer="uniform")),
+        (cgru.SeparableConv1d, layers.SeparableConv1D(6, 3, padding="same", dilation_rate=2, depth_multiplier=3)),
+        (cgru.SeparableConv1d, layers.SeparableConv1D(6, 4, strides=2, padding="same", activation="relu")),
+        (cgru.SeparableConv1d, layers.SeparableConv1D(6, 2, use_bias=False)),
+        (cgru.RMSNorm, layers.RMSNormalization()),
+        (cgru.RMSNorm, layers.RMSNormalization(epsilon=0.1)),
         (cgru.LayerNorm, layers.LayerNormalization(**some)),
         (cgru.LayerNorm, layers.LayerNormalization(scale=False, epsilon=0.1, **some)),
         (cgru.BatchNorm, layers.BatchNormalization(**some, **moving)),
@@ -293,6 +356,10 @@ def test_files_that_say_something_else(options: dict[str, Any], tensor: Any, say
         cgru.load(tmp_path / "net.safetensors")
 
 
+def _pair(depthwise: Any, pointwise: Any, **options: Any) -> cgru.SeparableConv1d:
+    return cgru.SeparableConv1d.from_torch(depthwise, pointwise, **options)
+
+
 def test_what_is_not_run_is_named(torch: Any, keras: Any) -> None:
     nn, layers = torch.nn, keras.layers
     cases: list[tuple[Any, str]] = [
@@ -305,6 +372,20 @@ def test_what_is_not_run_is_named(torch: Any, keras: Any) -> None:
         (lambda: cgru.Conv1d.from_keras(layers.Conv1D(6, 3, data_format="channels_first")), "channels_first"),
         (lambda: cgru.LayerNorm.from_keras(layers.LayerNormalization(axis=1)), "axis=1"),
         (lambda: cgru.BatchNorm.from_keras(layers.BatchNormalization(axis=1)), "axis=1"),
+        (lambda: cgru.RMSNorm.from_torch(nn.RMSNorm((3, 4))), "normalized_shape"),
+        (lambda: cgru.RMSNorm.from_keras(layers.RMSNormalization(axis=1)), "axis=1"),
+        (lambda: cgru.RMSNorm.from_keras([np.ones(4), np.ones(4)]), "found 2 arrays"),
+        (lambda: cgru.RMSNorm(np.ones(0)), "no entries"),
+        (lambda: cgru.RMSNorm(np.ones(4), epsilon=-1), "epsilon"),
+        (lambda: cgru.SeparableConv1d(np.ones((4, 2, 3)), np.ones((6, 4, 1))), r"expected \(I · multiplier, 1, K\)"),
+        (lambda: cgru.SeparableConv1d(np.ones((4, 1, 3)), np.ones((6, 5, 1))), r"expected \(O, 4, 1\)"),
+        (lambda: cgru.SeparableConv1d(np.ones((4, 1, 3)), np.ones((6, 4, 1)), np.ones(4)), r"expected \(6,\)"),
+        (lambda: cgru.SeparableConv1d(np.ones((4, 1, 3)), np.ones((6, 4, 1)), multiplier=3), "do not split into 3"),
+        (lambda: _pair(nn.Conv1d(4, 4, 3), nn.Conv1d(4, 6, 1)), "1 groups of 4 channels, expected one for each"),
+        (lambda: _pair(nn.Conv1d(4, 4, 3, groups=4), nn.Conv1d(4, 6, 3)), "pointwise is .* expected width 1"),
+        (lambda: _pair(nn.Conv1d(4, 4, 3, groups=4), nn.Conv1d(4, 6, 1), multiplier=2), "multiplier=2, but"),
+        (lambda: _pair(nn.Conv1d(4, 4, 3, groups=4).state_dict(), nn.Conv1d(4, 6, 1)), "do not say how"),
+        (lambda: cgru.SeparableConv1d.from_keras([np.ones((3, 4, 1))]), "found 1 arrays"),
         (lambda: cgru.LayerNorm(None), "weight=np.ones"),
         (lambda: cgru.LayerNorm(np.ones(4), np.ones(3)), r"weight \(4,\), bias \(3,\)"),
         (lambda: cgru.LayerNorm(np.ones(4), epsilon=-1), "epsilon"),

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         LayerNorm,
         Masking,
         MinGRU,
+        RMSNorm,
+        SeparableConv1d,
         ThreeGate,
     )
     from .live.keras import from_keras
@@ -70,6 +72,8 @@ __all__ = [
     "MinGRU",
     "MissingFileError",
     "Model",
+    "RMSNorm",
+    "SeparableConv1d",
     "ShapeError",
     "State",
     "ThreeGate",
@@ -101,7 +105,7 @@ _LATE = {
     ".formats": ("load", "read"),
     ".layers": (
         *("GRU", "LSTM", "RNN", "ThreeGate", "MinGRU", "Dense", "Embedding", "Activation", "Masking", "LastStep"),
-        *("BatchNorm", "Conv1d", "LayerNorm"),
+        *("BatchNorm", "Conv1d", "LayerNorm", "RMSNorm", "SeparableConv1d"),
     ),
     ".live.keras": ("from_keras",),
     ".live.torch": ("from_torch",),

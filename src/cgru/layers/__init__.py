@@ -7,14 +7,15 @@ from .convolution import Conv1d
 from .feedforward import Activation, Dense, Embedding, LastStep, Masking
 from .gru import GRU
 from .lstm import LSTM
-from .normalization import BatchNorm, LayerNorm
+from .normalization import BatchNorm, LayerNorm, RMSNorm
 from .recurrent import Recurrent, Scan
 from .rnn import RNN
+from .separable import SeparableConv1d
 from .variants import GENERATED_LAYERS, MinGRU, ThreeGate
 
 _ALL: tuple[type[Layer], ...] = (
     *(GRU, LSTM, RNN, ThreeGate, MinGRU, *GENERATED_LAYERS.values()),
-    *(Dense, Embedding, Activation, Masking, LastStep, BatchNorm, Conv1d, LayerNorm),
+    *(Dense, Embedding, Activation, Masking, LastStep, BatchNorm, Conv1d, LayerNorm, RMSNorm, SeparableConv1d),
 )
 
 #: Every layer the native form can hold, by the kind it writes.
@@ -36,7 +37,9 @@ __all__ = [
     "LayerNorm",
     "Masking",
     "MinGRU",
+    "RMSNorm",
     "Recurrent",
     "Scan",
+    "SeparableConv1d",
     "ThreeGate",
 ]

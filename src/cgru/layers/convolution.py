@@ -35,6 +35,8 @@ class Conv1d(Layer):
 
     kind = "conv1d"
     matrix_axes: ClassVar[int] = 3
+    #: The arrays that a scale and a shift of what it gives go into.
+    output_arrays: ClassVar[tuple[str, str]] = ("weight", "bias")
 
     def __init__(
         self,
@@ -58,14 +60,18 @@ class Conv1d(Layer):
             if parts["bias"].shape != kernel.shape[:1]:
                 raise ShapeError(f"{where}: bias has shape {parts['bias'].shape}, expected ({kernel.shape[0]},)")
         super().__init__(name, parts)
-        self.stride = _frames(stride, f"{where}: stride", 1)
-        self.dilation = _frames(dilation, f"{where}: dilation", 1)
+        self._window(where, kernel.shape[2], stride, dilation, padding, activation)
         self.groups = positive(groups, f"{where}: groups")
-        self.output_size, per_group, self.width = kernel.shape
+        self.output_size, per_group, _ = kernel.shape
         if self.output_size % self.groups:
             found = brief(self.groups)
             raise ShapeError(f"{where}: {self.output_size} output channels do not split into {found} groups")
         self.input_size = per_group * self.groups
+
+    def _window(self, where: str, width: int, stride: Any, dilation: Any, padding: Any, activation: Any) -> None:
+        self.width = width
+        self.stride = _frames(stride, f"{where}: stride", 1)
+        self.dilation = _frames(dilation, f"{where}: dilation", 1)
         self.padding = _padding(padding, where)
         self.activation = activations.check(activation, where)
 
@@ -102,7 +108,7 @@ class Conv1d(Layer):
             padding = own_padding if padding is None else padding
         arrays = torch_tensors(tensors, prefix, ("weight", "bias"), where)
         settings = {key: value for key, value in settings.items() if value is not None}
-        padding = _said(padding, where)
+        padding = said_padding(padding, where)
         return cls(arrays["weight"], arrays.get("bias"), **settings, padding=padding, activation=activation, name=name)
 
     @classmethod
@@ -149,7 +155,7 @@ class Conv1d(Layer):
             stride=stride,
             dilation=dilation,
             groups=groups,
-            padding=_said(padding, where),
+            padding=said_padding(padding, where),
             activation=keras_activation(activation, keras_version, where),
             name=name,
         )
@@ -196,22 +202,22 @@ class Conv1d(Layer):
 
     @classmethod
     def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        return cls(
+            pick(arrays, name, "weight"), arrays.get("bias"), **cls._settings(name, options, "groups"), name=name
+        )
+
+    @staticmethod
+    def _settings(name: str, options: Mapping[str, Any], own_number: str) -> dict[str, Any]:
+        """What a constructor takes of a specification; ``own_number`` is one that only this kind has."""
         named = "padding" in options
         ends = ("padding",) if named else ("left", "right")
-        only(options, ("activation", "stride", "dilation", "groups", *ends), name)
+        numbers = ("stride", "dilation", own_number)
+        only(options, ("activation", *numbers, *ends), name)
         padding: Any = (
             take(options, "padding", str, name) if named else tuple(take(options, key, int, name) for key in ends)
         )
-        return cls(
-            pick(arrays, name, "weight"),
-            arrays.get("bias"),
-            stride=take(options, "stride", int, name, 1),
-            dilation=take(options, "dilation", int, name, 1),
-            groups=take(options, "groups", int, name, 1),
-            padding=padding,
-            activation=take(options, "activation", str, name, "linear"),
-            name=name,
-        )
+        made = {key: take(options, key, int, name, 1) for key in numbers}
+        return made | {"padding": padding, "activation": take(options, "activation", str, name, "linear")}
 
     def describe(self) -> str:
         padded = self.padding if isinstance(self.padding, str) else "padded {} + {}".format(*self.padding)
@@ -237,7 +243,7 @@ def _padding(value: Any, where: str) -> str | tuple[int, int]:
     raise CgruError(f"{where}: padding={brief(value)}: expected {_EXPECTED}")
 
 
-def _said(padding: Any, where: str) -> Any:
+def said_padding(padding: Any, where: str) -> Any:
     """``padding``, which nobody can know of arrays alone."""
     if padding is None:
         raise CgruError(f"{where}: arrays do not say how a convolution pads; give padding={_EXPECTED}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -85,6 +85,8 @@ class Dense(Layer):
     """
 
     kind = "dense"
+    #: The arrays that a scale and a shift of what it gives go into.
+    output_arrays: ClassVar[tuple[str, str]] = ("weight", "bias")
 
     def __init__(self, weight: Any, bias: Any = None, *, activation: str = "linear", name: str | None = None) -> None:
         where = called(name, self.kind)

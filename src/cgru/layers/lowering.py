@@ -9,8 +9,9 @@ from ..errors import CgruError, UnsupportedError
 from .base import Layer
 from .convolution import Conv1d
 from .feedforward import Activation, Dense, Embedding, LastStep, Masking
-from .normalization import BatchNorm, LayerNorm
+from .normalization import BatchNorm, LayerNorm, RMSNorm
 from .recurrent import MERGES, Recurrent
+from .separable import SeparableConv1d
 
 if TYPE_CHECKING:
     from ..builder import Graph
@@ -36,7 +37,7 @@ def lower(g: Graph, layer: Layer, inputs: Sequence[str], mask: str) -> Any:
     elif isinstance(layer, BatchNorm):
         held = layer.arrays()
         y = g.node("scale_shift", x, name=layer.name, weights={"scale": held["gain"], "shift": held["shift"]})
-    elif isinstance(layer, LayerNorm):
+    elif isinstance(layer, (LayerNorm, RMSNorm)):
         y = g.node("layer_norm", x, name=layer.name, weights=layer.weights[""], **layer.op_options())
     elif isinstance(layer, Conv1d):
         return _convolution(g, layer, x)
@@ -57,7 +58,14 @@ def _convolution(g: Graph, layer: Conv1d, x: str) -> str:
     elif max(left, right) >= layer.span:
         x = g.node("pad_time", x, name=f"{layer.name}.padded", layer=layer.name, left=left, right=right)
         left = right = 0
-    return g.node("conv1d", x, name=layer.name, weights=layer.weights[""], left=left, right=right, **layer.op_options())
+    separable = isinstance(layer, SeparableConv1d)
+    first, weights = (f"{layer.name}.depthwise", "_depthwise") if separable else (layer.name, "")
+    options = layer.op_options() | {"left": left, "right": right}
+    y = g.node("conv1d", x, name=first, layer=layer.name, weights=layer.weights[weights], **options)
+    if not separable:
+        return y
+    last: dict[str, Any] = {"units": layer.output_size, "width": 1, "activation": layer.activation}
+    return g.node("conv1d", y, name=layer.name, weights=layer.weights["_pointwise"], **last)
 
 
 def _both(g: Graph, seen: str, mask: str) -> str:

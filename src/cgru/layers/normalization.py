@@ -1,4 +1,4 @@
-"""Normalisation as layers: BatchNorm, which a neighbour takes into its weights where one can, and LayerNorm."""
+"""Normalisation as layers: BatchNorm, which a neighbour takes into its weights where one can, LayerNorm and RMSNorm."""
 
 from __future__ import annotations
 
@@ -132,9 +132,7 @@ class LayerNorm(Layer):
             found = ", ".join(f"{key} {array.shape}" for key, array in parts.items())
             raise ShapeError(f"{where}: expected arrays of one shape (I,), found {found}")
         super().__init__(name, parts)
-        self.epsilon = number(epsilon, f"{where}: epsilon")
-        if not 0 <= self.epsilon < 1e3:
-            raise CgruError(f"{where}: epsilon={self.epsilon:g}: expected 0 or a small number above it")
+        self.epsilon = _small(epsilon, where)
         self.input_size = self.output_size = len(next(iter(parts.values())))
 
     @classmethod
@@ -183,13 +181,92 @@ class LayerNorm(Layer):
         return False
 
 
+class RMSNorm(Layer):
+    """x / √(mean(x²) + ε) · weight, over the features of each frame: (B, T, I) → (B, T, I).
+
+    ``weight`` (I,). torch.nn.RMSNorm (epsilon None is that of float32, 1.19e-7), Keras RMSNormalization (epsilon 1e-6);
+    Zhang and Sennrich 2019.
+    """
+
+    kind = "rms_norm"
+
+    def __init__(self, weight: Any, *, epsilon: float = 1e-6, name: str | None = None) -> None:
+        where = called(name, self.kind)
+        held = own(weight, f"{where}: weight", 1)
+        if not held.size:
+            raise ShapeError(f"{where}: weight of shape {held.shape} has no entries")
+        super().__init__(name, {"weight": held})
+        self.epsilon = _small(epsilon, where)
+        self.input_size = self.output_size = len(held)
+
+    @classmethod
+    def from_torch(
+        cls, tensors: Any, prefix: str = "", *, epsilon: float | None = None, name: str | None = None
+    ) -> Self:
+        """From a torch.nn.RMSNorm, which says epsilon, its ``state_dict()``, or one that holds it at ``prefix``.
+
+        Beside tensors an ``epsilon`` of None is torch's own, that of float32.
+        """
+        where = called(name, cls.kind)
+        module = torch_module(tensors, ("RMSNorm",), where)
+        if module is None:
+            held = torch_tensors(tensors, prefix, ("weight",), where)
+        else:
+            shape, epsilon = tuple(module.normalized_shape), module.eps
+            if len(shape) != 1:
+                raise UnsupportedError(f"{where}: normalized_shape={shape}; one axis, the features, is run")
+            ones = {"weight": np.ones(shape, np.float32)}
+            held = torch_tensors(tensors, prefix, ("weight",), where) if module.elementwise_affine else ones
+        epsilon = float(np.finfo(np.float32).eps) if epsilon is None else epsilon
+        return cls(held["weight"], epsilon=epsilon, name=name)
+
+    @classmethod
+    def from_keras(cls, weights: Any, *, epsilon: float = 1e-6, name: str | None = None) -> Self:
+        """From Keras' [scale (I,)], or a live RMSNormalization, which says its epsilon itself."""
+        layer = keras_layer(weights, ("RMSNormalization",))
+        if layer is not None:
+            settings = keras_settings(layer, layer.name, passed=("axis", "epsilon"), inert={})
+            _check_last_axis(layer, settings["axis"])
+            return cls(layer.get_weights()[0], epsilon=settings["epsilon"], name=name or layer.name)
+        where = called(name, cls.kind)
+        parts = sequence(weights, where, "[scale]")
+        if len(parts) != 1:
+            raise ShapeError(f"{where}: expected [scale], found {len(parts)} arrays")
+        return cls(parts[0], epsilon=epsilon, name=name)
+
+    def options(self) -> dict[str, Any]:
+        return {"epsilon": self.epsilon}
+
+    def op_options(self) -> dict[str, Any]:
+        return {"epsilon": self.epsilon, "subtract_mean": False}
+
+    @classmethod
+    def from_parts(cls, name: str, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        only(options, ("epsilon",), name)
+        return cls(pick(arrays, name, "weight"), epsilon=take(options, "epsilon", (int, float), name), name=name)
+
+    @property
+    def reducible(self) -> bool:
+        return False
+
+
+def _small(epsilon: Any, where: str) -> float:
+    found = number(epsilon, f"{where}: epsilon")
+    if not 0 <= found < 1e3:
+        raise CgruError(f"{where}: epsilon={found:g}: expected 0 or a small number above it")
+    return found
+
+
+def _check_last_axis(layer: Any, axis: Any) -> None:
+    if axis not in (-1, 2) and list(np.ravel(axis)) not in ([-1], [2]):
+        raise UnsupportedError(f"{layer.name}: axis={axis!r}; a sequence's last axis, the features, is run")
+
+
 def _of_keras(layer: Any) -> tuple[Any, Any, list[Any], float]:
     """gamma, beta, what other weights there are, and epsilon of a live normalisation over the last axis."""
     passed, inert = ("axis", "center", "epsilon", "scale"), {"renorm": False, "rms_scaling": False}
     settings = keras_settings(layer, layer.name, passed=passed, inert=inert)
-    axis = settings["axis"]
-    if axis not in (-1, 2) and list(np.ravel(axis)) not in ([-1], [2]):
-        raise UnsupportedError(f"{layer.name}: axis={axis!r}; a sequence's last axis, the features, is run")
+    _check_last_axis(layer, settings["axis"])
     rest = list(layer.get_weights())
     gamma = rest.pop(0) if settings["scale"] else None
     beta = rest.pop(0) if settings["center"] else None
@@ -250,10 +327,11 @@ def _behind(layer: Layer, norm: BatchNorm) -> Layer | None:
         return None
     scale, shift = _wide(norm)
     arrays = layer.arrays()
-    rows = scale.reshape(-1, *[1] * (arrays["weight"].ndim - 1))
-    made = {"weight": _rounded(rows * arrays["weight"])}
-    made["bias"] = _rounded(scale * arrays["bias"] + shift if "bias" in arrays else shift)
-    return layer.holding("float32", made)
+    weight, bias = layer.output_arrays
+    rows = scale.reshape(-1, *[1] * (arrays[weight].ndim - 1))
+    made = {weight: _rounded(rows * arrays[weight])}
+    made[bias] = _rounded(scale * arrays[bias] + shift if bias in arrays else shift)
+    return layer.holding("float32", arrays | made)
 
 
 def _wide(norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
