@@ -191,6 +191,27 @@ def transformer() -> Any:
 
 
 @model
+def squeeze_and_excite() -> Any:
+    """One frame for all: what a global pooling with keepdims gives, and a Reshape to it."""
+    i = keras.Input((None, 6))
+    x = L.Conv1D(8, 3, padding="same")(i)
+    kept = L.Dense(8, "sigmoid")(L.Dense(2, "relu")(L.GlobalAveragePooling1D(keepdims=True)(x)))
+    reshaped = L.Dense(8, "sigmoid")(L.Reshape((1, 8))(L.GlobalMaxPooling1D()(x)))
+    return keras.Model(i, L.GRU(3)(L.Multiply()([x, kept]) * reshaped)), [normal(3, 9, 6)]
+
+
+@model
+def words_and_characters() -> Any:
+    words, characters = keras.Input((None,), dtype="int32"), keras.Input((None, 5), dtype="int32")
+    c = L.TimeDistributed(L.Embedding(12, 4))(characters)
+    c = L.TimeDistributed(L.GlobalMaxPooling1D())(L.TimeDistributed(L.Conv1D(6, 3))(c))
+    x = L.Concatenate()([L.Embedding(20, 6)(words), c])
+    return keras.Model([words, characters], L.Dense(3)(L.Bidirectional(L.LSTM(4, return_sequences=True))(x))), [
+        padded_ids(2, 8, 20), RNG.integers(0, 12, (2, 8, 5)),
+    ]  # fmt: skip
+
+
+@model
 def nested_and_frozen() -> Any:
     layers = [L.Conv1D(4, 3), L.BatchNormalization(), L.GRU(4, return_sequences=True)]
     first = keras.Sequential([keras.Input((None, 4)), *layers])
@@ -247,6 +268,61 @@ def test_live_and_every_file(name: str, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(made.to_json())
     for config in (tmp_path / "model.json", made.to_json()):
         agrees(cgru.load(tmp_path / "model.weights.h5", config=config), inputs, expected)
+
+
+def test_mappings_of_inputs_and_outputs(tmp_path: Path) -> None:
+    """Keras sorts the keys of what it gives; cgru's are in the order of the configuration, by the same names."""
+    series, static = keras.Input((None, 4), name="zeries"), keras.Input((3,), name="static")
+    x = L.GRU(5, return_sequences=True)(series, initial_state=L.Dense(5)(static))
+    outputs = {"tags": L.Dense(3, name="first")(x), "cls": L.Dense(1, name="second")(L.GlobalMaxPooling1D()(x))}
+    made = keras.Model({"zeries": series, "static": static}, outputs)
+    given = {"zeries": normal(3, 7, 4), "static": normal(3, 3)}
+    expected = made(given, training=False)
+    made.save(tmp_path / "model.keras")
+    made.save(tmp_path / "model.h5")
+    for net in (cgru.from_keras(made), cgru.load(tmp_path / "model.keras"), cgru.load(tmp_path / "model.h5")):
+        found: Any = net(given)
+        assert set(found) == set(expected) == {"tags", "cls"}
+        for name, theirs in expected.items():
+            np.testing.assert_allclose(found[name], flat(theirs)[0], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_policy_of_16_bits_runs_in_float32(policy: str, tmp_path: Path) -> None:
+    """Weights are float32 under it: cgru gives what the same weights give in float32, which Keras comes near."""
+
+    layers = [
+        L.Conv1D(6, 3, padding="causal", activation="relu"), L.BatchNormalization(), L.GRU(8, return_sequences=True),
+        L.Bidirectional(L.LSTM(4)), L.Dense(2),
+    ]  # fmt: skip
+    wide, x = keras.Sequential([keras.Input((None, 6)), *layers]), normal(3, 9, 6)
+    half = keras.Sequential.from_config(_under(policy, wide.get_config()))
+    randomised(half)
+    wide.set_weights(half.get_weights())
+    expected = flat(wide(x, training=False))
+    half.save(tmp_path / "model.keras")
+    half.save(tmp_path / "model.h5")
+    half.save_weights(tmp_path / "model.weights.h5")
+    assert half.layers[2].compute_dtype == policy.removeprefix("mixed_")
+    assert np.abs(flat(half(x, training=False))[0].astype(np.float32) - expected[0]).max() > 1e-5
+    live = cgru.from_keras(half)
+    assert "verified against the Keras model in float32" in str(live)
+    for net in (
+        live, cgru.load(tmp_path / "model.keras"), cgru.load(tmp_path / "model.h5"),
+        cgru.load(tmp_path / "model.weights.h5", config=half.to_json()),
+    ):  # fmt: skip
+        agrees(net, [x], expected)
+
+
+def _under(policy: str, config: Any) -> Any:
+    """A configuration whose layers, but for the last, have this policy."""
+    for layer in config["layers"][:-1]:
+        if layer["class_name"] != "InputLayer":
+            layer["config"]["dtype"] = policy
+            for key in ("layer", "backward_layer"):
+                if key in layer["config"]:
+                    layer["config"][key]["config"]["dtype"] = policy
+    return config
 
 
 def test_a_fixed_length_is_kept() -> None:

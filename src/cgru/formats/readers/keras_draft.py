@@ -248,6 +248,8 @@ class Draft:
         if isinstance(layer, Embedding):
             if self.value(x).dtype != "int64":
                 raise self.refuse("looks up numbers that are no ids of an input")
+            if layer.mask_zero and self.features(x):
+                raise self.refuse("has mask_zero for several ids a step, whose mask is of parts of a step")
             y = self.node("embedding", x, weights=layer.weights[""], **layer.op_options())
             return replace(y, mask=self.seen(x, 0.0) if layer.mask_zero else None)
         if self.value(x).dtype != "float32":
@@ -281,7 +283,7 @@ class Draft:
         sizes = shape[1:] if timed else shape
         if any(type(size) is not int or size < 1 for size in sizes):
             raise UnsupportedError(f"{where}: its shape (batch, {', '.join(map(str, shape))}) leaves features open")
-        if ids and sizes:
+        if ids and len(sizes) > 1:
             raise UnsupportedError(f"{where}: ids of shape (batch, {', '.join(map(str, shape))}) are not run")
         if not ids and not sizes:
             raise UnsupportedError(f"{where}: an input of shape (batch,) has no features")

@@ -66,9 +66,9 @@ def _arithmetic(op: str) -> Function:
             raise d.refuse("has no tensor")
         tensors = [d.tensor(s) for s, is_number in zip(sides, numbers, strict=True) if not is_number]
         if len(tensors) == 2:
-            tensors = aligned(d, tensors)
             if len({len(d.shape(x)) for x in tensors}) > 1:
                 raise d.refuse("joins values of different numbers of axes")
+            tensors = aligned(d, tensors)
             return replace(d.node(op, *tensors), mask=joined_mask(d, tensors))
         ends = [d.constant([s]) if is_number else tensors[0] for s, is_number in zip(sides, numbers, strict=True)]
         return replace(d.node(op, *ends, timed=tensors[0].timed), mask=tensors[0].mask)

@@ -60,9 +60,9 @@ def merge(op: str) -> Callable[[Entry, Weights, Build], Step]:
 
         def emit(d: Draft, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
             given = _several(d, args, kwargs)
-            inputs = aligned(d, given)
-            if len({len(d.shape(x)) for x in inputs}) > 1:
+            if len({len(d.shape(x)) for x in given}) > 1:
                 raise d.refuse("joins values of different numbers of axes")
+            inputs = aligned(d, given)
             mask, y = _mask_of_call(d, kwargs, inputs), inputs[0]
             for x in inputs[1:]:
                 if mask is not None and op in ("maximum", "minimum"):

@@ -34,6 +34,8 @@ class Network:
     calls: dict[str, list[Call]] = field(default_factory=dict)
     inputs: list[Reference] = field(default_factory=list)
     outputs: list[Reference] = field(default_factory=list)
+    #: What the model calls its outputs, where it gives a mapping.
+    titles: list[str] = field(default_factory=list)
 
     @property
     def is_sequence(self) -> bool:
@@ -133,7 +135,8 @@ class Network:
         return False
 
     def _looks_up(self, item: Entry, position: int) -> bool:
-        if item.class_name == "Embedding":
+        wrapped = item.config.get("layer") if item.class_name == "TimeDistributed" else None
+        if item.class_name == "Embedding" or (isinstance(wrapped, dict) and wrapped.get("class_name") == "Embedding"):
             return True
         inner = self.steps[item.name].model if item.name in self.steps else None
         if inner is None or not (inner.is_sequence or position < len(inner.inputs)):
@@ -237,6 +240,8 @@ def network(item: Entry, weights: Weights, build: Build, builders: Mapping[str, 
         made.calls = {inner.name: calls(inner) for inner in listed}
         made.inputs = ends(item.config.get("input_layers"), f"{item.where}: input_layers")
         made.outputs = ends(item.config.get("output_layers"), f"{item.where}: output_layers")
+        if isinstance(titles := item.config.get("output_layers"), dict) and len(titles) == len(made.outputs):
+            made.titles = [str(title)[:200] for title in titles]
     # Weights are taken in the order of the configuration, which need not be that of the data.
     for index in weights.order(layers):
         inner = layers[index]
@@ -285,11 +290,11 @@ def graph(made: Network) -> Graph:
             group = {name: first if root == second else root for name, root in group.items()}
             continue
         if "" in roots.values() or not timed:
-            return _finished(d, outputs)
+            return _finished(d, outputs, made.titles)
         clocks = [d.value(x).clock for x in outputs]
         main = next((clock.root for clock in clocks if clock is not None), roots[timed[0]])
         d, outputs = _drafted(made, shapes, {name: "" if root == main else root for name, root in roots.items()})
-        return _finished(d, outputs)
+        return _finished(d, outputs, made.titles)
 
 
 def _drafted(
@@ -306,7 +311,7 @@ def _drafted(
     return d, flat
 
 
-def _finished(d: Draft, outputs: Sequence[Tensor]) -> Graph:
+def _finished(d: Draft, outputs: Sequence[Tensor], titles: Sequence[str]) -> Graph:
     """The graph without what no output needs."""
     names = [x.name for x in outputs]
     if len(set(names)) != len(names):
@@ -322,7 +327,11 @@ def _finished(d: Draft, outputs: Sequence[Tensor]) -> Graph:
     d.g.nodes = kept[::-1]
     keys = {node.weights for node in kept}
     d.g.store = {key: weights for key, weights in d.g.store.items() if key in keys}
-    d.g.output(*names)
+    for name, title in zip(names, titles if len(titles) == len(names) else names, strict=True):
+        if title in d.g.values:
+            d.g.output(name)
+        else:
+            d.g.output(**{title: name})
     return d.g
 
 

@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FormatError, UnsupportedError
+from ...layers import Embedding
 from .keras_draft import Draft, Step, Tensor
 from .keras_graph import Entry, Part, entry
 from .keras_pointwise import on_one
@@ -95,9 +96,11 @@ def time_distributed(
     settings = Settings(item)
     inner = entry(settings.value("layer"), item.where)
     settings.finish()
-    if inner.class_name not in builders or inner.class_name in ("Masking", "Embedding", "InputLayer"):
+    if inner.class_name not in builders or inner.class_name in ("Masking", "InputLayer"):
         raise UnsupportedError(f"{item.where}: wraps a {inner.class_name}, which cgru does not run at each step")
     step = builders[inner.class_name](inner, weights.part("layer", inner.name), build)
+    if inner.class_name == "Embedding":
+        return _each_embedded(item, step)
     if inner.class_name in at_each and step.layers is not None and not step.is_softmax:
         return Step([layer.renamed(item.name) for layer in step.layers])
 
@@ -112,6 +115,14 @@ def time_distributed(
         return replace(y, timed=x.timed, mask=x.mask)
 
     return Step(emit=emit)
+
+
+def _each_embedded(item: Entry, step: Step) -> Step:
+    """Several ids a step, as characters of words are: (B, T, W) → (B, T, W, F)."""
+    assert step.layers is not None
+    (layer,) = step.layers
+    assert isinstance(layer, Embedding)
+    return Step(emit=lambda d, args, kwargs: d.plain_layer(layer, d.only(args, kwargs)))
 
 
 def item_of(d: Draft, x: Tensor, index: Any) -> Tensor:
