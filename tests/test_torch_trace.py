@@ -281,6 +281,24 @@ def test_packed_sequences_take_lengths(kind: Any) -> None:
         cgru.from_torch(Packed(), example=tuple(given.values()), layers=["gru"])
 
 
+def test_a_mask_of_truth_values_is_named_and_one_of_floats_runs() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = gru()
+
+        def forward(self, x: Any, mask: Any) -> Any:
+            return (self.gru(x)[0] * mask.unsqueeze(-1)).sum(1)
+
+    torch.manual_seed(6)
+    module, x, mask = Masked().eval(), torch.randn(3, 7, 8), torch.rand(3, 7) > 0.4
+    with pytest.raises(UnsupportedError, match=r"input 'mask' holds truth values.*lengths, or a mask of floats"):
+        cgru.from_torch(module, example=(x, mask))
+    net = cgru.from_torch(module, example=(x, mask.float()))
+    want = module(x, mask).detach().numpy()
+    assert np.abs(net({"x": x.numpy(), "mask": mask.float().numpy()[..., None]}) - want).max() <= 2e-6
+
+
 def test_what_hangs_on_the_number_of_steps_is_found() -> None:
     with pytest.raises(UnsupportedError, match="other numbers of rows and steps"):
         cgru.from_torch(Own(lambda m, x: x.sum(1) / x.shape[1]), example=torch.randn(4, 9, 8))

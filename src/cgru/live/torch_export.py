@@ -66,6 +66,11 @@ def _program(torch: Any, found: Any) -> Program:
                 value = node.meta.get("val")
                 if not isinstance(value, torch.Tensor):
                     continue  # a number or None of the example: the calls have it as it is
+                if value.dtype == torch.bool:
+                    raise UnsupportedError(
+                        f"its input {node.name!r} holds truth values, which no input of a network does: have forward() "
+                        "take the rows' lengths, or a mask of floats 1 and 0"
+                    )
                 integer = not value.is_floating_point()
                 inputs.append(Argument(node.name, tuple(map(int, value.shape)), integer))
             else:
