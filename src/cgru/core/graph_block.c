@@ -1,20 +1,9 @@
-/* The scratch of a block, and where in it, in the caller's arrays and in the weights the frames of values lie. */
+/* The scratch of a block: what its members share, and what each has of its own. */
 #include "graph_block.h"
 
 #include <string.h>
 
 #include "memory.h"
-
-/* ---- scratch ------------------------------------------------------------------------------------------------------- */
-
-/* Frames of an extended input at most: those held, those new, and padding at the end. */
-static int64_t extended_frames(const graph_block *b, const cgru_gnode *node, int k)
-{
-    int whole = b->graph->values[node->in[k]].clock != CGRU_STEPS || (node->op->whole && node->op->windowed);
-    int64_t fresh = whole ? cgru_frames_in_call(b, node->in[k]) : b->most[node->in[k]];
-    int64_t right = node->window.right > 0 ? node->window.right : 0, left = node->window.left > 0 ? node->window.left : 0;
-    return node->hold[k] + fresh + right + (whole ? left : 0);
-}
 
 /* What a member counts with, which says how large the rest is, and what it prepares products in. */
 static void lay_out_member(graph_block *b, cgru_arena *a)
@@ -63,7 +52,7 @@ static void lay_out_frames(graph_block *b, cgru_arena *a)
         const cgru_gnode *node = &g->nodes[i];
         for (int k = 0; k < node->inputs; k++) {
             if (!cgru_extends(node, k)) continue;
-            int64_t floats = extended_frames(b, node, k) * g->values[node->in[k]].size;
+            int64_t floats = cgru_extended_frames(b, node, k) * g->values[node->in[k]].size;
             if (floats > extended) extended = floats;
         }
     }
@@ -119,86 +108,4 @@ graph_room cgru_prepare_block(graph_block *b, char *shared, char *own)
     lay_out_scans(counted, &ours, &mine);
     cgru_release(numbers);
     return (graph_room){ours.used, mine.used};
-}
-
-/* ---- where frames are ---------------------------------------------------------------------------------------------- */
-
-cgru_span cgru_span_of(const graph_block *b, int v, int64_t at)
-{
-    const cgru_graph *g = b->graph;
-    const cgru_home *home = &g->homes[v];
-    const int size = g->values[v].size, moves = g->values[v].clock != CGRU_ONCE;
-    const int64_t late = g->values[v].clock == CGRU_STEPS ? at - b->start[v] : at;
-    switch (home->storage) {
-    case CGRU_IN_INPUT: {
-        const cgru_port *port = &b->call->inputs[v];
-        if (b->masks[v]) return (cgru_span){b->masks[v] + late, cgru_mask_frames(b, v) + 1, 1};
-        if (port->data == NULL) return (cgru_span){NULL, 0, 0};
-        int64_t from = b->first * port->row + (moves ? late * port->frame : 0);
-        const char *data = (const char *)port->data + from * (g->values[v].content == CGRU_IDS ? 8 : 4);
-        return (cgru_span){(float *)data, port->row, moves ? port->frame : 0};
-    }
-    case CGRU_IN_OUTPUT: {
-        const cgru_port *port = &b->call->outputs[home->place];
-        return (cgru_span){(float *)port->data + b->first * port->row + (moves ? late * port->frame : 0), port->row,
-                           moves ? port->frame : 0};
-    }
-    case CGRU_IN_KEPT:
-        return (cgru_span){b->kept[v] + (moves ? late * size : 0), (cgru_frames_in_call(b, v) + 1) * size, moves ? size : 0};
-    case CGRU_IN_CHUNK:
-        return (cgru_span){b->slots[home->place] + (at - b->before[v]) * size, b->most[v] * size, size};
-    case CGRU_IN_WEIGHTS:
-        return (cgru_span){(float *)g->nodes[home->place].vector[0], 0, 0};
-    case CGRU_IN_VALUE: {
-        cgru_span whole = cgru_span_of(b, home->place, at);
-        if (whole.data) whole.data += home->offset;
-        return whole;
-    }
-    default:
-        return (cgru_span){NULL, 0, 0};
-    }
-}
-
-cgru_span cgru_window_of(const graph_block *b, const cgru_gnode *node, int k, float *memory)
-{
-    const int size = b->graph->values[node->in[k]].size;
-    return (cgru_span){memory, extended_frames(b, node, k) * size, size};
-}
-
-void cgru_extend(const graph_block *b, const cgru_job *job, int k, cgru_span window, int64_t from, int64_t frames)
-{
-    const cgru_gnode *node = job->node;
-    const int v = node->in[k], size = b->graph->values[v].size, hold = node->hold[k];
-    const int moves = b->graph->values[v].clock == CGRU_STEPS;
-    const cgru_span in = cgru_span_of(b, v, from);
-    const size_t bytes = (size_t)size * sizeof(float);
-    for (int r = 0; r < b->rows; r++) {
-        float *row = window.data + r * window.row, *end = row + window.row;
-        float *state = hold && moves ? cgru_state_row(job, r) + node->history[k] : NULL;
-        /* Frames that count: a row's own, where a steady graph carries the state at the row's length. Where frames are late
-         * a row's last ones come of the padding behind it, and its state, that of a sequence that has ended, of nothing. */
-        int64_t own = frames, real = frames;
-        if (b->lengths) {
-            real = b->lengths[(int64_t)v * b->rows + r] - (from - (moves ? b->start[v] : 0));
-            own = real < 0 ? 0 : real < frames ? real : frames;
-            if (real < -hold) real = -hold;
-            if (real > frames) real = frames;
-            if (b->graph->steady) real = own;
-            else own = frames;
-        }
-        if (state) memcpy(row, state, (size_t)hold * bytes);
-        else memset(row, 0, (size_t)hold * bytes);
-        const int64_t there = real > 0 ? real : 0; /* what a caller has behind a row's length is anybody's guess */
-        float *to = row + (ptrdiff_t)hold * size;
-        for (int64_t f = 0; f < there; f++, to += size) memcpy(to, in.data + r * in.row + f * in.frame, bytes);
-        memset(to, 0, (size_t)(end - to) * sizeof(float));
-        if (k == 0) {
-            int64_t held = state && b->graph->steady ? (int64_t)state[hold * size] : moves ? from : 0;
-            if (held > hold) held = hold;
-            b->real[2 * r] = (int)(hold - held);
-            b->real[2 * r + 1] = (int)(hold + real);
-            if (state) state[hold * size] = (float)(held + own < hold ? held + own : hold);
-        }
-        if (state && own > 0) memcpy(state, row + own * size, (size_t)hold * bytes);
-    }
 }

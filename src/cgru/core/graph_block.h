@@ -1,5 +1,5 @@
-/* One block of rows of one call of a graph, as one member of its team sees it: how many frames every value has, and where
- * they lie. Members share the frames of values; what they count with and prepare products in is each one's own. */
+/* One block of rows of one call of a graph, as one member of its team sees it: how many frames every value has, and
+ * its scratch. Members share the frames of values; what they count with and prepare products in is each one's own. */
 #ifndef CGRU_GRAPH_BLOCK_H
 #define CGRU_GRAPH_BLOCK_H
 
@@ -53,7 +53,22 @@ void cgru_plan_frames(graph_block *b);
 int64_t cgru_frames_in_call(const graph_block *b, int v);
 int64_t cgru_mask_frames(const graph_block *b, int v);
 
-/* ---- where they lie ------------------------------------------------------------------------------------------------- */
+/* Whether a node reads input k as frames held and frames new, one after the other. */
+static inline int cgru_extends(const cgru_gnode *node, int k)
+{
+    return node->in[k] >= 0 && (node->op->windowed || node->hold[k]);
+}
+
+/* Frames of such an input at most: those held, those new, and padding at the end. */
+static inline int64_t cgru_extended_frames(const graph_block *b, const cgru_gnode *node, int k)
+{
+    int whole = b->graph->values[node->in[k]].clock != CGRU_STEPS || (node->op->whole && node->op->windowed);
+    int64_t fresh = whole ? cgru_frames_in_call(b, node->in[k]) : b->most[node->in[k]];
+    int64_t right = node->window.right > 0 ? node->window.right : 0, left = node->window.left > 0 ? node->window.left : 0;
+    return node->hold[k] + fresh + right + (whole ? left : 0);
+}
+
+/* ---- scratch -------------------------------------------------------------------------------------------------------- */
 
 /* Bytes of a block: once, and for each member. */
 typedef struct {
@@ -63,21 +78,5 @@ typedef struct {
 /* Prepares a block, of which graph, call, first, rows, chunk, lanes and member are set, in memory: what is shared, and what is
  * the member's own. With NULL for both it only measures, and gives no room where there is no memory to count in. */
 graph_room cgru_prepare_block(graph_block *b, char *shared, char *own);
-
-/* Frames of a value from frame `at` of the sequence on. */
-cgru_span cgru_span_of(const graph_block *b, int v, int64_t at);
-
-/* Whether a node reads input k as frames held and frames new, one after the other. */
-static inline int cgru_extends(const cgru_gnode *node, int k)
-{
-    return node->in[k] >= 0 && (node->op->windowed || node->hold[k]);
-}
-
-/* Where such an input lies in window memory: it begins with the frames held. */
-cgru_span cgru_window_of(const graph_block *b, const cgru_gnode *node, int k, float *memory);
-
-/* Fills that window: frames held, then `frames` from frame `from` on, zeros where it sees padding; the state then holds the last
- * of them. */
-void cgru_extend(const graph_block *b, const cgru_job *job, int k, cgru_span window, int64_t from, int64_t frames);
 
 #endif

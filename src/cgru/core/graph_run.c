@@ -7,6 +7,92 @@
 
 #include <string.h>
 
+/* ---- where frames are ---------------------------------------------------------------------------------------------- */
+
+/* Frames of a value from frame `at` of the sequence on. */
+static cgru_span span_of(const graph_block *b, int v, int64_t at)
+{
+    const cgru_graph *g = b->graph;
+    const cgru_home *home = &g->homes[v];
+    const int size = g->values[v].size, moves = g->values[v].clock != CGRU_ONCE;
+    const int64_t late = g->values[v].clock == CGRU_STEPS ? at - b->start[v] : at;
+    switch (home->storage) {
+    case CGRU_IN_INPUT: {
+        const cgru_port *port = &b->call->inputs[v];
+        if (b->masks[v]) return (cgru_span){b->masks[v] + late, cgru_mask_frames(b, v) + 1, 1};
+        if (port->data == NULL) return (cgru_span){NULL, 0, 0};
+        int64_t from = b->first * port->row + (moves ? late * port->frame : 0);
+        const char *data = (const char *)port->data + from * (g->values[v].content == CGRU_IDS ? 8 : 4);
+        return (cgru_span){(float *)data, port->row, moves ? port->frame : 0};
+    }
+    case CGRU_IN_OUTPUT: {
+        const cgru_port *port = &b->call->outputs[home->place];
+        return (cgru_span){(float *)port->data + b->first * port->row + (moves ? late * port->frame : 0), port->row,
+                           moves ? port->frame : 0};
+    }
+    case CGRU_IN_KEPT:
+        return (cgru_span){b->kept[v] + (moves ? late * size : 0), (cgru_frames_in_call(b, v) + 1) * size, moves ? size : 0};
+    case CGRU_IN_CHUNK:
+        return (cgru_span){b->slots[home->place] + (at - b->before[v]) * size, b->most[v] * size, size};
+    case CGRU_IN_WEIGHTS:
+        return (cgru_span){(float *)g->nodes[home->place].vector[0], 0, 0};
+    case CGRU_IN_VALUE: {
+        cgru_span whole = span_of(b, home->place, at);
+        if (whole.data) whole.data += home->offset;
+        return whole;
+    }
+    default:
+        return (cgru_span){NULL, 0, 0};
+    }
+}
+
+/* Where an input that is extended lies in window memory: it begins with the frames held. */
+static cgru_span window_of(const graph_block *b, const cgru_gnode *node, int k, float *memory)
+{
+    const int size = b->graph->values[node->in[k]].size;
+    return (cgru_span){memory, cgru_extended_frames(b, node, k) * size, size};
+}
+
+/* Fills that window: frames held, then `frames` from frame `from` on, zeros where it sees padding; the state then holds the last
+ * of them. */
+static void extend(const graph_block *b, const cgru_job *job, int k, cgru_span window, int64_t from, int64_t frames)
+{
+    const cgru_gnode *node = job->node;
+    const int v = node->in[k], size = b->graph->values[v].size, hold = node->hold[k];
+    const int moves = b->graph->values[v].clock == CGRU_STEPS;
+    const cgru_span in = span_of(b, v, from);
+    const size_t bytes = (size_t)size * sizeof(float);
+    for (int r = 0; r < b->rows; r++) {
+        float *row = window.data + r * window.row, *end = row + window.row;
+        float *state = hold && moves ? cgru_state_row(job, r) + node->history[k] : NULL;
+        /* Frames that count: a row's own, where a steady graph carries the state at the row's length. Where frames are late
+         * a row's last ones come of the padding behind it, and its state, that of a sequence that has ended, of nothing. */
+        int64_t own = frames, real = frames;
+        if (b->lengths) {
+            real = b->lengths[(int64_t)v * b->rows + r] - (from - (moves ? b->start[v] : 0));
+            own = real < 0 ? 0 : real < frames ? real : frames;
+            if (real < -hold) real = -hold;
+            if (real > frames) real = frames;
+            if (b->graph->steady) real = own;
+            else own = frames;
+        }
+        if (state) memcpy(row, state, (size_t)hold * bytes);
+        else memset(row, 0, (size_t)hold * bytes);
+        const int64_t there = real > 0 ? real : 0; /* what a caller has behind a row's length is anybody's guess */
+        float *to = row + (ptrdiff_t)hold * size;
+        for (int64_t f = 0; f < there; f++, to += size) memcpy(to, in.data + r * in.row + f * in.frame, bytes);
+        memset(to, 0, (size_t)(end - to) * sizeof(float));
+        if (k == 0) {
+            int64_t held = state && b->graph->steady ? (int64_t)state[hold * size] : moves ? from : 0;
+            if (held > hold) held = hold;
+            b->real[2 * r] = (int)(hold - held);
+            b->real[2 * r + 1] = (int)(hold + real);
+            if (state) state[hold * size] = (float)(held + own < hold ? held + own : hold);
+        }
+        if (state && own > 0) memcpy(state, row + own * size, (size_t)hold * bytes);
+    }
+}
+
 /* ---- one node ------------------------------------------------------------------------------------------------------- */
 
 /* Whether the call ends: where it may, every member learns of it at the same place. */
@@ -27,20 +113,26 @@ static void clear_beyond(const cgru_job *job)
     }
 }
 
-/* Frames [from, to) of the node's result, counted from the beginning of the sequence, without its inputs. */
-static cgru_job job_of(graph_block *b, const cgru_gnode *node, int64_t from, int64_t to)
+/* Frames [from, to) of the node's result, counted from the beginning of the sequence, without its inputs. Field by field: to
+ * clear all of a job first would take longer than a small step of a small node. */
+static void start_job(graph_block *b, cgru_job *job, const cgru_gnode *node, int64_t from, int64_t to)
 {
-    const int v = node->out;
-    cgru_job job = {.graph = b->graph, .node = node, .call = b->call, .first = b->first, .rows = b->rows, .frames = to - from,
-                    .at = from - (b->graph->values[v].clock == CGRU_STEPS ? b->start[v] : 0), .real = b->real,
-                    .member = cgru_alone, .scans = &b->scans, .pointer_in = b->pointer_in, .pointer_out = b->pointer_out,
-                    .quantized_input = {b->prepared, (ptrdiff_t)b->graph->prepared}, .scratch = b->scratch};
-    job.out = cgru_span_of(b, v, from);
-    if (b->lengths == NULL) return job;
-    job.lengths = b->lengths + (int64_t)v * b->rows;
-    if (node->inputs && node->in[0] >= 0) job.in_lengths = b->lengths + (int64_t)node->in[0] * b->rows;
-    if (node->inputs > 1 && node->in[1] >= 0) job.key_lengths = b->lengths + (int64_t)node->in[1] * b->rows;
-    return job;
+    const int v = node->out, ragged = b->lengths != NULL;
+    job->graph = b->graph, job->node = node, job->call = b->call;
+    job->first = b->first, job->rows = b->rows;
+    job->frames = to - from;
+    job->at = from - (b->graph->values[v].clock == CGRU_STEPS ? b->start[v] : 0);
+    job->out = span_of(b, v, from);
+    for (int k = node->inputs; k < CGRU_MAX_INPUTS; k++) job->in[k].data = NULL;
+    job->lengths = ragged ? b->lengths + (int64_t)v * b->rows : NULL;
+    job->in_lengths = ragged && node->inputs && node->in[0] >= 0 ? b->lengths + (int64_t)node->in[0] * b->rows : NULL;
+    job->key_lengths = ragged && node->inputs > 1 && node->in[1] >= 0 ? b->lengths + (int64_t)node->in[1] * b->rows : NULL;
+    job->real = b->real, job->look = 0;
+    job->member = cgru_alone;
+    job->scans = &b->scans, job->lane = 0;
+    job->pointer_in = b->pointer_in, job->pointer_out = b->pointer_out;
+    job->scratch = b->scratch;
+    job->quantized_input = (cgru_prepared){b->prepared, (ptrdiff_t)b->graph->prepared};
 }
 
 /* Its inputs. Those that are read as frames held and frames new are put together where `fills`; states move on with that. */
@@ -60,11 +152,11 @@ static void give_inputs(graph_block *b, cgru_job *job, int i, int64_t from, int 
         const int64_t fresh = (whole ? b->end[u] : after[u]) - first;
         job->in_frames[k] = fresh;
         if (!cgru_extends(node, k)) {
-            job->in[k] = cgru_span_of(b, u, first);
+            job->in[k] = span_of(b, u, first);
             continue;
         }
-        job->in[k] = cgru_window_of(b, node, k, b->windows[window++]);
-        if (fills) cgru_extend(b, job, k, job->in[k], first, fresh);
+        job->in[k] = window_of(b, node, k, b->windows[window++]);
+        if (fills) extend(b, job, k, job->in[k], first, fresh);
         /* from where the first result frame looks */
         const int64_t look = from / node->window.up * node->window.stride - node->window.left - (first - node->hold[k]);
         job->in[k].data += look * g->values[u].size;
@@ -141,20 +233,22 @@ static void run_node(graph_block *b, int i, int64_t from, int64_t to, const int6
     const cgru_gnode *node = &b->graph->nodes[i];
     const int members = is_run(b->graph, i) ? members_for(b, i, to - from) : 0;
     const int first = b->member.rank == 0;
-    int extends = 0;
     if (members == 0) return;
-    for (int k = 0; k < node->inputs; k++) extends |= cgru_extends(node, k);
     if (b->written == CGRU_BY_ALL) meet(b);
     if (members == 1) {
         b->written = CGRU_BY_FIRST;
         if (!first) return;
-        cgru_job job = job_of(b, node, from, to);
+        cgru_job job;
+        start_job(b, &job, node, from, to);
         give_inputs(b, &job, i, from, 1, before, after);
         node->op->run(&job);
         clear_beyond(&job);
         return;
     }
-    cgru_job job = job_of(b, node, from, to);
+    int extends = 0;
+    for (int k = 0; k < node->inputs; k++) extends |= cgru_extends(node, k);
+    cgru_job job;
+    start_job(b, &job, node, from, to);
     give_inputs(b, &job, i, from, first, before, after);
     if (extends || b->written == CGRU_BY_FIRST) meet(b);
     b->written = CGRU_BY_ALL;
@@ -226,7 +320,8 @@ static void run_beside(graph_block *b, int pass, int64_t worth)
         const int members = worth < end - first ? (int)worth : end - first;
         if (b->member.rank < first || b->member.rank >= first + members) continue;
         const int64_t from = first_frame(b, i);
-        cgru_job job = job_of(b, &g->nodes[i], from, b->end[g->nodes[i].out]);
+        cgru_job job;
+        start_job(b, &job, &g->nodes[i], from, b->end[g->nodes[i].out]);
         job.lane = lane;
         give_inputs(b, &job, i, from, 0, b->start, b->end);
         run_share(&job, cgru_team_part(b->member, first, members));
