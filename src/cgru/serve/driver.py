@@ -154,9 +154,13 @@ class Driver:
             if self._load is not None:
                 self._load.note(now)
             wait = ticks.wait(now)
-            if wait is None:
+            if wait is None or (wait and not ticks.urgent):
+                # Whatever arrives may be more urgent than what there is to wait for.
                 self._arrived.clear()
+                timer = None if wait is None else loop.call_later(wait, self._arrived.set)
                 await self._arrived.wait()
+                if timer is not None:
+                    timer.cancel()
                 continue
             # Even where nothing is to wait for, the sockets get their turn.
             await asyncio.sleep(wait if wait > _COARSE else 0)

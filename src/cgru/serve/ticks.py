@@ -114,6 +114,11 @@ class Ticks:
         """Streams that could step now."""
         return len(self._ready) + len(self._satisfied)
 
+    @property
+    def urgent(self) -> bool:
+        """Whether a stream could step that is not put off."""
+        return bool(self._ready)
+
     def push(self, channel: Channel, frames: Iterable[bytes | memoryview], now: float) -> None:
         """Frames that came for a stream, each ``bytes_in`` long."""
         before = len(channel.frames)
