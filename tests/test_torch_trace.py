@@ -417,7 +417,8 @@ DAMAGE: dict[str, tuple[str, Any, str]] = {
         lambda data: data.replace(b'"use_pickle": false', b'"use_pickle": true'),
         "pickled",
     ),
-    "no JSON": ("model.json", lambda data: b"[" * 99999, "is no JSON"),
+    "no JSON": ("model.json", lambda data: data[:-9], "is not valid JSON"),
+    "JSON that nests too deep": ("model.json", lambda data: b"[" * 99999, "nests too deep"),
     "another version": ("model.json", lambda data: data.replace(b'"major": 8', b'"major": 99'), "schema version"),
     "no graph": ("model.json", lambda data: data.replace(b'"nodes"', b'"knots"'), "is no program"),
     "an operator by path": (
