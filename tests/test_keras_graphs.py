@@ -159,6 +159,26 @@ def forecaster_that_flattens() -> Any:
 
 
 @model
+def attention_by_dot_of_open_lengths() -> Any:
+    """Luong's, of a decoder over an encoder: each input has a length of its own."""
+    source, target = keras.Input((None, 5), name="source"), keras.Input((None, 3), name="target")
+    memory, h = L.GRU(6, return_sequences=True)(source), L.GRU(6, return_sequences=True)(target)
+    weights = L.Dropout(0.1)(L.Activation("softmax")(L.Dot(axes=[2, 2])([h, memory])))
+    context = L.Dot(axes=[2, 1])([weights, memory])
+    y = L.Dense(4, "tanh")(L.Concatenate()([context, h]))
+    return keras.Model([source, target], y), [normal(3, 7, 5), normal(3, 4, 3)]
+
+
+@model
+def attention_to_itself_and_pooling_by_dot() -> Any:
+    i = keras.Input((None, 5))
+    h = L.Bidirectional(L.GRU(3, return_sequences=True))(L.Masking()(i))
+    h = L.Add()([L.Dot(axes=(2, 1))([L.Softmax()(L.Dot(axes=2)([L.Dense(4)(h), L.Dense(4)(h)])), h]), i[..., :1]])
+    pooled = L.Dot(axes=1)([L.Softmax(axis=1)(L.Dense(1)(h)), h])
+    return keras.Model(i, L.Dense(2)(L.Flatten()(pooled))), [normal(3, 8, 5)]
+
+
+@model
 def every_activation() -> Any:
     i = keras.Input((None, 5))
     names = "gelu silu selu mish relu6 exponential log_softmax hard_silu softplus elu celu"
@@ -346,3 +366,23 @@ def test_what_cannot_be_known_is_refused_by_name(layer: Any, message: str) -> No
     made = keras.Model(i, layer()(i))
     with pytest.raises(cgru.UnsupportedError, match=message):
         cgru.from_keras(made)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda scores, h: scores,
+        lambda scores, h: L.Softmax()(scores),
+        lambda scores, h: L.Dot(axes=(2, 1))([scores, h]),
+        lambda scores, h: L.Dot(axes=(1, 1))([L.Softmax()(scores), h]),
+        lambda scores, h: L.Dot(axes=(2, 1))([L.Softmax()(L.Softmax()(scores)), h]),
+        lambda scores, h: L.Dot(axes=(2, 1))([L.Activation("sigmoid")(scores), h]),
+        lambda scores, h: L.Dot(axes=(1, 2))([h, L.Softmax()(scores)]),
+    ],
+)
+def test_scores_of_open_lengths_are_run_as_attention_alone(after: Any, tmp_path: Path) -> None:
+    i = keras.Input((None, 5))
+    h = L.GRU(5, return_sequences=True)(i)
+    keras.Model(i, after(L.Dot(axes=(2, 2))([h, h]), h)).save(tmp_path / "m.keras")
+    with pytest.raises(cgru.UnsupportedError, match="steps"):
+        cgru.load(tmp_path / "m.keras")

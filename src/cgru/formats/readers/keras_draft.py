@@ -37,6 +37,19 @@ class Tensor:
     mask: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Scores:
+    """The product of every step of ``query`` with every step of ``key``, (B, T, S), where their numbers are open.
+
+    It is no value of the graph: behind a softmax over S (``weighs``) and a product with a sequence of S steps it is
+    attention, and nothing else takes it.
+    """
+
+    query: Tensor
+    key: Tensor
+    weighs: bool = False
+
+
 class SameTime(Exception):
     """Two inputs that were thought to have a time axis each meet in one operation: they share theirs."""
 
@@ -61,6 +74,12 @@ class Step:
     def run(self, d: Draft, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if self.emit is not None:
             return self.emit(d, args, kwargs)
+        if len(args) == 1 and isinstance(args[0], Scores):
+            names = [layer.activation if isinstance(layer, Activation) else "" for layer in self.layers or ()]
+            if not names:  # a Dropout
+                return args[0]
+            if names == ["softmax"] and not args[0].weighs:
+                return replace(args[0], weighs=True)
         x = d.only(args, kwargs)
         for layer in self.layers or ():
             if self.is_softmax and x.mask is not None:
@@ -108,6 +127,12 @@ class Draft:
         return UnsupportedError(f"{self.where}: {what}")
 
     def tensor(self, given: Any) -> Tensor:
+        if isinstance(given, Scores):
+            raise self.refuse(
+                "takes the products of every step with every other; where their number is open, cgru follows them "
+                "through a softmax to a Dot with the sequence alone: save the model with the number in "
+                "Input(shape=(steps, features))"
+            )
         if not isinstance(given, Tensor):
             raise self.refuse(f"is called with {str(given)[:80]}, which cgru does not take from files")
         return given

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import FormatError, UnsupportedError
-from .keras_draft import Draft, Step, Tensor
+from .keras_draft import Draft, Scores, Step, Tensor
 from .keras_graph import Entry
 from .keras_pointwise import unit
 from .keras_settings import Build, Settings
@@ -130,7 +130,10 @@ def joined(d: Draft, given: Sequence[Tensor], axis: int, kwargs: dict[str, Any])
 
 
 def dot(item: Entry, weights: Weights, build: Build) -> Step:
-    """Σ over one axis of each: (B, M, K) and (B, N, K) with axes=2 → (B, M, N)."""
+    """Σ over one axis of each: (B, M, K) and (B, N, K) with axes=2 → (B, M, N).
+
+    Over numbers of steps that are open it is run where it is attention, or a sequence weighted and summed.
+    """
     settings = Settings(item)
     axes, normalize = settings.value("axes"), settings.flag("normalize", False)
     settings.finish()
@@ -138,10 +141,20 @@ def dot(item: Entry, weights: Weights, build: Build) -> Step:
     if not isinstance(pair, list) or len(pair) != 2 or any(type(a) is not int for a in pair):
         raise FormatError(f"{item.where}: axes is {str(axes)[:60]!r}, expected a number or two")
 
-    def emit(d: Draft, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
-        inputs = _several(d, args, kwargs)
+    def emit(d: Draft, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        given = args[0] if len(args) == 1 and isinstance(args[0], list) else args
+        if len(given) == 2 and isinstance(given[0], Scores) and given[0].weighs and pair in ([2, 1], [-1, 1], [-1, -2]):
+            scores, value = given[0], d.tensor(given[1])
+            seen = replace(value, mask=None)
+            return attended(d, scores.query, scores.key, seen, causal=False, additive=False, scale=None, total=None)
+        inputs = [replace(x, mask=None) for x in _several(d, args, kwargs)]  # Keras' Dot takes no masks
         if len(inputs) != 2:
             raise d.refuse(f"is called with {len(inputs)} inputs, expected two")
+        if all(x.timed and len(d.features(x)) == 1 and d.count(x) is None for x in inputs) and not normalize:
+            if all(a in (2, -1) for a in pair):
+                return Scores(inputs[0], inputs[1])
+            if pair in ([1, 1], [-2, -2]) and 1 in (d.features(x)[0] for x in inputs):
+                return _weighted_sum(d, inputs[0], inputs[1])
         sides = [d.folded(x, "a product over steps") for x in inputs]
         at = [(a + len(d.features(x)) + 1 if a < 0 else a) - 1 for a, x in zip(pair, sides, strict=True)]
         ranks = [len(d.features(x)) for x in sides]
@@ -163,6 +176,12 @@ def dot(item: Entry, weights: Weights, build: Build) -> Step:
         return d.reshaped(y, *(kept or [1]))
 
     return Step(emit=emit)
+
+
+def _weighted_sum(d: Draft, left: Tensor, right: Tensor) -> Tensor:
+    """Σ over the steps of one sequence times the other, one of which has one number a step: (B, M, N)."""
+    y = d.node("pool_whole", d.node("mul", left, right, part="weighted"), part="sum", kind="sum", timed=False)
+    return d.reshaped(y, d.features(left)[0], d.features(right)[0])
 
 
 def attention(item: Entry, weights: Weights, build: Build) -> Step:
