@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import random
 import socket
@@ -47,6 +48,23 @@ class Clock:
 def server() -> Iterator[Served]:
     with served(NET, idle=1.2) as running:
         yield running
+
+
+def test_what_read_a_handshake_is_not_kept() -> None:
+    """A timer held it for as long as a silent connection is waited for, and the garbage collector looked through it."""
+    with served(NET, idle=60.0) as server, contextlib.ExitStack() as clients:
+        for _ in range(5):
+            client = clients.enter_context(server.socket())
+            client.sendall(HANDSHAKE)
+            assert client.recv(4096).startswith(b"HTTP/1.1 101")
+        for _ in range(50):
+            gc.collect()
+            read = [wire for wire in gc.get_objects() if isinstance(wire, wires.HttpWire)]
+            kept = [wire for wire in read if wire.gate.protocol is not wire]
+            if not kept:
+                break
+            time.sleep(0.1)
+        assert not kept
 
 
 @contextlib.contextmanager
