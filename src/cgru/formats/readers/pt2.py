@@ -20,8 +20,6 @@ from .aten.network import traced
 from .aten.program import Argument, Call, Program, Ref
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*(?:\n\s+([^\n]+))?')
-#: The kind of an input that is given by its place, not its name.
-_BY_PLACE = 1
 _SPECS = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
 
 
@@ -93,14 +91,7 @@ def _calls(graph: Mapping[str, Any], node: Mapping[str, Any], place: int) -> lis
     target = str(node["target"]).removeprefix("torch.ops.aten.").removesuffix(".default")
     if not str(node["target"]).startswith("torch.ops.aten."):
         target = str(node["target"])
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    for item in node["inputs"]:
-        # Older exports do not say which inputs were given by place; the tensor that an operator is of always is.
-        if item.get("kind", _BY_PLACE if item["name"] == "self" else None) == _BY_PLACE and not kwargs:
-            args.append(_argument(graph, item["arg"]))
-        else:
-            kwargs[item["name"]] = _argument(graph, item["arg"])
+    kwargs = {item["name"]: _argument(graph, item["arg"]) for item in node["inputs"]}
     metadata = node.get("metadata") or {}
     line = _line(metadata.get("stack_trace") or "")
     stack = [entry.split(",") for entry in (metadata.get("nn_module_stack") or "").split(";") if entry]
@@ -108,10 +99,10 @@ def _calls(graph: Mapping[str, Any], node: Mapping[str, Any], place: int) -> lis
     outputs = [_argument(graph, output) for output in node["outputs"]]
     if len(outputs) == 1 and isinstance(outputs[0], Ref):
         name = outputs[0].name
-        return [Call(name, target, tuple(args), kwargs, _shape(graph, name), module, line)]
+        return [Call(name, target, (), kwargs, _shape(graph, name), module, line)]
     several = outputs[0] if len(outputs) == 1 and isinstance(outputs[0], list) else outputs
     whole = f"call {place}"
-    made = [Call(whole, target, tuple(args), kwargs, None, module, line)]
+    made = [Call(whole, target, (), kwargs, None, module, line)]
     for i, part in enumerate(several):
         if isinstance(part, Ref):
             made.append(Call(part.name, "getitem", (Ref(whole), i), {}, _shape(graph, part.name), module, line))
