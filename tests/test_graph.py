@@ -235,6 +235,21 @@ def test_what_reducing_a_graph_costs(net: cgru.Model) -> None:
         cgru.compare(net, cgru.Model(GRAPHS["skip" if net.input_size != 6 else "centred"]()), x)
 
 
+@pytest.mark.parametrize("count", [8, 9, 17, 70])
+def test_more_values_are_joined_than_the_core_takes_at_once(count: int) -> None:
+    g = cgru.Graph()
+    x = g.input(4)
+    y = g.concat(*(g.slice(x, start=i % 4, stop=i % 4 + 1) for i in range(count)), name="parts")
+    g.output(g.activation(y, activation="relu"), joined=y)
+    net = cgru.Model(g)
+    given = np.random.default_rng(count).standard_normal((2, 5, 4)).astype(np.float32)
+    expected = given[..., np.arange(count) % 4]
+    np.testing.assert_array_equal(net(given)["joined"], expected)
+    stream = net.stream(batch=2)
+    stepped = [stream.step(frame)["joined"] for frame in given.swapaxes(0, 1)]
+    np.testing.assert_array_equal(np.stack(stepped, 1), expected)
+
+
 @pytest.mark.parametrize("times", [2, 3])
 def test_a_value_may_stand_twice_in_a_concatenation(times: int) -> None:
     g = cgru.Graph()

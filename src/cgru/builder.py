@@ -10,6 +10,7 @@ from .errors import CgruError, ShapeError
 from .html_tables import table
 from .spec.graph import MASK, Node
 from .spec.graph import Graph as Specification
+from .spec.joining import narrow_joins
 from .spec.operation import checked_options, operation
 from .spec.padding import absorb_padding
 from .spec.values import EVERY_STEP, Clock, Value
@@ -194,5 +195,5 @@ class Graph:
         if not self.outputs:
             raise CgruError("the graph has no outputs; name them with g.output(…)")
         shapes = {key: weights.shapes for key, weights in self.store.items()}
-        nodes = absorb_padding(self.nodes, self.outputs)
+        nodes = narrow_joins(absorb_padding(self.nodes, self.outputs))
         return Specification(self.inputs, nodes, self.outputs, shapes=shapes)

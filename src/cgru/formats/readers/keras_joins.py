@@ -91,10 +91,6 @@ def _mask_of_call(d: Draft, kwargs: dict[str, Any], inputs: Sequence[Tensor]) ->
     return joined_mask(d, [x for x in inputs if x.timed]) if any(x.timed for x in inputs) else None
 
 
-#: The values that the core joins at once.
-MOST = 8
-
-
 def concatenate(item: Entry, weights: Weights, build: Build) -> Step:
     settings = Settings(item)
     axis = settings.value("axis", -1)
@@ -115,13 +111,6 @@ def joined(d: Draft, given: Sequence[Tensor], axis: int, kwargs: dict[str, Any])
     at -= 2 if inputs[0].timed else 1
     if not 0 <= at < len(spread[0]):
         raise d.refuse(f"axis={axis} of {rank} axes")
-    while len(inputs) > MOST:
-        inputs = [
-            d.node("concat", *inputs[i : i + MOST], part="some", axis=at)
-            if len(inputs[i : i + MOST]) > 1
-            else inputs[i]
-            for i in range(0, len(inputs), MOST)
-        ]
     y = d.node("concat", *inputs, axis=at)
     return replace(y, mask=mask)
 

@@ -17,9 +17,6 @@ from .lengths import PASSED_OVER
 from .lowering import Lowering
 from .values import PACKED, B, Heads, Known, Misread, S, Scores, T, Tensor, Within
 
-#: Values that one concatenation takes.
-_MOST = 8
-
 
 def apart(value: Any) -> tuple[Any, int | None]:
     """A tensor with rows and heads on axes of their own, and where torch has them in one."""
@@ -129,12 +126,8 @@ def weighted(lo: Lowering, held: Scores, given: Any) -> Any:
         lo.emit("attend", q, k, x, kind="dot", factor=held.factor, causal=held.causal)
         for q, k, x in zip(*parts, strict=True)
     ]
-    while len(made) > 1:
-        made = [
-            lo.emit("concat", *made[i : i + _MOST]) if len(made[i : i + _MOST]) > 1 else made[i]
-            for i in range(0, len(made), _MOST)
-        ]
-    name = lo.emit("reshape", made[0], features=lo.features(v)) if lead else made[0]
+    flat = lo.emit("concat", *made) if len(made) > 1 else made[0]
+    name = lo.emit("reshape", flat, features=lo.features(v)) if lead else flat
     found = replace(v, name=name, shape=(*held.query.shape[:-1], v.shape[-1])).followed_by(None)
     return found if place is None else Heads(found, place)
 
