@@ -140,16 +140,8 @@ class LayerNorm(Layer):
         """From a torch.nn.LayerNorm, which says epsilon, its ``state_dict()``, or one that holds it at ``prefix``."""
         where = called(name, cls.kind)
         module = torch_module(tensors, ("LayerNorm",), where)
-        if module is None:
-            held = torch_tensors(tensors, prefix, ("weight", "bias"), where)
-            return cls(held["weight"], held.get("bias"), epsilon=epsilon, name=name)
-        shape = tuple(module.normalized_shape)
-        if len(shape) != 1:
-            raise UnsupportedError(f"{where}: normalized_shape={shape}; one axis, the features, is run")
-        known = ("weight", "bias") if module.elementwise_affine else ("bias",)
-        held = torch_tensors(tensors, prefix, known, where)
-        weight = held.get("weight", np.ones(shape, np.float32))
-        return cls(weight, held.get("bias"), epsilon=module.eps, name=name)
+        held = _of_torch(module, tensors, prefix, ("weight", "bias"), where)
+        return cls(held["weight"], held.get("bias"), epsilon=epsilon if module is None else module.eps, name=name)
 
     @classmethod
     def from_keras(cls, weights: Any, *, epsilon: float = 1e-3, name: str | None = None) -> Self:
@@ -209,14 +201,8 @@ class RMSNorm(Layer):
         """
         where = called(name, cls.kind)
         module = torch_module(tensors, ("RMSNorm",), where)
-        if module is None:
-            held = torch_tensors(tensors, prefix, ("weight",), where)
-        else:
-            shape, epsilon = tuple(module.normalized_shape), module.eps
-            if len(shape) != 1:
-                raise UnsupportedError(f"{where}: normalized_shape={shape}; one axis, the features, is run")
-            ones = {"weight": np.ones(shape, np.float32)}
-            held = torch_tensors(tensors, prefix, ("weight",), where) if module.elementwise_affine else ones
+        held = _of_torch(module, tensors, prefix, ("weight",), where)
+        epsilon = epsilon if module is None else module.eps
         epsilon = float(np.finfo(np.float32).eps) if epsilon is None else epsilon
         return cls(held["weight"], epsilon=epsilon, name=name)
 
@@ -260,6 +246,19 @@ def _small(epsilon: Any, where: str) -> float:
 def _check_last_axis(layer: Any, axis: Any) -> None:
     if axis not in (-1, 2) and list(np.ravel(axis)) not in ([-1], [2]):
         raise UnsupportedError(f"{layer.name}: axis={axis!r}; a sequence's last axis, the features, is run")
+
+
+def _of_torch(module: Any, tensors: Any, prefix: str, known: Sequence[str], where: str) -> dict[str, Any]:
+    """The tensors ``known`` of a normalisation over features; its weight is ones where a live module has none."""
+    if module is None:
+        return torch_tensors(tensors, prefix, known, where)
+    shape = tuple(module.normalized_shape)
+    if len(shape) != 1:
+        raise UnsupportedError(f"{where}: normalized_shape={shape}; one axis, the features, is run")
+    if module.elementwise_affine:
+        return torch_tensors(tensors, prefix, known, where)
+    others = [key for key in known if key != "weight"]
+    return {"weight": np.ones(shape, np.float32)} | torch_tensors(tensors, prefix, others, where)
 
 
 def _of_keras(layer: Any) -> tuple[Any, Any, list[Any], float]:
