@@ -15,7 +15,7 @@ SOURCES = Path(cgru.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("arrays",),
-    ("forks", "html_tables", "threads"),
+    ("forks", "html_tables", "json_numbers", "threads"),
     ("spec", "reference"),  # the table of cells has the equations in it
     ("weights",),
     ("layers",),

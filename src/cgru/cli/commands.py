@@ -21,6 +21,7 @@ from .. import __version__
 from ..engine.model import Model
 from ..engine.verification import TOLERANCE
 from ..errors import CgruError, UnsupportedError, shortened
+from ..json_numbers import nested
 from ..spec.precision import PRECISIONS
 from ..threads import resolve
 from . import files as cli_files
@@ -238,7 +239,7 @@ def run(options: argparse.Namespace) -> int:
             "seconds": seconds,
         }
         if options.output == PIPE:
-            summary["y"] = running.each(y if isinstance(y, (dict, tuple)) else (y,), running.numbers)
+            summary["y"] = running.each(y if isinstance(y, (dict, tuple)) else (y,), nested)
         else:
             summary["output"] = options.output
         _print_json(summary)

@@ -85,10 +85,3 @@ def each(given: Any, made: Callable[[Any], Any]) -> Any:
     if isinstance(given, dict):
         return {name: made(part) for name, part in given.items()}
     return [made(part) for part in given] if isinstance(given, tuple) else made(given)
-
-
-def numbers(array: np.ndarray) -> Any:
-    """Nested lists; JSON has no NaN and no infinity, so those become null."""
-    plain: np.ndarray = array.astype(object)
-    plain[~np.isfinite(array)] = None
-    return plain.tolist()

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..cli.files import Input, parse_input
 from ..errors import CgruError
+from ..json_numbers import nested, no_number
 
 
 def file_input(body: bytes, ids: bool, features: int) -> Input:
@@ -21,7 +22,7 @@ def file_input(body: bytes, ids: bool, features: int) -> Input:
 
 def json_input(body: bytes, ids: bool) -> tuple[np.ndarray, np.ndarray | None]:
     try:
-        asked = json.loads(body, parse_constant=_no_number)
+        asked = json.loads(body, parse_constant=no_number)
         x = asked["x"]
         if asked.keys() - {"x", "lengths"}:
             raise KeyError
@@ -39,18 +40,5 @@ def json_input(body: bytes, ids: bool) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def json_output(y: Any) -> bytes:
-    plain = [_numbers(part) for part in y] if isinstance(y, tuple) else _numbers(y)
+    plain = [nested(part) for part in y] if isinstance(y, tuple) else nested(y)
     return json.dumps({"y": plain}).encode()
-
-
-def _numbers(array: np.ndarray) -> Any:
-    """Nested lists; JSON has no NaN and no infinity, so those become null."""
-    if np.isfinite(array).all():
-        return array.tolist()
-    plain: np.ndarray = array.astype(object)
-    plain[~np.isfinite(array)] = None
-    return plain.tolist()
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON number")

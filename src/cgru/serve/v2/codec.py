@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...json_numbers import no_number
 from .request import Request, V2Error, tensor
 
 
@@ -21,7 +22,7 @@ def decode(body: bytes, header: str | None) -> tuple[Request, set[str] | bool]:
             raise V2Error(400, f"Inference-Header-Content-Length: expected 1 to {len(body)}, found {header[:40]!r}")
         told, rest = body[: int(header)], memoryview(body)[int(header) :]
     try:
-        asked = json.loads(told, parse_constant=_no_number)
+        asked = json.loads(told, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
         raise V2Error(400, f"the request is no valid JSON ({str(error)[:120]})") from None
     if not isinstance(asked, dict):
@@ -92,7 +93,3 @@ def _parameters(found: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise V2Error(400, "parameters: expected an object")
     return parameters
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON number")
