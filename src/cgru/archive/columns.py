@@ -70,7 +70,8 @@ def _plain(pa: Any, column: Any, net: Model) -> tuple[np.ndarray, np.ndarray] | 
     """All steps of all rows (S, I), or ids (S,), and where each row ends; None where a row could be wrong."""
     if not len(column) or not _is_list(pa, column.type) or column.null_count:
         return None
-    counts, values = column.value_lengths(), column.flatten()
+    ends = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))
+    values = column.flatten()
     width = None if net.takes_ids else net.input_size
     if _is_list(pa, values.type):
         if not len(values) or values.null_count:
@@ -80,13 +81,10 @@ def _plain(pa: Any, column: Any, net: Model) -> tuple[np.ndarray, np.ndarray] | 
         if least != most:
             return None
         width, values = least.as_py(), values.flatten()
-        ends = np.cumsum(counts.to_numpy(zero_copy_only=False))
-    else:
-        ends = np.cumsum(counts.to_numpy(zero_copy_only=False))
-        if width is not None:
-            if not width or (ends % width).any():
-                return None
-            ends = ends // width
+    elif width is not None:
+        if not width or (ends % width).any():
+            return None
+        ends = ends // width
     right = pa.types.is_floating(values.type) or (net.takes_ids and pa.types.is_integer(values.type))
     if values.null_count or not right:
         return None
