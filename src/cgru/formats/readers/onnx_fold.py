@@ -239,15 +239,15 @@ def split_sizes(node: Node, arrays: Sequence[Any], size: int) -> list[int]:
     given = attribute(node, "split") if node.version < 13 else None
     if node.version >= 13 and len(arrays) > 1 and arrays[1] is not None:
         given = [int(part) for part in np.asarray(arrays[1]).reshape(-1)]
-    if given is not None and sum(given) != size:
-        raise ValueError(f"parts of {given} of an axis of {size}")
     parts = int(attribute(node, "num_outputs", len(node.outputs))) if given is None else len(given)
     if parts != len(node.outputs):
         raise ValueError(f"{parts} parts for {len(node.outputs)} outputs")
-    if given is not None:
-        return list(given)
-    chunk = -(-size // parts)
-    return [min(chunk, size - i * chunk) for i in range(parts)]
+    if given is None:
+        chunk = -(-size // parts)
+        return [min(chunk, size - i * chunk) for i in range(parts)]
+    if sum(given) != size:
+        raise ValueError(f"parts of {given} of an axis of {size}")
+    return list(given)
 
 
 def _pad(node: Node, arrays: Sequence[Any]) -> Any:

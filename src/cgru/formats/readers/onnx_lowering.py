@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from ..containers.onnx_records import Graph, Node, shortened
 from . import onnx_fold as fold
 from .onnx_draft import Draft
 from .onnx_values import BATCH, TIME, Count, Known, Size, Tensor, Unfolded, Value, divided, product, shape_array
+
+Some = TypeVar("Some")
 
 #: An operator's handler: from the node and its inputs (None where left out) to its outputs.
 Handler = Callable[["Lowering", Node, "list[Value | None]"], "Value | Sequence[Value]"]
@@ -40,6 +42,13 @@ def handles(*operators: str) -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+def given(value: Some | None, node: Node, what: str) -> Some:
+    """``value``, which the node says; raises :class:`FormatError` where it left it out."""
+    if value is None:
+        raise FormatError(f"{node}: {what} is missing")
+    return value
 
 
 _OUTSIDE = Node("", "", "", 0, (), (), {})
@@ -190,15 +199,12 @@ class Lowering:
                 which = {axis % rank for axis in axes} if axes else {i for i, size in enumerate(sizes) if size == 1}
                 kept = [i for i in range(rank) if i not in which]
                 return [open_known(first.array.squeeze(tuple(which)), tuple(sizes[i] for i in kept))]
-            if axes is None:
-                raise FormatError(f"{node}: the list of its axes is missing")
+            axes = given(axes, node, "the list of its axes")
             for axis in sorted(axis % (rank + len(axes)) for axis in axes):
                 sizes.insert(axis, 1)
             return [open_known(first.array.reshape([1 if isinstance(n, Count) else n for n in sizes]), tuple(sizes))]
         if node.op == "MatMul" and not isinstance(first.shape[-1], Count):
-            matrix = inputs[1]
-            if matrix is None:
-                raise FormatError(f"{node}: its matrix is missing")
+            matrix = given(inputs[1], node, "its matrix")
             if matrix.array.ndim == 2 and not matrix.open and not matrix.is_shape:
                 return [open_known(np.matmul(first.array, matrix.array), (*first.shape[:-1], matrix.array.shape[1]))]
         if node.op in ("Gather", "Split") and first.open:
@@ -212,17 +218,13 @@ class Lowering:
                     made.append(open_known(array, (*first.shape[:axis], *middle, *first.shape[axis + 1 :])))
                 return made
         if node.op == "Expand":
-            wanted = inputs[1]
-            if wanted is None:
-                raise FormatError(f"{node}: its shape is missing")
+            wanted = given(inputs[1], node, "its shape")
             shape = joined_sizes([first.shape, tuple(wanted.array.tolist())])
             spread = [1 if isinstance(size, Count) else size for size in shape]
             fold.check_size(spread)
             return [open_known(np.broadcast_to(first.array, spread), shape)]
         if node.op == "Reshape":
-            wanted = inputs[1]
-            if wanted is None:
-                raise FormatError(f"{node}: its shape is missing")
+            wanted = given(inputs[1], node, "its shape")
             if first.array.size == 1:
                 return [filled(first.array.reshape(-1)[0], reshaped_sizes(first.shape, wanted.array.tolist(), node))]
         raise Unfolded
@@ -250,10 +252,10 @@ class Lowering:
 
     def tensor(self, value: Value | None, node: Node, what: str = "its input") -> Tensor:
         """The value, which must be computed from the network's input; a constant becomes a node."""
-        if isinstance(value, Tensor):
-            return value
         if value is None:
             raise FormatError(f"{node}: {what} is missing")
+        if isinstance(value, Tensor):
+            return value
         if value.is_shape:
             raise Unfolded
         if value.open:
