@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *below: str) -> str:
     """A table, and lines of text under it."""
-    from html import escape  # two milliseconds that importing cgru need not take
+    from html import escape  # two milliseconds that a first output need not take
 
     head = "".join(f"<th style='text-align:left'>{escape(text)}</th>" for text in header)
     body = "".join(

@@ -47,6 +47,6 @@ def restore(net: Model, blob: Any, batch: int) -> Float32:
 
 
 def _digest(body: bytes) -> bytes:
-    from hashlib import blake2b  # four milliseconds that importing cgru need not take
+    from hashlib import blake2b  # four milliseconds that a first output need not take
 
     return blake2b(body, digest_size=_DIGEST).digest()

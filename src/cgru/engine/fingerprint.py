@@ -21,7 +21,7 @@ def fingerprint(layers: Iterable[Layer]) -> bytes:
 
     A network that was saved and loaded has the same, on any machine and backend.
     """
-    from hashlib import blake2b  # four milliseconds that importing cgru need not take
+    from hashlib import blake2b  # four milliseconds that a first output need not take
 
     digest = blake2b(digest_size=16)
     for layer in layers:
