@@ -19,7 +19,8 @@ from crafted import MEGABYTE, checkpoint, integer, mapping, refused, storage, te
 
 from cgru.errors import CgruError, FormatError, UnsupportedError
 from cgru.formats.containers import npz, safetensors, torch_zip
-from cgru.formats.containers.pickle_data import Limits, read_pickle
+from cgru.formats.containers.pickle_data import read_pickle
+from cgru.formats.containers.pickle_values import Limits
 from cgru.formats.containers.zip_members import ZipMembers
 
 FOLDER = Path(__file__).parent / "fixtures" / "containers"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from ...errors import FormatError
 from .messages import brief
-from .pickle_data import OpaqueKey, Record
+from .pickle_values import OpaqueKey, Record
 
 MAX_LEAVES = 100_000
 MAX_VISITS = 500_000

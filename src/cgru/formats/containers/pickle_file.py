@@ -20,7 +20,8 @@ from .file_bytes import Source, open_bytes, size_on_disk
 from .file_bytes import shown as shown_name
 from .messages import brief
 from .object_tree import ObjectTree
-from .pickle_data import Call, Global, Limits, Record, describe, read_pickle
+from .pickle_data import Call, read_pickle
+from .pickle_values import Global, Limits, Record, describe
 from .tensorfile import TensorFile
 
 MAX_AXES = 32

@@ -16,7 +16,8 @@ import numpy as np
 from ...errors import FormatError, UnsupportedError
 from .file_bytes import Source
 from .object_tree import ObjectTree
-from .pickle_data import Call, Global, Limits, Record, describe, read_pickle
+from .pickle_data import Call, read_pickle
+from .pickle_values import Global, Limits, Record, describe
 from .tensorfile import TensorFile
 from .torch_tensors import CALLS, Arrays, Tensor, storage_named
 from .torch_zip import byte_order, top_folder

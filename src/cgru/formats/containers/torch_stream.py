@@ -17,7 +17,8 @@ from .file_bytes import Source, open_bytes, size_on_disk
 from .file_bytes import shown as shown_name
 from .messages import brief
 from .object_tree import MAX_LEAVES
-from .pickle_data import Global, Limits, read_pickle_at
+from .pickle_data import read_pickle_at
+from .pickle_values import Global, Limits
 from .tensorfile import TensorFile
 from .torch_tensors import CALLS, Arrays, Storage, storage_named, width_of
 from .torch_tree import Tree

@@ -15,7 +15,8 @@ import numpy as np
 
 from ...errors import FormatError, UnsupportedError
 from .messages import brief
-from .pickle_data import Call, Global, Record, describe, fits
+from .pickle_data import Call, fits
+from .pickle_values import Global, Record, describe
 
 MAX_NAME = 1024
 MAX_AXES = 32

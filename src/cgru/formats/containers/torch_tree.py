@@ -11,7 +11,7 @@ from typing import TypeGuard, cast
 
 from ...errors import FormatError, UnsupportedError
 from .object_tree import MAX_NAME, ObjectTree
-from .pickle_data import Record, describe
+from .pickle_values import Record, describe
 from .tensorfile import Module
 from .torch_tensors import Tensor
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from ...errors import FormatError, UnsupportedError
 from .file_bytes import Source, open_bytes
 from .file_bytes import shown as shown_name
-from .pickle_data import Limits, read_pickle
+from .pickle_data import read_pickle
+from .pickle_values import Limits
 from .tensorfile import TensorFile
 from .torch_tensors import CALLS, Arrays, storage_named
 from .torch_tree import Tree

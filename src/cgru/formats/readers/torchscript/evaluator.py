@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import FormatError, UnsupportedError
-from ...containers.pickle_data import Record, describe
+from ...containers.pickle_values import Record, describe
 from ...containers.torch_script import Script, attributes_of
 from ...containers.torch_tensors import Tensor as Described
 from ..aten.program import Call

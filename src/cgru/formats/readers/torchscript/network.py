@@ -18,7 +18,7 @@ from ....builder import Graph
 from ....errors import CgruError, FormatError, ShapeError, UnsupportedError
 from ....layers import Layer
 from ...containers.file_bytes import Source as File
-from ...containers.pickle_data import describe
+from ...containers.pickle_values import describe
 from ...containers.torch_script import Script, attributes_of, opened
 from ..aten.network import Traced, traced
 from ..aten.program import Argument, Program
