@@ -1,8 +1,9 @@
-"""What all tests share: the backends there are to run, and how hypothesis behaves."""
+"""What all tests share: the backends there are to run, frameworks to compare with, and how hypothesis behaves."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,3 +31,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marks = [pytest.mark.skip(reason=f"backend {name}: {reason}")] if reason else []
         params.append(pytest.param(name, marks=marks))
     metafunc.parametrize("backend", params)
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    found = pytest.importorskip("torch", reason="PyTorch is not installed: pip install cgru[parity]")
+    found.manual_seed(4)
+    return found
+
+
+@pytest.fixture(scope="module")
+def keras() -> Any:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    return pytest.importorskip("keras", reason="Keras is not installed: pip install cgru[parity]")

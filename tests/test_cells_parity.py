@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -58,12 +57,6 @@ def test_an_rnn_inside_a_class_of_ones_own() -> None:
 
 
 # Keras ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    return pytest.importorskip("keras", reason="Keras is not installed; pip install cgru[parity]")
 
 
 def filled(model: Any, seed: int) -> Any:

@@ -17,18 +17,6 @@ from cgru.formats.containers import safetensors
 X = noise((3, 11, 4), 3)
 
 
-@pytest.fixture(scope="module")
-def torch() -> Any:
-    found = pytest.importorskip("torch", reason="PyTorch is not installed: pip install cgru[parity]")
-    found.manual_seed(7)
-    return found
-
-
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    return pytest.importorskip("keras", reason="Keras is not installed: pip install cgru[parity]")
-
-
 def conv(units: int = 6, width: int = 3, **options: Any) -> cgru.Conv1d:
     weight = noise((units, 4 // options.get("groups", 1), width), 40)
     return cgru.Conv1d(weight, noise((units,), 41), **options)

@@ -17,11 +17,6 @@ def arr(*shape: int) -> np.ndarray:
     return (RNG.standard_normal(shape) * 0.5).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="torch is not installed")
-
-
 def kernel(kernel: tuple[int, ...], **changes: tuple[int, ...]) -> dict[str, Any]:
     ones = (1,) * len(kernel)
     return {"kernel": kernel, "strides": ones, "dilations": ones, "pads": (0, 0) * len(kernel), **changes}

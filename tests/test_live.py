@@ -427,12 +427,6 @@ def test_one_direction_has_one_end() -> None:
 # Keras beside the network ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    return pytest.importorskip("keras", reason="Keras is not installed: pip install cgru[parity]")
-
-
 def test_a_keras_layer_that_was_given_other_code_is_found(keras: Any) -> None:
     """The configuration says Dense; what runs is another function."""
     L = keras.layers

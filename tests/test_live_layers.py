@@ -14,18 +14,6 @@ RNG = np.random.default_rng(5)
 X = RNG.standard_normal((3, 7, 8)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def torch() -> Any:
-    found = pytest.importorskip("torch", reason="PyTorch is not installed: pip install cgru[parity]")
-    found.manual_seed(4)
-    return found
-
-
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    return pytest.importorskip("keras", reason="Keras is not installed: pip install cgru[parity]")
-
-
 def test_modules_of_torch(torch: Any) -> None:
     nn = torch.nn
     cases: list[tuple[Any, ...]] = [

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch_modules import Own
 
 import cgru
 from cgru.errors import CgruError, UnsupportedError
@@ -16,19 +17,6 @@ torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed: pip 
 nn: Any = torch.nn
 F: Any = torch.nn.functional
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-class Own(nn.Module):
-    """A module whose forward() is given."""
-
-    def __init__(self, call: Any, **parts: Any) -> None:
-        super().__init__()
-        self.call = call
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x: Any) -> Any:
-        return self.call(self, x)
 
 
 def _by_hand(m: Any, x: Any) -> Any:

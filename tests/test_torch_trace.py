@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch_modules import Own
 
 import cgru
 from cgru.errors import CgruError, UnsupportedError
@@ -13,19 +14,6 @@ from cgru.errors import CgruError, UnsupportedError
 torch: Any = pytest.importorskip("torch", reason="PyTorch is not installed: pip install cgru[parity]")
 nn: Any = torch.nn
 F: Any = torch.nn.functional
-
-
-class Own(nn.Module):
-    """A module whose forward() is given."""
-
-    def __init__(self, call: Any, **parts: Any) -> None:
-        super().__init__()
-        self.call = call
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x: Any) -> Any:
-        return self.call(self, x)
 
 
 def gru(inputs: int = 8, units: int = 16, **more: Any) -> Any:

@@ -37,11 +37,6 @@ def golden(file: str) -> dict[str, np.ndarray]:
         return {name.split(":", 1)[1]: values[name] for name in values if name.startswith(file + ":")}
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch", reason="live comparison with PyTorch needs the extra cgru[parity]")
-
-
 @pytest.mark.parametrize("file", READABLE)
 def test_holds_what_pytorch_says(file):
     expected = golden(file)
