@@ -132,7 +132,7 @@ CLASSES = {
 }
 
 #: Parts between the layers of the package that are public by name, but no caller's: what files and backends use.
-INNER = {"from_parts", "holding", "renamed", "scan_arrays", "scans", "state_blocks", "place", "layout", "options"}
+INNER = {"from_parts", "holding", "renamed", "scans", "state_blocks", "place", "layout", "options"}
 
 
 def base(where: str, owner: Any, name: str) -> Any:

@@ -188,14 +188,6 @@ class Rows:
         self._take({name: array[index] for name, array in self.given.items()}, self.state[index])
 
 
-def open_rows(net: Model, inputs: Mapping[str, Any] | None, batch: int, state: Any = None) -> Rows:
-    """Rows of a network at the beginning of their sequences, or in ``state`` as :meth:`Model.run` takes it."""
-    plan = plan_of(net)
-    given = plan.given(inputs, batch)
-    data = plan.net._layout.zeros(batch) if state is None else net._state(state, batch)._data
-    return Rows(plan, given, data)
-
-
 def _runner(graph: Graph, store: Store, layout: StateLayout, packed: bool) -> Any:
     if packed:
         from .backends import packed_graph

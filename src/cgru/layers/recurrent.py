@@ -220,11 +220,6 @@ class Recurrent(Layer):
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    @property
-    def streamable(self) -> bool:
-        """Whether a step's output depends on nothing later than that step."""
-        return not (self.bidirectional or self.go_backwards)
-
     def scans(self) -> Iterator[Scan]:
         """The stack's directions in torch's order of h_n: layer·D + direction."""
         size = self.input_size or 0
@@ -232,14 +227,6 @@ class Recurrent(Layer):
             for d in range(self.directions):
                 yield Scan(k, bool(d), size)
             size = self.directions * self.emitted_size
-
-    def scan_arrays(self, scan: Scan, arrays: Mapping[str, Float32] | None = None) -> dict[str, Float32]:
-        """One direction's arrays under the names of ``cell.arrays``; biases that are absent are zeros."""
-        held = self.arrays() if arrays is None else arrays
-        return {
-            stem: held[stem + scan.suffix] if stem + scan.suffix in held else np.zeros(shape, np.float32)
-            for stem, shape in self._shapes(scan.input_size).items()
-        }
 
     def _shapes(self, input_size: int) -> dict[str, tuple[int, ...]]:
         """The shape of every array of one direction of a layer with so many inputs, in the cell's order."""

@@ -21,9 +21,6 @@ from ..spec.graph import Graph
 #: Steps of a sequence, rows of a call, and tokens or values that it may give, at most.
 MOST_STEPS, MOST_ROWS, MOST_NUMBERS = 1 << 20, 1 << 22, 1 << 28
 
-#: Which tokens may come next: ids, (V,) booleans, or a function of the tokens so far of each row that gives (n, V).
-Allowed = Callable[[list[np.ndarray]], Any]
-
 
 class Decoded(tuple[Any, Any]):
     """What a search found: ``tokens, scores = …``, and ``kept``, other outputs of the decoder by name.
