@@ -62,6 +62,32 @@ def test_a_mask_with_gaps_and_one_left_out() -> None:
     assert not none.any()
 
 
+@pytest.mark.parametrize("features", [1, 7, 16, 37, 150, 300])
+def test_frames_that_do_not_count_change_no_bit(features: int) -> None:
+    """Frames are multiplied several at a time where they stand together: wherever gaps fall, as if there were none."""
+    g = cgru.Graph()
+    query = g.input(features, name="query")
+    memory = g.input(features, name="memory", time="memory")
+    mask = g.mask_of_input(memory)
+    g.output(g.attend(query, memory, memory, mask, memory=True), g.attend_weights(query, memory, mask, limit=40))
+    net, rng = cgru.Model(g), np.random.default_rng(features)
+    assert set(net.backends) == {"packed"}
+    q, m = rng.standard_normal((1, 3, features), np.float32), rng.standard_normal((1, 40, features), np.float32)
+    seen = rng.random((1, 40)) < 0.7
+    hidden = m.copy()
+    hidden[~seen] = np.nan
+    context, weights = net({"query": q, "memory": hidden, "memory.mask": seen}).values()
+    alone, picked = net({"query": q, "memory": m[:, seen[0]]}).values()
+    np.testing.assert_array_equal(context, alone)
+    np.testing.assert_array_equal(weights[..., seen[0]], picked[..., : seen.sum()])
+    assert not weights[..., ~seen[0]].any()
+    scores = q.astype(np.float64) @ m[:, seen[0]].astype(np.float64).transpose(0, 2, 1)
+    exact = np.exp(scores - scores.max(axis=2, keepdims=True))
+    exact /= exact.sum(axis=2, keepdims=True)
+    np.testing.assert_allclose(picked[..., : seen.sum()], exact, rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(context, exact @ m[:, seen[0]], rtol=1e-4, atol=2e-6)
+
+
 @pytest.mark.parametrize("backend", ["packed", "reference"])
 def test_weights_sum_to_one_and_end_at_the_length(backend: str) -> None:
     net = cgru.Model(attention("dot", weights=True), backend=backend)

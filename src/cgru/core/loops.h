@@ -72,8 +72,17 @@ typedef struct {
     double (*sum_squares)(const float *x, float mean, int n);
     /* sums[i mod CGRU_LANES] += a[i] · b[i] */
     void (*add_products)(float *sums, const float *a, const float *b, int n);
+    /* y[j] = x · k[j] for `count` vectors k, `next` floats from one to the next: lanes of products as add_products sums
+     * them, then the sum of the lanes, by halves */
+    void (*products)(float *y, const float *x, const float *k, ptrdiff_t next, int count, int n);
     /* y[i] += weight · x[i] */
     void (*add_scaled)(float *y, const float *x, float weight, int n);
+    /* the same of `count` vectors v with a weight each, one after the other */
+    void (*add_weighted)(float *y, const float *v, ptrdiff_t next, const float *weight, int count, int n);
+    /* The largest number; *numbers: whether no one is NaN, without which the result is anything. */
+    float (*largest)(const float *x, int n, int *numbers);
+    /* Σ e^(x[i] − top) in double precision, 64 at a time as sum takes them; no x above top */
+    double (*sum_exps)(const float *x, float top, int n);
     /* Numbers of a walk over four axes, the result's one after the other. */
     void (*copy)(float *y, const float *x, const int *size, const int *stride);
     /* y[i] = x[index[i]], or fill where the index is negative */

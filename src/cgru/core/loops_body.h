@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "exp_of.h"
 #include "loops.h"
 
 #define JOIN_(a, b, c) a##_##b##_##c
@@ -153,16 +154,65 @@ static void standardise_each(float *restrict y, const float *restrict x, float m
     else for (int i = 0; i < n; i++) y[i] = (x[i] - mean) * factor;
 }
 
-static void add_products(float *restrict sums, const float *restrict a, const float *restrict b, int n)
+/* ---- products of vectors, and their sums ------------------------------------------------------------------------------ */
+
+#define PARTS (CGRU_LANES / VL)
+#define PRODUCTS (VL > 4 ? 4 : 2) /* at once: each is a chain of additions that waits for itself */
+#define SUMMED 8                  /* vectors of a weighted sum that stay in registers */
+
+/* The first n numbers, at most a vector of them, and zeros behind. */
+INLINE vec load_first(const float *p, int n)
 {
-    float s[CGRU_LANES];
+    return n >= VL ? v_load(p) : n > 0 ? v_load_part(p, n) : v_set(0.0f);
+}
+
+/* sums[j][i mod CGRU_LANES] += x[i] · k[j][i], in order of i. */
+INLINE void add_products_tile(const int count, vec *sums, const float *x, const float *k, ptrdiff_t next, int n)
+{
     int i = 0;
-    memcpy(s, sums, sizeof s);
     for (; i + CGRU_LANES <= n; i += CGRU_LANES) {
-        for (int l = 0; l < CGRU_LANES; l++) s[l] += a[i + l] * b[i + l];
+        UNROLL for (int j = 0; j < count * PARTS; j++)
+        {
+            const int at = i + j % PARTS * VL;
+            sums[j] = v_add(sums[j], v_mul(v_load(x + at), v_load(k + j / PARTS * next + at)));
+        }
     }
-    for (int l = 0; i + l < n; l++) s[l] += a[i + l] * b[i + l];
-    memcpy(sums, s, sizeof s);
+    if (i == n) return;
+    UNROLL for (int j = 0; j < count * PARTS; j++)
+    {
+        const int at = i + j % PARTS * VL;
+        sums[j] = v_add(sums[j], v_mul(load_first(x + at, n - at), load_first(k + j / PARTS * next + at, n - at)));
+    }
+}
+
+static void add_products(float *sums, const float *a, const float *b, int n)
+{
+    vec s[PARTS];
+    UNROLL for (int p = 0; p < PARTS; p++) s[p] = v_load(sums + p * VL);
+    add_products_tile(1, s, a, b, 0, n);
+    UNROLL for (int p = 0; p < PARTS; p++) v_store(sums + p * VL, s[p]);
+}
+
+INLINE void products_tile(const int count, float *y, const float *x, const float *k, ptrdiff_t next, int n)
+{
+    vec sums[PRODUCTS * PARTS];
+    UNROLL for (int j = 0; j < count * PARTS; j++) sums[j] = v_set(0.0f);
+    add_products_tile(count, sums, x, k, next, n);
+    UNROLL for (int j = 0; j < count; j++)
+    {
+        vec *s = sums + j * PARTS;
+        UNROLL for (int half = PARTS / 2; half > 0; half /= 2) {
+            UNROLL for (int p = 0; p < half; p++) s[p] = v_add(s[p], s[p + half]);
+        }
+        y[j] = v_sum(s[0]);
+    }
+}
+
+static void products(float *y, const float *x, const float *k, ptrdiff_t next, int count, int n)
+{
+    int j = 0;
+    for (; j + PRODUCTS <= count; j += PRODUCTS) products_tile(PRODUCTS, y + j, x, k + j * next, next, n);
+    for (; j < count; j++) products_tile(1, y + j, x, k + j * next, next, n);
 }
 
 static void add_scaled(float *restrict y, const float *restrict x, float weight, int n)
@@ -170,19 +220,46 @@ static void add_scaled(float *restrict y, const float *restrict x, float weight,
     for (int i = 0; i < n; i++) y[i] += weight * x[i];
 }
 
+static void add_weighted(float *y, const float *v, ptrdiff_t next, const float *weight, int count, int n)
+{
+    int i = 0;
+    for (; i + SUMMED * VL <= n; i += SUMMED * VL) {
+        vec sums[SUMMED];
+        UNROLL for (int p = 0; p < SUMMED; p++) sums[p] = v_load(y + i + p * VL);
+        for (int j = 0; j < count; j++) {
+            const vec w = v_set(weight[j]);
+            UNROLL for (int p = 0; p < SUMMED; p++) sums[p] = v_add(sums[p], v_mul(w, v_load(v + j * next + i + p * VL)));
+        }
+        UNROLL for (int p = 0; p < SUMMED; p++) v_store(y + i + p * VL, sums[p]);
+    }
+    for (int j = 0; i < n && j < count; j++) add_scaled(y + i, v + j * next + i, weight[j], n - i);
+}
+
 /* ---- sums ------------------------------------------------------------------------------------------------------------ */
 
-/* Sum number j takes every eighth term from the j-th on; then they are added by halves. */
+/* Sum number j takes every eighth term from the j-th on; then they are added by halves. Written in vectors: of eight plain
+ * sums gcc 12 makes scalars. */
 #define SUMS 8
-#define EIGHT_SUMS(term)                                                                                               \
-    double sums[SUMS] = {0.0};                                                                                         \
+#define WIDTH (VL / 2) /* numbers of double precision in a vector */
+typedef double wide __attribute__((vector_size(8 * WIDTH)));
+typedef float narrow __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t narrow_bits __attribute__((vector_size(4 * WIDTH)));
+#define WIDE(v) __builtin_convertvector(v, wide)
+
+/* terms: of WIDTH numbers v; term: of one. */
+#define EIGHT_SUMS(terms, term)                                                                                        \
+    wide whole[SUMS / WIDTH] = {{0.0}};                                                                                \
+    double sums[SUMS];                                                                                                 \
     int i = 0;                                                                                                         \
     for (; i + SUMS <= n; i += SUMS) {                                                                                 \
-        for (int j = 0; j < SUMS; j++) {                                                                               \
-            const float v = x[i + j];                                                                                  \
-            sums[j] += (term);                                                                                         \
+        UNROLL for (int p = 0; p < SUMS / WIDTH; p++)                                                                  \
+        {                                                                                                              \
+            narrow v;                                                                                                  \
+            memcpy(&v, x + i + p * WIDTH, sizeof v);                                                                   \
+            whole[p] += (terms);                                                                                       \
         }                                                                                                              \
     }                                                                                                                  \
+    memcpy(sums, whole, sizeof sums);                                                                                  \
     for (int j = 0; i < n; i++, j++) {                                                                                 \
         const float v = x[i];                                                                                          \
         sums[j] += (term);                                                                                             \
@@ -192,9 +269,41 @@ static void add_scaled(float *restrict y, const float *restrict x, float weight,
     }                                                                                                                  \
     return sums[0];
 
-static double sum(const float *x, int n) { EIGHT_SUMS((double)v) }
-static double sum_size(const float *x, int n) { EIGHT_SUMS((double)fabsf(v)) }
-static double sum_squares(const float *x, float mean, int n) { EIGHT_SUMS((double)(v - mean) * (v - mean)) }
+static double sum(const float *x, int n) { EIGHT_SUMS(WIDE(v), (double)v) }
+static double sum_size(const float *x, int n) { EIGHT_SUMS(WIDE((narrow)((narrow_bits)v & 0x7fffffff)), (double)fabsf(v)) }
+static double sum_squares(const float *x, float mean, int n)
+{
+    EIGHT_SUMS(WIDE(v - mean) * WIDE(v - mean), (double)(v - mean) * (v - mean))
+}
+
+static double sum_exps(const float *x, float top, int n)
+{
+    float piece[64];
+    double total = 0.0;
+    for (int at = 0; at < n; at += 64) {
+        const int count = n - at < 64 ? n - at : 64;
+        for (int i = 0; i < count; i++) piece[i] = exp_of(x[at + i] - top);
+        total += sum(piece, count);
+    }
+    return total;
+}
+
+static float largest_of(const float *x, int n, int *numbers)
+{
+    float lanes[VL];
+    vec most = v_set(-INFINITY);
+    int wrong = 0;
+    for (int i = 0; i < n; i++) wrong |= x[i] != x[i];
+    for (int i = 0; i + VL <= n; i += VL) most = v_max(v_load(x + i), most);
+    if (n >= VL) most = v_max(v_load(x + n - VL), most); /* those left, and some again */
+    v_store(lanes, most);
+    for (int i = 0; n < VL && i < n; i++) lanes[i] = x[i];
+    for (int half = VL / 2; half > 0; half /= 2) {
+        for (int l = 0; l < half; l++) lanes[l] = lanes[l] > lanes[l + half] ? lanes[l] : lanes[l + half];
+    }
+    *numbers = !wrong;
+    return lanes[0];
+}
 
 /* ---- moves ------------------------------------------------------------------------------------------------------------ */
 
@@ -355,7 +464,11 @@ const cgru_loops JOIN(cgru, loops, ISA) = {
     .sum_size = sum_size,
     .sum_squares = sum_squares,
     .add_products = add_products,
+    .products = products,
     .add_scaled = add_scaled,
+    .add_weighted = add_weighted,
+    .largest = largest_of,
+    .sum_exps = sum_exps,
     .copy = copy,
     .gather = gather,
     .convolve = convolve,

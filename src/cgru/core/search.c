@@ -1,65 +1,21 @@
 #include "search.h"
 
 #include <math.h>
-#include <string.h>
+
+#include "exp_of.h"
 
 /* ---- probabilities ------------------------------------------------------------------------------------------------- */
 
-/* exp(x) for x ≤ 0, in arithmetic alone: the same bits on every machine, and a loop of it is vectorised. Within 2 ulp of
- * float32; below −87 as good as 0. */
-static inline float exp_of(float x)
-{
-    x = x > -87.0f ? x : -87.0f;
-    const float k = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* to the nearest whole number: 1.5 · 2²³ has no room for more */
-    float r = x - k * 0.693359375f;
-    r = r + k * 2.12194440e-4f; /* ln 2 in two parts (Cody and Waite 1980) */
-    float p = 1.0f / 720.0f;
-    p = p * r + 1.0f / 120.0f;
-    p = p * r + 1.0f / 24.0f;
-    p = p * r + 1.0f / 6.0f;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    const int32_t bits = ((int32_t)k + 127) * (1 << 23);
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return p * scale;
-}
-
-static double sum_of_exps(const float *x, int64_t n, float top)
-{
-    float block[64];
-    double sum = 0.0;
-    for (int64_t at = 0; at < n; at += 64) {
-        const int count = n - at < 64 ? (int)(n - at) : 64;
-        for (int i = 0; i < count; i++) block[i] = exp_of(x[at + i] - top);
-        for (int i = 0; i < count; i++) sum += block[i];
-    }
-    return sum;
-}
-
-static float largest(const float *x, int64_t n, int *numbers)
-{
-    float top = -INFINITY;
-    int wrong = 0;
-    for (int64_t i = 0; i < n; i++) {
-        top = x[i] > top ? x[i] : top;
-        wrong |= x[i] != x[i];
-    }
-    *numbers = !wrong && top < INFINITY;
-    return top;
-}
-
-/* What to take from a row's scores for the logarithm of its probabilities. */
-static int normalize(const cgru_scores *s, const float *x, double *norm)
+/* The largest of a row's scores, and what to take from each for the logarithm of its probability. */
+static int normalize(const cgru_scores *s, const float *x, float *top, double *norm)
 {
     int numbers;
-    const float top = largest(x, s->vocabulary, &numbers);
+    *top = s->loops->largest(x, (int)s->vocabulary, &numbers);
     *norm = 0.0;
-    if (!numbers) return CGRU_NO_NUMBERS;
-    if (s->kind == CGRU_PROBABILITIES) return top > 0.0f ? CGRU_CHOSEN : CGRU_NO_TOKEN;
-    if (top == -INFINITY) return CGRU_NO_TOKEN;
-    *norm = (double)top + log(sum_of_exps(x, s->vocabulary, top));
+    if (!numbers || *top == INFINITY) return CGRU_NO_NUMBERS;
+    if (s->kind == CGRU_PROBABILITIES) return *top > 0.0f ? CGRU_CHOSEN : CGRU_NO_TOKEN;
+    if (*top == -INFINITY) return CGRU_NO_TOKEN;
+    *norm = (double)*top + log(s->loops->sum_exps(x, *top, (int)s->vocabulary));
     return CGRU_CHOSEN;
 }
 
@@ -78,14 +34,19 @@ static inline double logarithm(const cgru_scores *s, float x, double norm)
 int cgru_likeliest(const cgru_scores *s, ptrdiff_t row, int64_t *token, double *score)
 {
     const float *x = s->scores + row * s->row;
+    float top;
     double norm;
-    const int status = normalize(s, x, &norm);
+    const int status = normalize(s, x, &top, &norm);
     if (status != CGRU_CHOSEN) return status;
-    int64_t best = -1;
-    for (int64_t i = 0; i < s->vocabulary; i++) {
-        if ((best < 0 || x[i] > x[best]) && may_choose(s, row, i)) best = i;
+    int64_t best = 0;
+    while (x[best] != top) best++;
+    if (!may_choose(s, row, best)) {
+        best = -1;
+        for (int64_t i = 0; i < s->vocabulary; i++) {
+            if ((best < 0 || x[i] > x[best]) && may_choose(s, row, i)) best = i;
+        }
+        if (best < 0) return CGRU_NO_TOKEN;
     }
-    if (best < 0) return CGRU_NO_TOKEN;
     *token = best;
     *score = logarithm(s, x[best], norm);
     return *score > -INFINITY ? CGRU_CHOSEN : CGRU_NO_TOKEN;
@@ -97,8 +58,9 @@ int cgru_continuations(const cgru_scores *s, ptrdiff_t first, ptrdiff_t end, con
     ptrdiff_t held = 0;
     for (ptrdiff_t r = first; r < end; r++) {
         const float *x = s->scores + r * s->row;
+        float top;
         double norm;
-        const int status = normalize(s, x, &norm);
+        const int status = normalize(s, x, &top, &norm);
         if (status != CGRU_CHOSEN) return status;
         for (int64_t i = 0; i < s->vocabulary; i++) {
             if (s->kind == CGRU_LOGITS && held == want && base[r] + ((double)x[i] - norm) <= made[held - 1].score) continue;
@@ -170,11 +132,12 @@ int cgru_draw(const cgru_scores *s, ptrdiff_t row, const cgru_draw_limits *limit
               double *score)
 {
     const float *x = s->scores + row * s->row;
+    float top;
     double norm, total = 0.0, sum = 0.0;
-    const int status = normalize(s, x, &norm);
+    const int status = normalize(s, x, &top, &norm);
     if (status != CGRU_CHOSEN) return status;
     int64_t n = 0;
-    float top = -INFINITY;
+    top = -INFINITY; /* now of those that may be chosen */
     for (int64_t i = 0; i < s->vocabulary; i++) {
         if (!may_choose(s, row, i) || !(x[i] > -INFINITY) || (s->kind == CGRU_PROBABILITIES && !(x[i] > 0.0f))) continue;
         order[n++] = i;

@@ -4,6 +4,7 @@
 #define CGRU_SEARCH_H
 
 #include "kernels.h"
+#include "loops.h"
 
 enum { CGRU_LOGITS, CGRU_PROBABILITIES };
 
@@ -12,6 +13,7 @@ enum { CGRU_CHOSEN, CGRU_NO_TOKEN, CGRU_NO_NUMBERS };
 
 /* The scores of some rows, and which tokens may be chosen. */
 typedef struct {
+    const cgru_loops *loops;
     const float *scores; /* (rows, vocabulary) */
     ptrdiff_t row;       /* numbers from a row to the next */
     int64_t vocabulary;

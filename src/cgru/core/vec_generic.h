@@ -37,6 +37,7 @@ static inline vec v_select(ivec where, vec a, vec b) { return (vec)((where & (iv
 static inline vec v_min(vec a, vec b) { return v_select(a < b, a, b); }
 static inline vec v_max(vec a, vec b) { return v_select(a > b, a, b); }
 static inline vec v_abs(vec a) { return (vec)((ivec)a & 0x7fffffff); }
+static inline float v_sum(vec a) { return (a[0] + a[2]) + (a[1] + a[3]); } /* by halves, as everywhere */
 static inline vec v_copysign(vec a, vec sign)
 {
     const ivec bit = (ivec)v_set(-0.0f);

@@ -49,6 +49,11 @@ static inline vec v_fma_lane(vec a, vec in, int lane, vec c)
 static inline vec v_min(vec a, vec b) { return vminq_f32(a, b); }
 static inline vec v_max(vec a, vec b) { return vmaxq_f32(a, b); }
 static inline vec v_abs(vec a) { return vabsq_f32(a); }
+static inline float v_sum(vec a) /* by halves, as everywhere */
+{
+    const float32x2_t two = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
 static inline vec v_copysign(vec a, vec sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign, a); }
 static inline vec v_round(vec a) { return vrndnq_f32(a); }
 static inline vec v_exp2i(vec k)

@@ -22,23 +22,26 @@ static float sum_of_lanes(const float *sums)
     return s[0];
 }
 
-/* kind DOT: real[0] · q · k; ADDITIVE: Σ vector[1] · tanh(vector[0] · (q + k)). */
-static float score(const cgru_job *job, const float *q, const float *k, int n)
+/* Of so many frames of the key. Kind DOT: real[0] · q · k; ADDITIVE: Σ vector[1] · tanh(vector[0] · (q + k)). */
+static void score(const cgru_job *job, float *scores, const float *q, const float *k, ptrdiff_t next, int count, int n)
 {
     const cgru_gnode *node = job->node;
-    float sums[CGRU_LANES] = {0.0f}, piece[PIECE];
     if (node->kind == DOT) {
-        job->graph->loops->add_products(sums, q, k, n);
-        return node->real[0] * sum_of_lanes(sums);
+        job->graph->loops->products(scores, q, k, next, count, n);
+        for (int j = 0; j < count; j++) scores[j] *= node->real[0];
+        return;
     }
-    for (int at = 0; at < n; at += PIECE) {
-        const int count = n - at < PIECE ? n - at : PIECE;
-        const float *inner = node->vector[0] + at;
-        for (int i = 0; i < count; i++) piece[i] = inner[i] * (q[at + i] + k[at + i]);
-        job->graph->kernels->of[CGRU_FLOAT32]->activate(CGRU_TANH, piece, count);
-        job->graph->loops->add_products(sums, piece, node->vector[1] + at, count);
+    for (int j = 0; j < count; j++, k += next) {
+        float sums[CGRU_LANES] = {0.0f}, piece[PIECE];
+        for (int at = 0; at < n; at += PIECE) {
+            const int some = n - at < PIECE ? n - at : PIECE;
+            const float *inner = node->vector[0] + at;
+            for (int i = 0; i < some; i++) piece[i] = inner[i] * (q[at + i] + k[at + i]);
+            job->graph->kernels->of[CGRU_FLOAT32]->activate(CGRU_TANH, piece, some);
+            job->graph->loops->add_products(sums, piece, node->vector[1] + at, some);
+        }
+        scores[j] = sum_of_lanes(sums);
     }
-    return sum_of_lanes(sums);
 }
 
 /* What one row attends to. */
@@ -62,14 +65,38 @@ static int counts(const attended *a, int64_t s)
     return a->mask.data == NULL || a->mask.data[s * a->mask.frame] != 0.0f;
 }
 
+/* How many frames of the key from s on, at most `most`, are as the first of them: they count, or they do not. */
+static int alike(const attended *a, int64_t s, int most)
+{
+    int n = a->mask.data ? 1 : most;
+    while (n < most && counts(a, s + n) == counts(a, s)) n++;
+    return n;
+}
+
 static int64_t frames_shown(const cgru_job *job, const attended *a, int64_t f)
 {
     return job->node->flag && job->at + f + 1 < a->frames ? job->at + f + 1 : a->frames;
 }
 
+/* The scores of `count` frames of the key from s on, but for those that do not count; the largest of them and of `most`. */
+static float score_frames(const cgru_job *job, const attended *a, const float *q, int64_t s, int count, float *scores,
+                          float most)
+{
+    const int n = job->graph->values[job->node->in[0]].size;
+    for (int i = 0, run; i < count; i += run) {
+        run = alike(a, s + i, count - i);
+        if (!counts(a, s + i)) continue;
+        score(job, scores + i, q, a->key.data + (s + i) * a->key.frame, a->key.frame, run, n);
+        for (int j = i; j < i + run; j++) {
+            if (!(scores[j] <= most)) most = scores[j];
+        }
+    }
+    return most;
+}
+
 static void run_attend(const cgru_job *job)
 {
-    const int n = job->graph->values[job->node->in[0]].size, wide = job->graph->values[job->node->out].size;
+    const int wide = job->graph->values[job->node->out].size;
     float scores[KEYS];
     for (int r = 0; r < job->rows; r++) {
         const attended a = row_of(job, r, 0);
@@ -81,13 +108,7 @@ static void run_attend(const cgru_job *job)
             memset(y, 0, (size_t)wide * sizeof(float));
             for (int64_t from = 0; from < end; from += KEYS) {
                 const int count = end - from < KEYS ? (int)(end - from) : KEYS;
-                float most = top;
-                for (int i = 0; i < count; i++) {
-                    scores[i] = -INFINITY;
-                    if (!counts(&a, from + i)) continue;
-                    scores[i] = score(job, q, a.key.data + (from + i) * a.key.frame, n);
-                    if (!(scores[i] <= most)) most = scores[i];
-                }
+                const float most = score_frames(job, &a, q, from, count, scores, top);
                 if (most == -INFINITY) continue;
                 if (most != top && top != -INFINITY) {
                     const float scale = expf(top - most);
@@ -95,12 +116,12 @@ static void run_attend(const cgru_job *job)
                     for (int j = 0; j < wide; j++) y[j] *= scale;
                 }
                 top = most;
-                for (int i = 0; i < count; i++) {
+                for (int i = 0, run; i < count; i += run) {
+                    run = alike(&a, from + i, count - i);
                     if (!counts(&a, from + i)) continue;
-                    const float weight = expf(scores[i] - top);
+                    for (int j = i; j < i + run; j++) total += scores[j] = expf(scores[j] - top);
                     const float *v = a.value.data + (from + i) * a.value.frame;
-                    total += weight;
-                    job->graph->loops->add_scaled(y, v, weight, wide);
+                    job->graph->loops->add_weighted(y, v, a.value.frame, scores + i, run, wide);
                 }
             }
             if (total == 0.0f) continue;
@@ -112,23 +133,18 @@ static void run_attend(const cgru_job *job)
 /* The weights themselves, one of each frame of the key, and zeros behind them. */
 static void run_attend_weights(const cgru_job *job)
 {
-    const int n = job->graph->values[job->node->in[0]].size, room = job->graph->values[job->node->out].size;
+    const int room = job->graph->values[job->node->out].size;
     for (int r = 0; r < job->rows; r++) {
         const attended a = row_of(job, r, 1);
         for (int64_t f = 0; f < job->frames; f++) {
-            const float *q = cgru_frame(&job->in[0], r, f);
-            float *y = cgru_frame(&job->out, r, f), top = -INFINITY, total = 0.0f;
-            const int64_t end = a.frames < room ? a.frames : room;
+            float *y = cgru_frame(&job->out, r, f), total = 0.0f;
+            const int end = a.frames < room ? (int)a.frames : room;
             memset(y, 0, (size_t)room * sizeof(float));
-            for (int64_t s = 0; s < end; s++) {
-                if (!counts(&a, s)) continue;
-                y[s] = score(job, q, a.key.data + s * a.key.frame, n);
-                if (!(y[s] <= top)) top = y[s];
-            }
-            for (int64_t s = 0; s < end; s++) {
+            const float top = score_frames(job, &a, cgru_frame(&job->in[0], r, f), 0, end, y, -INFINITY);
+            for (int s = 0; s < end; s++) {
                 if (counts(&a, s)) total += y[s] = expf(y[s] - top);
             }
-            for (int64_t s = 0; s < end; s++) {
+            for (int s = 0; s < end; s++) {
                 if (counts(&a, s)) y[s] /= total;
             }
         }

@@ -1,11 +1,17 @@
 # What a search chooses from the scores of a step: tokens, draws, the continuations of beams; the largest of a product.
 
+cdef extern from "loops.h" nogil:
+    ctypedef struct cgru_loops:
+        pass
+    const cgru_loops *cgru_loops_of(const cgru_kernels *)
+
 cdef extern from "search.h" nogil:
     enum: CGRU_LOGITS
     enum: CGRU_PROBABILITIES
     enum: CGRU_CHOSEN
     enum: CGRU_NO_TOKEN
     ctypedef struct cgru_scores:
+        const cgru_loops *loops
         const float *scores
         Py_ssize_t row
         int64_t vocabulary
@@ -65,7 +71,7 @@ cdef class Scores:
             raise ShapeError("scores: expected float32 (B, V), and what is allowed as booleans of that shape")
         self.s.scores, self.s.row = <const float *>cnp.PyArray_DATA(scores), scores.strides[0] // 4
         self.s.vocabulary, self.s.kind = scores.shape[1], CGRU_PROBABILITIES if probabilities else CGRU_LOGITS
-        self.s.forbidden = forbidden
+        self.s.forbidden, self.s.loops = forbidden, cgru_loops_of(kernels())
         self.s.allowed = NULL if allowed is None else <const uint8_t *>cnp.PyArray_DATA(<cnp.ndarray>allowed)
         self.rows, self.held = scores.shape[0], (scores, allowed)
 

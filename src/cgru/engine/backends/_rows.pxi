@@ -135,6 +135,7 @@ cdef class RowSteps:
         """Where the first output's scores lie at every step."""
         cdef GraphNet net = self.net
         cdef cgru_scores scores
+        scores.loops = cgru_loops_of(kernels())
         scores.scores, scores.row = <const float *>self.ports_out[0].data, self.ports_out[0].row
         scores.vocabulary, scores.allowed, scores.forbidden = net.values[net.outputs[0]][0], NULL, -1
         scores.kind = CGRU_PROBABILITIES if probabilities else CGRU_LOGITS
