@@ -142,11 +142,9 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     every = []
     with tempfile.TemporaryDirectory() as folder:
+        os.sched_setaffinity(0, {cores[-1]})  # the server begins on its core, and knows that it is one
         server, port = start(args, folder)
         try:
-            os.sched_setaffinity(server.pid, {cores[-1]})
-            for task in os.listdir(f"/proc/{server.pid}/task"):
-                os.sched_setaffinity(int(task), {cores[-1]})
             os.sched_setaffinity(0, set(cores[:-1]) or set(cores))
             for streams in args.streams:
                 profile = None

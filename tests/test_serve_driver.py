@@ -59,7 +59,8 @@ async def feed(driver: Driver, sid: int, x: np.ndarray, sizes: Sequence[int] = (
 def test_clients_beside_one_another_get_what_they_would_alone(
     inline: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cgru.serve.driver.INLINE", float("inf") if inline else 0.0)
+    for limit in ("INLINE", "INLINE_ON_ONE_CORE"):
+        monkeypatch.setattr(f"cgru.serve.driver.{limit}", float("inf") if inline else 0.0)
     net = build(KIND, 1, "packed")
     pool = net.pool(30)
     xs = [noise((20 + 11 * k, 6), k) for k in range(30)]

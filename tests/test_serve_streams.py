@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import cgru
 from cgru.serve import Address, Server, Settings
+from cgru.serve.driver import Driver
+from cgru.serve.wires import StreamWire
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 KIND = Kind(6, 20, layers=2, head=3)
@@ -112,6 +115,57 @@ def test_ids(server: Served) -> None:
         assert "token id 5 is outside the vocabulary [0, 5)" in told["error"]
 
 
+def test_steps_and_outputs_pass_asgi_by_and_come_in_order(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Straight where nothing waits, by ASGI where something does: text, a socket that is full."""
+    straight, asked = [0, 0], [0]
+    give, offer, sent = StreamWire.give, Driver.offer, StreamWire.send
+
+    def gave(wire: StreamWire, data: bytes) -> None:
+        straight[0] += 1
+        give(wire, data)
+
+    def offered(driver: Driver, channel: Any, data: bytes) -> bool:
+        taken = offer(driver, channel, data)
+        straight[1] += taken
+        return taken
+
+    async def send(wire: StreamWire, event: Any) -> None:
+        asked[0] += event.get("bytes") is not None
+        await asyncio.sleep(0.001)  # as where the socket is full
+        await sent(wire, event)
+
+    monkeypatch.setattr(StreamWire, "give", gave)
+    monkeypatch.setattr(Driver, "offer", offered)
+    monkeypatch.setattr(StreamWire, "send", send)
+    x = noise((1000, 6), 0)
+    with server.stream() as ws:
+        hello(ws)
+        for at in range(20):
+            ws.send(x[at].tobytes())
+            if at % 5 == 4:
+                ws.send('{"op": "save"}')
+        found = []
+        for at in range(20):
+            found.append(outputs(ws, 1, 3))
+            if at % 5 == 4:
+                assert said(ws)["steps"] == at + 1
+    assert min(straight) > 0, "nothing came straight"
+    assert np.array_equal(np.concatenate(found), NET.stream().feed(x[:20]))
+
+    # To a client whose socket is full now and then, outputs go by ASGI.
+    rng, was = random.Random(0), StreamWire.free.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(StreamWire, "free", property(lambda wire: rng.random() < 0.7 and was(wire)))
+    before, asked[0] = straight[0], 0
+    with server.stream() as ws:
+        hello(ws)
+        sending = threading.Thread(target=lambda: [ws.send(row.tobytes()) for row in x])
+        sending.start()
+        y = outputs(ws, len(x), 3)
+        sending.join()
+    assert min(straight[0] - before, asked[0]) > 10
+    assert np.array_equal(y, NET.stream().feed(x))
+
+
 def test_reset_and_save_come_after_the_steps_before_them(server: Served) -> None:
     x = noise((20, 6), 0)
     with server.stream() as ws:
@@ -163,7 +217,8 @@ def test_the_example_client_loses_nothing(server: Served) -> None:
     def disturb() -> None:
         while not over.wait(0.05):
             for conversation in list(server.service.conversations.values()):
-                server.loop.call_soon_threadsafe(conversation.end, "idle")
+                if conversation.channel is not None and conversation.channel.steps >= 20:  # so that it comes to an end
+                    server.loop.call_soon_threadsafe(conversation.end, "idle")
 
     disturbing = threading.Thread(target=disturb)
     disturbing.start()

@@ -14,14 +14,14 @@ from typing import Any
 
 
 class Lean(asyncio.Protocol):
-    """One connection. ``heard(kind, payload)`` is told of every text (1) and binary (2) message."""
+    """One connection. ``heard(kind, payload)``, if any, is told of every text (1) and binary (2) message."""
 
     def __init__(self, path: str, heard: Callable[[int, bytes], None]) -> None:
         self._request = (
             f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n\r\n"
         ).encode()
-        self._heard = heard
+        self.heard: Callable[[int, bytes], None] | None = heard
         self._open = False
         self._buffer = b""
         #: Why the connection is over; None while it is not.
@@ -58,7 +58,8 @@ class Lean(asyncio.Protocol):
                 break
             payload, buffer = buffer[at : at + size], buffer[at + size :]
             if kind in (1, 2):
-                self._heard(kind, payload)
+                if self.heard is not None:
+                    self.heard(kind, payload)
             elif kind == 8:
                 self.lost = f"closed by the server: {payload[2:]!r}"
             elif kind == 9:

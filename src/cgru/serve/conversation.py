@@ -32,6 +32,8 @@ CODES = {
     "closed": 1000, "mistake": 1007, "kind": 1003, "idle": 1001, "stalled": 1008, "failed": 1011, "shutdown": 1012,
     "taken over": 4001,
 }  # fmt: skip
+#: The name in ``scope["extensions"]`` under which a server gives a way for steps and outputs past ASGI (``wires.py``).
+STRAIGHT = "cgru.straight"
 _LONGEST_TEXT = 4096
 #: About what a text message costs the loop, in seconds.
 _WORDS = 0.0002
@@ -60,6 +62,10 @@ class Conversation:
         self.before = 0  # steps done before this connection
         self._sent: deque[bytes] = deque(maxlen=max(service.settings.replay, 1))
         self._order = asyncio.Lock()
+        #: The way past ASGI for steps and outputs, where the server has one; whether no message is being read, and
+        #: whether outputs are on their way by ASGI.
+        self._wire = scope.get("extensions", {}).pop(STRAIGHT, None)
+        self._listening = self._holding = False
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         task = asyncio.current_task()
         assert task is not None
@@ -92,7 +98,8 @@ class Conversation:
                     raise Mistake(f"format: expected {' or '.join(service.forms)}, found {self.form[:40]!r}")
                 have = int(query.get("have", "-1")) if query.get("have", "0").isdecimal() else -1
                 saved = await self._saved(query["resume"]) if "resume" in query else None
-                self.channel = None if "restore" in query else service.open(None if saved is None else saved.state)
+                if "restore" not in query:
+                    self.channel = self._opened(None if saved is None else saved.state)
             except CgruError as error:
                 await self._deny(400, error)
                 return
@@ -102,6 +109,9 @@ class Conversation:
             service.conversations[self.token] = self
             await self._accepted(saved, have)
         finally:
+            if self._wire is not None:
+                self._wire.taker = None
+                self._wire = None  # each would keep the other
             if self.channel is not None:
                 service.driver.close(self.channel)
             if service.conversations.get(self.token) is self:
@@ -163,21 +173,34 @@ class Conversation:
         if message["type"] != "websocket.receive" or not state:
             raise Mistake("restore: the first message must be the state, as this server or another gave it")
         try:
-            self.channel = self.service.open(state)
+            self.channel = self._opened(state)
         except CgruError as error:
             raise Mistake(f"restore: {error}") from error
+
+    def _opened(self, state: bytes | None) -> Channel:
+        return self.service.open(state, None if self._wire is None else self._pass)
 
     # ---- between ------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
         """Take messages until the client says that it is done; raises :class:`Mistake`."""
+        rate = self.service.settings.stream_rate
+        if self._wire is not None and not rate:
+            self._wire.taker = self._take
+        try:
+            await self._messages(rate)
+        finally:
+            self._listening = False
+
+    async def _messages(self, rate: float) -> None:
         service, driver, channel, receive = self.service, self.service.driver, self.channel, self._receive
         assert channel is not None
-        rate = service.settings.stream_rate
         begun, taken = time.monotonic(), 0
         size = service.frame_bytes(self.form)
         while True:
+            self._listening = True
             message = await receive()
+            self._listening = False
             if message["type"] == "websocket.disconnect":
                 if message.get("code") == 1000:
                     return
@@ -201,15 +224,40 @@ class Conversation:
             await driver.send(channel, frames)
             self.heard = time.monotonic()
 
+    def _take(self, data: bytes) -> bool:
+        """A message of steps that comes straight; False leaves it to :meth:`_read`, as one that is no whole steps."""
+        if not self._listening or self.channel is None:
+            return False
+        try:
+            taken = self.service.driver.offer(self.channel, self.service.frames(data, self.form))
+        except CgruError:
+            return False
+        if taken:
+            self.heard = time.monotonic()
+        return taken
+
     async def _write(self) -> None:
         """Send outputs as they come."""
-        driver, channel, sent = self.service.driver, self.channel, self._sent
+        driver, channel = self.service.driver, self.channel
         assert channel is not None
         while True:
-            outputs = await driver.receive(channel)
-            sent.extend(outputs)
-            data = outputs[0] if len(outputs) == 1 else b"".join(outputs)
+            data = self._noted(await driver.receive(channel))
+            self._holding = True
             await self._out({"type": "websocket.send", "bytes": data})
+            self._holding = False
+
+    def _pass(self) -> bool:
+        """Give outputs straight to the client; False leaves them to :meth:`_write`."""
+        wire, channel = self._wire, self.channel
+        if wire is None or channel is None or self._holding or self._order.locked() or not wire.free:
+            return False
+        wire.give(self._noted(self.service.driver.collect(channel)))
+        return True
+
+    def _noted(self, outputs: list[bytes]) -> bytes:
+        """Outputs as one message, and among what can be sent once more."""
+        self._sent.extend(outputs)
+        return outputs[0] if len(outputs) == 1 else b"".join(outputs)
 
     async def _asked(self, text: str) -> bool:
         """Do what a text message asks, after the steps before it; whether the conversation is over."""

@@ -6,15 +6,18 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import numpy as np
 
+from ..threads import available
 from .load import Load
 from .ticks import Batch, Channel, Ticks
 
-#: A step that takes less than this runs on the loop itself: handing it to a thread and back costs about as much.
-INLINE = 150e-6
+#: A step that takes less than this runs on the loop itself: handing it to a thread and back costs about as much. On one
+#: core the loop gains nothing from a thread, as long as others do not wait for the step's end too long.
+INLINE, INLINE_ON_ONE_CORE = 150e-6, 1e-3
 #: The selector's timers are a millisecond coarse; a shorter wait is one more turn of the loop, which reads the sockets.
 _COARSE = 0.0008
 
@@ -25,6 +28,14 @@ class Engine(Protocol):
     def step(self, sids: Any, x: Any) -> np.ndarray: ...
 
     def close(self, sid: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Client:
+    """What a stream's tasks wait for: outputs, and any other change. One event would wake all of them for each step."""
+
+    made: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Driver:
@@ -48,8 +59,9 @@ class Driver:
         self.pool, self.ticks, self.ahead = pool, ticks, ahead
         self._observe, self._load, self._clock = observe, load, clock
         self._worker = ThreadPoolExecutor(1, "cgru-step")
+        self._inline = INLINE if available() > 1 else INLINE_ON_ONE_CORE
         self._arrived = asyncio.Event()
-        self._changed: dict[Channel, asyncio.Event] = {}
+        self._clients: dict[Channel, _Client] = {}
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -64,7 +76,7 @@ class Driver:
         assert self._task is not None
         await self._task
         self._worker.shutdown()
-        for channel in list(self._changed):
+        for channel in list(self._clients):
             self.close(channel)
 
     @property
@@ -74,23 +86,42 @@ class Driver:
 
     # ---- a client's side ----------------------------------------------------------------------------------
 
-    def open(self, sid: int) -> Channel:
-        """A channel for a stream that the pool has opened."""
-        changed = asyncio.Event()
-        channel = Channel(sid, changed.set)
-        self._changed[channel] = changed
+    def open(self, sid: int, sink: Callable[[], bool] | None = None) -> Channel:
+        """A channel for a stream that the pool has opened.
+
+        ``sink`` is called after a step of the stream, before anything else runs: it takes the outputs by
+        :meth:`collect` and is True, or leaves them to :meth:`receive`. It spares them the turns of the loop, and the
+        loop the task, between a step and the socket.
+        """
+        client, channel = _Client(), Channel(sid)
+
+        def wake() -> None:
+            if sink is None or not channel.outputs or not sink():
+                client.made.set()
+            client.changed.set()
+
+        channel.wake = wake
+        self._clients[channel] = client
         self.ticks.open += 1
         return channel
 
     def close(self, channel: Channel) -> None:
         """Let a stream go; one in a step under way leaves the pool when that ends."""
-        if self._changed.pop(channel, None) is None:
+        if self._clients.pop(channel, None) is None:
             return
         self.ticks.drop(channel)
         self.ticks.open -= 1
         channel.wake = None
         if not channel.under_way:
             self.pool.close(channel.sid)
+
+    def offer(self, channel: Channel, data: bytes) -> bool:
+        """Hand in whole steps now; False, and nothing is done, where :meth:`send` would wait for room."""
+        room = self.ahead - len(channel.frames)
+        if len(data) > room * self.ticks.bytes_in or channel.closed:
+            return False
+        self._push(channel, data)
+        return True
 
     async def send(self, channel: Channel, data: bytes) -> None:
         """Hand in whole steps, in order; returns once all are accepted, which bounds what a client has waiting."""
@@ -101,22 +132,33 @@ class Driver:
                 await self._until(channel, lambda: len(channel.frames) < self.ahead)
                 continue
             end = min(len(data), at + room * size)
-            if at == 0 and end == size == len(data):
-                self.ticks.push(channel, (data,), self._clock())
-            else:
-                whole = memoryview(data)
-                self.ticks.push(channel, [whole[k : k + size] for k in range(at, end, size)], self._clock())
-            self._arrived.set()
+            self._push(channel, data if end - at == len(data) else memoryview(data)[at:end])
             at = end
 
-    async def receive(self, channel: Channel) -> list[bytes]:
-        """The outputs that wait, at least one step's; raises what a step of this stream raised."""
-        if not channel.outputs:
-            await self._until(channel, lambda: bool(channel.outputs))
+    def _push(self, channel: Channel, data: bytes | memoryview) -> None:
+        size = self.ticks.bytes_in
+        if len(data) == size:
+            self.ticks.push(channel, (data,), self._clock())
+        else:
+            whole = memoryview(data)
+            self.ticks.push(channel, [whole[k : k + size] for k in range(0, len(data), size)], self._clock())
+        self._arrived.set()
+
+    def collect(self, channel: Channel) -> list[bytes]:
+        """The outputs that wait, without waiting for any."""
         outputs = self.ticks.collect(channel, self._clock())
         if channel.ready:
             self._arrived.set()
-        self._changed[channel].set()
+        return outputs
+
+    async def receive(self, channel: Channel) -> list[bytes]:
+        """The outputs that wait, at least one step's; raises what a step of this stream raised."""
+        client = self._clients.get(channel)
+        if not channel.outputs:
+            await self._until(channel, lambda: bool(channel.outputs), made=True)
+        outputs = self.collect(channel)
+        if client is not None:
+            client.changed.set()
         return outputs
 
     async def settled(self, channel: Channel) -> None:
@@ -130,20 +172,21 @@ class Driver:
     async def halted(self, channel: Channel) -> None:
         """Take no further step of a stream, and wait until the one under way has ended."""
         self.ticks.drop(channel)
-        changed = self._changed[channel]
+        changed = self._clients[channel].changed
         while channel.under_way:
             changed.clear()
             await changed.wait()
 
-    async def _until(self, channel: Channel, true: Callable[[], bool]) -> None:
-        changed = self._changed.get(channel)
+    async def _until(self, channel: Channel, true: Callable[[], bool], *, made: bool = False) -> None:
+        client = self._clients.get(channel)
         while not true():
             if channel.failed is not None:
                 raise channel.failed
-            if channel.closed or changed is None:
+            if channel.closed or client is None:
                 raise ConnectionResetError("the stream is closed")
-            changed.clear()  # others that wait for it have been woken already
-            await changed.wait()
+            event = client.made if made else client.changed
+            event.clear()  # others that wait for it have been woken already
+            await event.wait()
 
     # ---- the steps ----------------------------------------------------------------------------------------
 
@@ -168,7 +211,7 @@ class Driver:
             if batch is None:
                 continue
             try:
-                if ticks.expected(len(batch.channels)) < INLINE:
+                if ticks.expected(len(batch.channels)) < self._inline:
                     outputs = self.pool.step(batch.sids, batch.x)
                 else:
                     outputs, seconds = await loop.run_in_executor(self._worker, self._step, batch)
@@ -191,5 +234,5 @@ class Driver:
     def _release(self, batch: Batch) -> None:
         """Close the streams that their clients left while they were in a step."""
         for channel in batch.channels:
-            if channel.closed and channel not in self._changed:
+            if channel.closed and channel not in self._clients:
                 self.pool.close(channel.sid)

@@ -106,10 +106,10 @@ class Service:
     def release(self) -> None:
         self._places -= 1
 
-    def open(self, state: bytes | None = None) -> Channel:
+    def open(self, state: bytes | None = None, sink: Callable[[], bool] | None = None) -> Channel:
         """A channel for a new stream, or for one in a state that ``pool.dump`` gave. A place must be reserved."""
         sid = self.pool.open() if state is None else self.pool.restore(state)
-        return self.driver.open(sid)
+        return self.driver.open(sid, sink)
 
     def frames(self, data: bytes, form: str) -> bytes:
         """A message's steps in the form that the pool takes. Raises :class:`CgruError` where they are none."""
@@ -144,18 +144,20 @@ class Service:
             await asyncio.wait(pending, timeout=self.settings.drain + 5)
 
     async def _sweep(self) -> None:
-        """Close streams that say nothing or do not read; forget states whose time is over."""
         while True:
             await asyncio.sleep(min(_SWEEP, self.settings.idle / 4, self.settings.stall / 4))
-            now = time.monotonic()
-            for conversation in list(self.conversations.values()):
-                if now - conversation.heard > self.settings.idle:
-                    conversation.end("idle")
-                elif conversation.sending and now - conversation.sending > self.settings.stall:
-                    conversation.end("stalled")
-            for expire in self.swept:
-                expire(now)
-            self.sessions.expire()
+            self._swept(time.monotonic())
+
+    def _swept(self, now: float) -> None:
+        """Close streams that say nothing or do not read; forget states whose time is over."""
+        for conversation in list(self.conversations.values()):
+            if now - conversation.heard > self.settings.idle:
+                conversation.end("idle")
+            elif conversation.sending and now - conversation.sending > self.settings.stall:
+                conversation.end("stalled")
+        for expire in self.swept:
+            expire(now)
+        self.sessions.expire()
 
     # ---- whole sequences ----------------------------------------------------------------------------------
 

@@ -178,7 +178,7 @@ class Ticks:
 
     def _compare(self, now: float) -> None:
         """Begin a window: what the median stream took in the last one says what is fair in this one."""
-        taken = sorted(channel.taken for channel in self._active)
+        taken = sorted(channel.taken for channel in self._active if not channel.closed)
         self._fair = self._most = np.inf
         if len(taken) > 1:
             median = taken[(len(taken) - 1) // 2]

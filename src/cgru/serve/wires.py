@@ -8,12 +8,18 @@ millisecond of them it is the others' turn.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
+from websockets.frames import Frame
+from websockets.http11 import Request
 
+from .conversation import STRAIGHT
 from .load import Door
 
 #: Bytes that a parser gets at once, and seconds of them until it is the others' turn.
@@ -31,7 +37,9 @@ class Gate:
     """
 
     def __init__(self, transport: Any, protocol: Paced) -> None:
-        self._transport, self.protocol = transport, protocol
+        self._transport = transport
+        #: Who reads; nobody once the connection is over, so that reference counts free both.
+        self.protocol: Paced | None = protocol
         self.write = transport.write
         self.is_closing = transport.is_closing
         self.paused = False
@@ -59,7 +67,7 @@ class Gate:
 
     def drop(self) -> None:
         """The connection is over."""
-        self._rest = memoryview(b"")
+        self._rest, self.protocol = memoryview(b""), None
         if self._going is not None:
             self._going.cancel()
 
@@ -80,7 +88,7 @@ class Gate:
     def _go(self) -> None:
         self._going = None
         protocol, end = self.protocol, time.perf_counter() + TURN
-        while self._rest and not self.paused:
+        while protocol is not None and self._rest and not self.paused:
             piece, self._rest = self._rest[:PIECE], self._rest[PIECE:]
             protocol.parse(bytes(piece))
             # What comes behind a handshake that is not answered yet, or behind the end, is nobody's.
@@ -113,6 +121,10 @@ class Paced:
     def connection_lost(self, error: Exception | None) -> None:
         self.gate.drop()
         super().connection_lost(error)  # type: ignore[misc]
+        self.parted()
+
+    def parted(self) -> None:
+        """Cut what would keep this after its end until the garbage collector comes, which stops everybody."""
 
 
 class HttpWire(Paced, AutoHTTPProtocol):
@@ -129,19 +141,21 @@ class HttpWire(Paced, AutoHTTPProtocol):
         super().connection_made(self.gate)
         self.gate.pause_reading()
         self.door.enter(NEWCOMER, self.gate.resume_reading)
-        self._timer = asyncio.get_running_loop().call_later(self.patience, self._late)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._timer.cancel()
-        super().connection_lost(error)
+        loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = loop.call_later(self.patience, self._late)
 
     def handed_over(self) -> None:
-        """The connection is a WebSocket's from now on, and this is garbage.
+        """The connection is a WebSocket's from now on.
 
         Kept by its timer for as long as the patience is, the wires of a storm of connections made each look of the
         garbage collector through what lives 90 to 260 ms long.
         """
-        self._timer.cancel()
+        self.parted()
+
+    def parted(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.parser = self.cycle = None  # each knows this wire
 
     def _late(self) -> None:
         if self.gate.protocol is self and self.cycle is None:
@@ -169,19 +183,54 @@ class HttpWire(Paced, AutoHTTPProtocol):
 
 
 class StreamWire(Paced, WebSocketsSansIOProtocol):
-    """A WebSocket, on the gate of the connection that it was before."""
+    """A WebSocket, on the gate of the connection that it was before.
+
+    Binary messages may pass straight, without ASGI's queue and the tasks at both of its ends, which take longer than a
+    small network's step: in by ``taker``, out by :meth:`give`. Whatever cannot goes by ASGI, in its order.
+    """
+
+    #: Takes a binary message before which nothing waits, or is False.
+    taker: Callable[[bytes], bool] | None = None
 
     def connection_made(self, transport: Any) -> None:
         self.gate = transport
-        self.gate.protocol.handed_over()
+        if self.gate.protocol is not None:
+            self.gate.protocol.handed_over()
         self.gate.protocol = self
         super().connection_made(transport)
+
+    def parted(self) -> None:
+        self.conn.parser.close()
+        self.conn.parser_exc = None
+        if self.handshake_initiated and hasattr(self, "scope"):
+            self.scope["extensions"].pop(STRAIGHT, None)
 
     def data_received(self, data: bytes) -> None:
         if self.handshake_initiated:
             super().data_received(data)
         else:
             self.parse(data)  # the request once more, whose size HttpWire has bounded
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope["extensions"][STRAIGHT] = self
+
+    def handle_bytes(self, event: Frame) -> None:
+        taker = self.taker
+        if taker is None or not event.fin or self.close_sent or not self.queue.empty() or not taker(bytes(event.data)):
+            super().handle_bytes(event)
+
+    @property
+    def free(self) -> bool:
+        """Whether a message may be given now."""
+        return self.writable.is_set() and not self.close_sent and not self.disconnected and not self.gate.is_closing()
+
+    def give(self, data: bytes) -> None:
+        """Send a binary message; one to a client that is leaving is lost, and fails nobody else."""
+        with contextlib.suppress(InvalidState, RuntimeError):
+            self.conn.send_binary(data)
+            self.gate.write(b"".join(self.conn.data_to_send()))
 
 
 def wires(door: Door, patience: float) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
