@@ -224,7 +224,8 @@ class StreamWire(Paced, WebSocketsSansIOProtocol):
     @property
     def free(self) -> bool:
         """Whether a message may be given now."""
-        return self.writable.is_set() and not self.close_sent and not self.disconnected and not self.gate.is_closing()
+        ours = self.gate.protocol is self and not self.gate.is_closing()
+        return ours and self.writable.is_set() and not self.close_sent
 
     def give(self, data: bytes) -> None:
         """Send a binary message; one to a client that is leaving is lost, and fails nobody else."""
