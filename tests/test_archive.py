@@ -232,6 +232,7 @@ def test_strict_stops_at_the_first(archive: Path, capsys: pytest.CaptureFixture[
         (["data/part0/00.npy", "data/part0/02.npy", "-o", "data/part0"], "would take its place"),
         (["data/part0/*.npy", "-o", "out/", "--stream"], "belong to a run over a single file"),
         (["data/part0/*.npy", "-o", "out/", "--jobs", "0"], "at least 1"),
+        (["data/part0/*.npy", "-o", "out/", "--column", "id"], "--column belongs to a .parquet or .arrow file"),
         (["data/part0/*.npy", "-o", "out/", "--format", "wav", "--strict"], "can only be written from a .wav"),
     ],
 )

@@ -153,6 +153,7 @@ def test_rows_that_are_bad(table: Any, capsys: pytest.CaptureFixture[str]) -> No
     [
         (["in.parquet", "-o", "in.parquet"], "would take the place of the input"),
         (["in.parquet", "-o", "out.npy"], "one table makes one table"),
+        (["in.parquet", "-o", "out.parquet", "--format", "npy"], "--format belongs to a folder of outputs"),
         (["in.parquet", "-o", "out.parquet", "--column", "z"], "no column is named 'z'"),
         (["in.parquet", "-o", "out.parquet", "--column", "id"], "expected a column of lists"),
         (["in.parquet", "-o", "out.parquet", "--output-column", "id"], "has a column 'id' already"),

@@ -267,7 +267,7 @@ def npy(array: np.ndarray) -> bytes:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"", "no numbers"),
+        (b"", "standard input: is empty"),
         (b"a,b,c\n", "no numbers"),
         (b"1,2,3\n1,2\n", "line 2 has 2 columns"),
         (b"1,2,3\n1,,3\n", "line 2, column 2: expected a number, found ''"),
@@ -314,6 +314,12 @@ def test_npz_with_unknown_arrays(file: Path, tmp_path: Path, capfd: pytest.Captu
         (["compare", "NET", "NET", "nowhere.npy"], "nowhere.npy"),
         (["compare", "NET", "nowhere.pt", "x.npy"], "nowhere.pt"),
         (["info", "NET", "--layers", "rnn"], "layers="),
+        (["info", "NET", "--entry", "encode"], "holds one network"),
+        (["info", "NET", "--suggest", "--entry", "encode"], "--suggest goes with --prefix and --json alone"),
+        (["run", "NET", "x.npy", "--column", "id"], "--column belongs to a .parquet or .arrow file"),
+        (["run", "NET", "x.npy", "--output-column", "y"], "--output-column belongs to"),
+        (["run", "NET", "x.npy", "-o", "y.npy", "--format", "csv"], "--format belongs to a folder of outputs"),
+        (["verify", "NET", "x.npy"], "x.npy: expected x and y (with lengths or mask, if any), found no .npz"),
         (["info", "NET", "--layers", "[rnn"], "JSON"),
     ],
 )

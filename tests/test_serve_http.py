@@ -114,7 +114,7 @@ BAD: list[tuple[str, str, str, Any, dict[str, str], int, str]] = [
     ("no route", "GET", "/nothing", None, {}, 404, "no such route"),
     ("wrong method", "GET", "/v1/run", None, {}, 405, "no such route"),
     ("handshake without upgrade", "GET", "/v1/stream", None, {}, 404, "no such route"),
-    ("empty body", "POST", "/v1/run", b"", {}, 400, "no numbers"),
+    ("empty body", "POST", "/v1/run", b"", {}, 400, "is empty"),
     ("broken JSON", "POST", "/v1/run", b'{"x": [1, 2', JSON, 400, "expected a JSON object"),
     ("JSON without x", "POST", "/v1/run", {"y": 1}, JSON, 400, "expected a JSON object"),
     ("JSON with more", "POST", "/v1/run", {"x": [[0.0] * 6], "mask": []}, JSON, 400, "expected a JSON object"),

@@ -6,6 +6,7 @@ import argparse
 import glob
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import CgruError
@@ -25,7 +26,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--strict", action="store_true", help="stop at the first file or row that is bad")
     sub.add_argument("--format", choices=FORMATS, help="of the files written into the folder OUT/ (npy)")
     sub.add_argument("--column", help="which column of a .parquet or .arrow file holds the sequences")
-    sub.add_argument("--output-column", default="y", metavar="NAME", help="what the outputs' column is called (y)")
+    sub.add_argument("--output-column", metavar="NAME", help="what the outputs' column is called (y)")
 
 
 def is_archive(options: argparse.Namespace) -> bool:
@@ -40,6 +41,18 @@ def is_archive(options: argparse.Namespace) -> bool:
     )
 
 
+def check_single(options: argparse.Namespace) -> None:
+    """Refuse what a single file leaves no meaning: which column to read, and the format of files in a folder."""
+    _check_left_away(options, ("column", "output_column"), "a .parquet or .arrow file")
+    _check_left_away(options, ("format",), "a folder of outputs (-o OUT/); a single one goes by its name's ending")
+
+
+def _check_left_away(options: argparse.Namespace, names: Sequence[str], of: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise CgruError(f"--{name.replace('_', '-')} belongs to {of}; leave it away")
+
+
 def run(net: Model, options: argparse.Namespace) -> int:
     """Status 0, or 1 where something was left out."""
     jobs = resolve(options.jobs)
@@ -50,17 +63,19 @@ def run(net: Model, options: argparse.Namespace) -> int:
     if options.input[0].endswith(_TABLES):
         if len(options.input) > 1 or not options.output.endswith(_TABLES):
             raise CgruError("one table makes one table: cgru run FILE in.parquet -o out.parquet")
+        _check_left_away(options, ("format",), "a folder of outputs (-o OUT/)")
         from ..archive.columns import run_table
 
         tally = run_table(
-            net, options.input[0], options.output, column=options.column, output=options.output_column, jobs=jobs,
-            strict=options.strict, complain=_complain,
+            net, options.input[0], options.output, column=options.column, output=options.output_column or "y",
+            jobs=jobs, strict=options.strict, complain=_complain,
         )  # fmt: skip
     else:
         from ..archive.folders import expand, run_files
 
         if os.path.splitext(options.output)[1].removeprefix(".") in FORMATS and not os.path.isdir(options.output):
             raise CgruError(f"{options.output}: many files make many files; give a folder, as in -o out/")
+        _check_left_away(options, ("column", "output_column"), "a .parquet or .arrow file")
         tally = run_files(
             net, expand(options.input), options.output, kind=options.format or "npy", jobs=jobs,
             strict=options.strict, complain=_complain,

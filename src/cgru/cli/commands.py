@@ -66,7 +66,8 @@ def info(options: argparse.Namespace) -> None:
     try:
         net = opening.load(options)
     except CgruError as error:
-        if options.plot is not None or any(value is not None for value in opening.said(options).values()):
+        asked = (options.plot, options.entry, *opening.said(options).values())
+        if any(value is not None for value in asked):
             raise
         _tensors(options, error)
         return
@@ -163,6 +164,9 @@ def _suggest(options: argparse.Namespace) -> None:
     from ..formats import read_file
     from ..formats.readers.torch_layers import suggestion
 
+    others = (options.plot, options.entry, *(said for key, said in opening.said(options).items() if key != "prefix"))
+    if any(value is not None for value in others):
+        raise CgruError("--suggest goes with --prefix and --json alone; leave the other options away")
     try:
         load(options.file, prefix=options.prefix)
     except UnsupportedError as error:
@@ -221,6 +225,7 @@ def run(options: argparse.Namespace) -> int:
     net = opening.load_one(options)
     if archives.is_archive(options):
         return archives.run(net, options)
+    archives.check_single(options)
     options.input = options.input[0]
     given = cli_files.read_for(options.input, net)
     kind = cli_files.output_kind(options.output, given)

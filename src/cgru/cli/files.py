@@ -85,6 +85,8 @@ def parse_input(stream: BinaryIO, shown: str, *, ids: bool, features: int) -> In
     """:func:`read_input` from something that can seek; ``shown`` names it in messages."""
     head = stream.read(6)
     stream.seek(0)
+    if not head:
+        raise FormatError(f"{shown}: is empty; expected .npy, .npz, .wav or numbers with commas between")
     if head == b"\x93NUMPY":
         found = Input(_npy(stream, shown), "npy")
     elif head[:2] == b"PK":
@@ -182,22 +184,22 @@ def read_checked(path: str, net: Model) -> tuple[Input | Named, Any]:
     """
     shown = "standard input" if path == PIPE else path
     with _open(path) as stream:
-        arrays = _npz_arrays(stream.read(), shown)
+        data = stream.read()
+    arrays = _npz_arrays(data, shown) if data[:2] == b"PK" else {}
     inputs, outputs = net.input_names, list(net.graph.outputs)
     takes = inputs if len(inputs) > 1 else ["x"]
     gives = outputs if len(outputs) > 1 else ["y_0", "y_1"] if "y_0" in arrays else ["y"]
     alone = len(inputs) == 1 and arrays.keys() - {"x", "lengths", "mask", *gives}
     if alone or any(name not in arrays for name in (*takes, *gives)):
-        wanted = [*takes, *gives]
+        wanted, found = [*takes, *gives], ", ".join(arrays) or "no array" if data[:2] == b"PK" else "no .npz"
         raise FormatError(
-            f"{shown}: expected {', '.join(wanted[:-1])} and {wanted[-1]} (with lengths or mask, if any), found "
-            f"{', '.join(arrays) or 'no array'}; save them by np.savez(path, "
-            f"{', '.join(f'{name}={name}' for name in wanted)})"
+            f"{shown}: expected {', '.join(wanted[:-1])} and {wanted[-1]} (with lengths or mask, if any), found {found}"
+            f"; save them by np.savez(path, {', '.join(f'{name}={name}' for name in wanted)})"
         )
     made = {name: arrays.pop(name) for name in gives}
     y = made if len(outputs) > 1 else tuple(made.values()) if len(made) > 1 else made["y"]
-    found = _named(arrays)
-    return found if len(inputs) > 1 else Input(found.x["x"], "npz", found.lengths, found.mask), y
+    given = _named(arrays)
+    return given if len(inputs) > 1 else Input(given.x["x"], "npz", given.lengths, given.mask), y
 
 
 def _npz_arrays(data: bytes, shown: str) -> dict[str, np.ndarray]:
