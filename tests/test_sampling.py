@@ -232,10 +232,10 @@ def test_paths_have_the_mean_and_deviation_of_the_head() -> None:
         ("value", 1, "linear", None),
         ("gaussian", 2, "softplus", None),
         ("gaussian", 2, "softplus", 300),
-        ("gaussian", 2, "log", 300),
+        ("gaussian", 2, "log", 303),
         ("gaussian", 4, "log", 30),
         ("student", 3, "softplus", 300),
-        ("student", 6, "softplus", 30),
+        ("student", 6, "log", 31),
     ],
 )
 def test_a_forecast_in_the_core_is_that_of_single_steps(

@@ -5,15 +5,18 @@
 #   tools/sanitize.sh python   the extensions under the latter two, with the tests of the packed backend and of decoding;
 #                              then those of graphs under ThreadSanitizer
 #   tools/sanitize.sh          both
+#   tools/sanitize.sh core address     of one of them only what goes under address and undefined; or thread
 #
+# The C programs run every instruction set of the machine, the tests of Python that of CGRU_ISA or the best, and some all.
 # Needs gcc (or CC) with its sanitizers; "python" also what building the package needs, in $PYTHON (default python3).
 # All calls are shared by the threads asked for, however small they are: three, where the tests of Python ask for none.
-# ROUNDS=3 repeats race.c on other numbers. All is built in .cache/sanitize, beside the ordinary build.
+# ROUNDS=3 repeats race.c on other numbers; JOBS compilers run at a time, of which each takes 300 MB. All is built in .cache/sanitize, beside the ordinary build.
 set -eu
 cd "$(dirname "$0")/.."
 CC=${CC:-gcc}
 PYTHON=${PYTHON:-python3}
 ROUNDS=${ROUNDS:-1}
+JOBS=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
 CACHE=$PWD/.cache/sanitize
 
 # Flags of setup.py for the instruction set that a file of core/isa is for.
@@ -39,20 +42,26 @@ sources() {
     echo tests/c/race.c tests/c/graphs.c
 }
 
+wait_for_jobs() {
+    for job in $jobs; do wait "$job"; done
+    jobs=
+}
+
 race() { # name, sanitizers
     echo "== race.c and graphs.c under -fsanitize=$2"
     folder=$CACHE/$1
     rm -rf "$folder"
     mkdir -p "$folder"
-    jobs=
+    jobs= count=0
     for source in $(sources); do
         # shellcheck disable=SC2046
         $CC -std=gnu11 -O1 -g -ffp-contract=off -pthread -fno-omit-frame-pointer -fsanitize="$2" \
             -DCGRU_WAKE_WORK=1 -DCGRU_SHARE_WORK=1 -fno-sanitize-recover=all $(flags "$source") -Iinclude -Isrc/cgru/core -c "$source" \
             -o "$folder/$(basename "$source" .c).o" &
-        jobs="$jobs $!"
+        jobs="$jobs $!" count=$((count + 1))
+        [ $((count % JOBS)) != 0 ] || wait_for_jobs
     done
-    for job in $jobs; do wait "$job"; done
+    wait_for_jobs
     for program in race graphs; do
         # shellcheck disable=SC2046
         $CC -pthread -fsanitize="$2" $(ls "$folder"/*.o | grep -vE '/(race|graphs)\.o$') "$folder/$program.o" -lm \
@@ -61,10 +70,10 @@ race() { # name, sanitizers
     done
 }
 
-core() {
+core() { # thread, address or all
+    [ "$1" = address ] || TSAN_OPTIONS=halt_on_error=1 race thread thread
     # Leaks are looked for too: here nothing but the core allocates.
-    TSAN_OPTIONS=halt_on_error=1 race thread thread
-    ASAN_OPTIONS=detect_leaks=1 race address address,undefined
+    [ "$1" = thread ] || ASAN_OPTIONS=detect_leaks=1 race address address,undefined
 }
 
 # The extensions under some sanitizers in a tree of their own, with some tests: name, sanitizers, libraries to load before
@@ -91,29 +100,30 @@ tests() {
     )
 }
 
-python() {
+python() { # thread, address or all
     others="not [blas and not [reference and not one_row_is_shared"
     graphs="tests/test_operations.py tests/test_random_graphs.py tests/test_graph_threads.py tests/test_attention.py
         tests/test_scan_rows.py tests/test_inner_operations.py tests/test_given_streams.py tests/test_shared_tables.py"
     # shellcheck disable=SC2086
-    tests address address,undefined "libasan.so libubsan.so" $graphs tests/test_packed.py tests/test_threads.py \
+    [ "$1" = thread ] || tests address address,undefined "libasan.so libubsan.so" $graphs tests/test_packed.py tests/test_threads.py \
         tests/test_isa.py tests/test_kernel_math.py tests/test_int8.py tests/test_reduced.py tests/test_cells.py \
         tests/test_laws.py tests/test_cell_laws.py tests/test_streams.py tests/test_pool.py tests/test_graph.py \
         tests/test_entries.py tests/test_search.py tests/test_sampling.py tests/test_top_k.py \
         -k "$others and not processor_time and not scratch_does_not_grow and not variates_against and not threads_start"
     # shellcheck disable=SC2086
-    tests thread thread libtsan.so $graphs -k "$others"
+    [ "$1" = address ] || tests thread thread libtsan.so $graphs -k "$others"
 }
 
-case ${1:-all} in
-core) core ;;
-python) python ;;
-all)
-    core
-    python
+part=${2:-all}
+case "${1:-all} $part" in
+"core all" | "core thread" | "core address") core "$part" ;;
+"python all" | "python thread" | "python address") python "$part" ;;
+"all all")
+    core all
+    python all
     ;;
 *)
-    echo "$0: expected core, python or nothing, found $1" >&2
+    echo "$0: expected core, python or nothing, then address, thread or nothing; found $*" >&2
     exit 2
     ;;
 esac

@@ -72,6 +72,47 @@ double cgru_exp(double x)
     return HORNER(EXP, r) * power;
 }
 
+/* Eight numbers in four vectors, which every machine of 64 bits has: what waits for itself in one number does not wait for
+ * the others. */
+#define PAIRS 4
+typedef double pair __attribute__((vector_size(16)));
+typedef int64_t pair_bits __attribute__((vector_size(16)));
+#define EACH_PAIR for (int p = 0; p < PAIRS; p++)
+
+static inline void horner_eight(const double *of, int count, const pair *x, pair *total)
+{
+    EACH_PAIR total[p] = (pair){of[0], of[0]};
+    for (int i = 1; i < count; i++) {
+        EACH_PAIR total[p] = total[p] * x[p] + of[i];
+    }
+}
+#define HORNER_EIGHT(of, x, total) horner_eight(of, (int)(sizeof(of) / sizeof *(of)), x, total)
+
+static inline pair bounded(pair x, double low, double high)
+{
+    const pair_bits under = x < low, over = x > high;
+    const pair_bits within = ~(under | over) & (pair_bits)x;
+    return (pair)(within | (under & (pair_bits)(pair){low, low}) | (over & (pair_bits)(pair){high, high}));
+}
+
+void cgru_exp_eight(double *x)
+{
+    const pair whole = {0x1.8p52, 0x1.8p52}; /* beside it a number has no room for a fraction */
+    pair in[PAIRS], r[PAIRS], total[PAIRS];
+    pair_bits power[PAIRS];
+    memcpy(in, x, sizeof in);
+    EACH_PAIR
+    {
+        in[p] = bounded(in[p], -700.0, 700.0);
+        const pair rounded = in[p] / (LN2_HIGH + LN2_LOW) + whole, k = rounded - whole;
+        r[p] = (in[p] - k * LN2_HIGH) - k * LN2_LOW;
+        power[p] = ((pair_bits)rounded - (pair_bits)whole + 1023) << 52;
+    }
+    HORNER_EIGHT(EXP, r, total);
+    EACH_PAIR total[p] = total[p] * (pair)power[p];
+    memcpy(x, total, sizeof total);
+}
+
 /* ln(1 + e^x), of the side where e^x stays small; ln(1 + e) as Kahan has it, exact where 1 + e rounds. */
 double cgru_softplus(double x)
 {
@@ -124,6 +165,24 @@ double cgru_normal(double u)
     const double side = q < 0.0 ? u : 1.0 - u, r = sqrt(-cgru_log(side > 0x1p-54 ? side : 0x1p-54));
     const double outer = r <= 5.0 ? ratio(NEAR, r - 1.6) : ratio(FAR, r - 5.0);
     return q < 0.0 ? -outer : outer;
+}
+
+void cgru_normal_eight(double *z, const double *u)
+{
+    pair q[PAIRS], x[PAIRS], above[PAIRS], below[PAIRS];
+    memcpy(q, u, sizeof q);
+    EACH_PAIR
+    {
+        q[p] = q[p] - 0.5;
+        x[p] = 0.180625 - q[p] * q[p];
+    }
+    HORNER_EIGHT(CENTRE[0], x, above);
+    HORNER_EIGHT(CENTRE[1], x, below);
+    EACH_PAIR q[p] = q[p] * (above[p] / below[p]);
+    memcpy(z, q, sizeof q);
+    for (int i = 0; i < 2 * PAIRS; i++) {
+        if (fabs(u[i] - 0.5) > 0.425) z[i] = cgru_normal(u[i]);
+    }
 }
 
 double cgru_student(double u, double v, double freedom)

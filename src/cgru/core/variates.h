@@ -11,11 +11,13 @@ double cgru_uniform(uint64_t seed, uint64_t stream, uint64_t index);
 
 /* The standard normal variate at u in [0, 1): the inverse of its distribution function (Wichura 1988, AS 241). */
 double cgru_normal(double u);
+void cgru_normal_eight(double *z, const double *u); /* the same bits of eight */
 /* Student's t with so many degrees of freedom of two uniform variates (Bailey 1994). */
 double cgru_student(double u, double v, double freedom);
 
 double cgru_log(double x); /* x > 0 */
 double cgru_exp(double x); /* of what lies within ±700, as beyond */
+void cgru_exp_eight(double *x); /* the same bits of eight, where they stand */
 double cgru_softplus(double x);
 
 #endif

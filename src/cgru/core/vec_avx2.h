@@ -2,6 +2,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "seen.h"
+
 #define VL 8
 #define F32_ROWS 4     /* rows of a tile at most */
 #define F32_SUMS 12 /* of a tile: what the registers hold beside weights and one input */
@@ -14,9 +16,17 @@ static inline __m256i v_first(int n)
 {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-static inline vec v_load_part(const float *p, int n) { return _mm256_maskload_ps(p, v_first(n)); }
+static inline vec v_load_part(const float *p, int n)
+{
+    seen_load(p, n);
+    return _mm256_maskload_ps(p, v_first(n));
+}
 static inline void v_store(float *p, vec a) { _mm256_storeu_ps(p, a); }
-static inline void v_store_part(float *p, vec a, int n) { _mm256_maskstore_ps(p, v_first(n), a); }
+static inline void v_store_part(float *p, vec a, int n)
+{
+    seen_store(p, n);
+    _mm256_maskstore_ps(p, v_first(n), a);
+}
 static inline vec v_add(vec a, vec b) { return _mm256_add_ps(a, b); }
 static inline vec v_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
 static inline vec v_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
