@@ -3,9 +3,9 @@
 #
 #   tools/aarch64.sh                 set up (once), build, test on a CPU that has SDOT and on one that has not
 #   tools/aarch64.sh FILE [OPTION…]  the same with other tests: what stands here is handed to pytest
-#   CPUS=cortex-a53 tools/aarch64.sh
+#   CPUS=cortex-a53 JOBS=1 tools/aarch64.sh    on one of the two; one compiler at a time
 #   tools/aarch64.sh graphs          with the tests of graphs: every operation by its formula, random graphs, decoding, top-k
-#   tools/aarch64.sh core            tests/c/race.c and graphs.c alone, which need no Python
+#   tools/aarch64.sh core            the programs of tests/c alone, which need no Python
 #   tools/aarch64.sh setup           only fetch the emulated Python
 #
 # Needs: gcc-aarch64-linux-gnu and qemu-user-static (Debian, Ubuntu); for all but "core" apt-get with a Debian source that
@@ -16,6 +16,7 @@ set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 CPUS=${CPUS:-max cortex-a53}
+JOBS=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
 CACHE=$PWD/.cache/aarch64
 ROOT=$CACHE/root
 SITE=$CACHE/site
@@ -32,11 +33,17 @@ for program in $programs; do
     fi
 done
 
-# Compiles the files named after the folder for their objects, each with the flags of setup.py. More flags are in $MORE.
+wait_for_jobs() {
+    for job in $jobs; do wait "$job"; done
+    jobs=
+}
+
+# Compiles the files named after the folder for their objects, JOBS of them at a time, each with the flags of setup.py. More
+# flags are in $MORE.
 compile() {
     folder=$1
     shift
-    jobs=
+    jobs= count=0
     for source; do
         own=
         case $source in *_neondot.c) own=-march=armv8.2-a+dotprod ;; esac
@@ -44,9 +51,10 @@ compile() {
         # shellcheck disable=SC2086
         aarch64-linux-gnu-gcc -std=gnu11 -O3 -g0 -ffp-contract=off -pthread -w $own $MORE -Iinclude -Isrc/cgru/core \
             -c "$source" -o "$folder/$(basename "$source" .c).o" &
-        jobs="$jobs $!"
+        jobs="$jobs $!" count=$((count + 1))
+        [ $((count % JOBS)) != 0 ] || wait_for_jobs
     done
-    for job in $jobs; do wait "$job"; done
+    wait_for_jobs
 }
 CORE=$(ls src/cgru/core/*.c src/cgru/core/ops/*.c src/cgru/core/isa/*_generic.c src/cgru/core/isa/*_neon*.c)
 
@@ -54,16 +62,16 @@ CORE=$(ls src/cgru/core/*.c src/cgru/core/ops/*.c src/cgru/core/isa/*_generic.c 
 if [ "${1:-}" = core ]; then
     build=$CACHE/core
     rm -rf "$build"
-    mkdir -p "$build"
+    mkdir -p "$build/c"
+    MORE="-DCGRU_WAKE_WORK=1 -DCGRU_SHARE_WORK=1"
     # shellcheck disable=SC2086
-    MORE="-DCGRU_WAKE_WORK=1 -DCGRU_SHARE_WORK=1" compile "$build" $CORE tests/c/race.c tests/c/graphs.c
-    for program in race graphs; do
-        # shellcheck disable=SC2046
-        aarch64-linux-gnu-gcc -static -pthread $(ls "$build"/*.o | grep -vE '/(race|graphs)\.o$') "$build/$program.o" -lm \
-            -o "$build/$program"
+    compile "$build" $CORE
+    compile "$build/c" tests/c/*.c
+    for program in "$build"/c/*.o; do
+        aarch64-linux-gnu-gcc -static -pthread "$build"/*.o "$program" -lm -o "${program%.o}"
         for cpu in $CPUS; do
-            echo "== $program.c on AArch64, -cpu $cpu"
-            QEMU_CPU=$cpu qemu-aarch64-static "$build/$program" all
+            echo "== $(basename "$program" .o).c on AArch64, -cpu $cpu"
+            QEMU_CPU=$cpu qemu-aarch64-static "${program%.o}" all
         done
     done
     exit

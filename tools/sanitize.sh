@@ -1,7 +1,7 @@
 #!/bin/sh
 # The C core under sanitizers. Anything they find ends the run with an error; nothing is suppressed.
 #
-#   tools/sanitize.sh core     tests/c/race.c and graphs.c under ThreadSanitizer, then AddressSanitizer and UndefinedBehaviorSanitizer
+#   tools/sanitize.sh core     the programs of tests/c under ThreadSanitizer, then AddressSanitizer and UndefinedBehaviorSanitizer
 #   tools/sanitize.sh python   the extensions under the latter two, with the tests of the packed backend and of decoding;
 #                              then those of graphs under ThreadSanitizer
 #   tools/sanitize.sh          both
@@ -10,7 +10,8 @@
 # The C programs run every instruction set of the machine, the tests of Python that of CGRU_ISA or the best, and some all.
 # Needs gcc (or CC) with its sanitizers; "python" also what building the package needs, in $PYTHON (default python3).
 # All calls are shared by the threads asked for, however small they are: three, where the tests of Python ask for none.
-# ROUNDS=3 repeats race.c on other numbers; JOBS compilers run at a time, of which each takes 300 MB. All is built in .cache/sanitize, beside the ordinary build.
+# ROUNDS=3 repeats the programs on other numbers; JOBS compilers run at a time, of which each takes 300 MB. All is built in
+# .cache/sanitize, beside the ordinary build.
 set -eu
 cd "$(dirname "$0")/.."
 CC=${CC:-gcc}
@@ -39,7 +40,7 @@ sources() {
     x86_64) ls src/cgru/core/isa/*_avx*.c ;;
     aarch64) ls src/cgru/core/isa/*_neon*.c ;;
     esac
-    echo tests/c/race.c tests/c/graphs.c
+    ls tests/c/*.c
 }
 
 wait_for_jobs() {
@@ -47,33 +48,33 @@ wait_for_jobs() {
     jobs=
 }
 
-race() { # name, sanitizers
-    echo "== race.c and graphs.c under -fsanitize=$2"
+programs() { # name, sanitizers
+    echo "== tests/c under -fsanitize=$2"
     folder=$CACHE/$1
     rm -rf "$folder"
-    mkdir -p "$folder"
+    mkdir -p "$folder/c"
     jobs= count=0
     for source in $(sources); do
+        object=$folder/$(basename "$source" .c).o
+        case $source in tests/c/*) object=$folder/c/$(basename "$source" .c).o ;; esac
         # shellcheck disable=SC2046
         $CC -std=gnu11 -O1 -g -ffp-contract=off -pthread -fno-omit-frame-pointer -fsanitize="$2" \
             -DCGRU_WAKE_WORK=1 -DCGRU_SHARE_WORK=1 -fno-sanitize-recover=all $(flags "$source") -Iinclude -Isrc/cgru/core -c "$source" \
-            -o "$folder/$(basename "$source" .c).o" &
+            -o "$object" &
         jobs="$jobs $!" count=$((count + 1))
         [ $((count % JOBS)) != 0 ] || wait_for_jobs
     done
     wait_for_jobs
-    for program in race graphs; do
-        # shellcheck disable=SC2046
-        $CC -pthread -fsanitize="$2" $(ls "$folder"/*.o | grep -vE '/(race|graphs)\.o$') "$folder/$program.o" -lm \
-            -o "$folder/$program"
-        "$folder/$program" all "$ROUNDS"
+    for program in "$folder"/c/*.o; do
+        $CC -pthread -fsanitize="$2" "$folder"/*.o "$program" -lm -o "${program%.o}"
+        "${program%.o}" all "$ROUNDS"
     done
 }
 
 core() { # thread, address or all
-    [ "$1" = address ] || TSAN_OPTIONS=halt_on_error=1 race thread thread
+    [ "$1" = address ] || TSAN_OPTIONS=halt_on_error=1 programs thread thread
     # Leaks are looked for too: here nothing but the core allocates.
-    [ "$1" = thread ] || ASAN_OPTIONS=detect_leaks=1 race address address,undefined
+    [ "$1" = thread ] || ASAN_OPTIONS=detect_leaks=1 programs address address,undefined
 }
 
 # The extensions under some sanitizers in a tree of their own, with some tests: name, sanitizers, libraries to load before

@@ -1,4 +1,5 @@
-/* cgru: recurrent networks on a CPU. The C core that the Python package binds, usable by itself.
+/* cgru: recurrent networks on a CPU. The C core that the Python package binds, usable by itself: core/pack.h and core/net.h
+ * build a network, and tests/c/chain.c is a small whole program.
  *
  * A network is a chain of layers built once and then immutable: any number of threads may run it at the same time,
  * each with its own state, outputs and workspace. All state belongs to the caller. Functions that return int give

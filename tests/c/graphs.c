@@ -11,8 +11,10 @@
 
 #define CALLERS 3
 #define NODES 32
-#define VALUES (NODES + 2)
-#define OUTPUTS 3
+#define VALUES (NODES + 3)
+#define OUTPUTS 5
+#define STEADY 3 /* of them give a frame for each step alone */
+#define REMEMBERED 11 /* frames of the memory that attention reads */
 
 static const cgru_kernels *isa;
 static int failures;
@@ -107,11 +109,24 @@ static void give_plane(cgru_gnode *node, int channels, int units, int wide, int 
     node->number[3] = node->number[4] = 1;
 }
 
+/* Attention of one value's frames over another's, by products, masked where that has the network's steps. */
+static int attend(network *n, const char *op, int query, int memory, int size)
+{
+    cgru_gnode *node = add(n, op, query, size);
+    const int values = strcmp(op, "attend_weights") ? 1 : 0;
+    node->inputs = 3 + values;
+    for (int k = 1; k <= 1 + values; k++) node->in[k] = memory;
+    node->in[2 + values] = n->values[memory].clock == CGRU_STEPS ? 1 : -1;
+    node->real[0] = 0.3f;
+    return node->out;
+}
+
 static void build(network *n, int precision)
 {
     memset(n, 0, sizeof *n);
     n->precision = precision;
-    n->inputs = 2;
+    n->inputs = 3;
+    n->values[2] = (cgru_value){20, CGRU_STATIC, CGRU_FEATURES};
     n->values[0] = (cgru_value){37, CGRU_STEPS, CGRU_FEATURES};
     n->values[1] = (cgru_value){1, CGRU_STEPS, CGRU_MASK};
     cgru_gnode *node = add(n, "dense", 0, 48);
@@ -162,10 +177,25 @@ static void build(network *n, int precision)
     give_scan(n, node, "gru_reset_after", 1, 48, 20);
     node->scan.directions = 1;
 
-    node = add(n, "concat", node->out, 20 + 24 + 40);
+    const int state = node->out;
+    node = add(n, "concat", state, 20 + 24 + 40);
     node->inputs = 3, node->in[1] = rows, node->in[2] = inner;
     node->number[0] = 1;
     const int joined = node->out;
+
+    const int by_products = attend(n, "attend", state, 2, 20);
+    const int by_tanh = attend(n, "attend", state, 2, 20);
+    n->nodes[n->count - 1].kind = 1;
+    give_vector(n, &n->nodes[n->count - 1], 0, 20);
+    give_vector(n, &n->nodes[n->count - 1], 1, 20);
+    const int weights = attend(n, "attend_weights", state, 2, REMEMBERED + 1);
+    node = add(n, "concat", by_products, 20 + 20 + REMEMBERED + 1);
+    node->inputs = 3, node->in[1] = by_tanh, node->in[2] = weights;
+    node->number[0] = 1;
+    n->outputs[2] = node->out;
+    n->outputs[4] = attend(n, "attend_whole", thin, thin, 32);
+    n->nodes[n->count - 1].flag = 1; /* no frame after its own */
+
     node = add(n, "norm", joined, 84);
     node->number[0] = 84, node->number[1] = 1, node->number[2] = 84;
     give_vector(n, node, 0, 84);
@@ -188,7 +218,7 @@ static void build(network *n, int precision)
     node->inputs = 2, node->in[1] = 1;
     node->kind = 1; /* the mean */
     n->values[node->out].clock = CGRU_ONCE;
-    n->outputs[2] = node->out;
+    n->outputs[3] = node->out;
 }
 
 static void tear_down(network *n)
@@ -211,7 +241,7 @@ typedef struct {
     const cgru_graph *graph;
     const network *n;
     int rows, steps, threads, chunk, outputs;
-    const float *x;
+    const float *x, *memory;
     const uint8_t *mask;
     const int64_t *lengths;
     float *y[OUTPUTS], *state;
@@ -228,8 +258,9 @@ static void run(job *j)
     cgru_work *work = must(cgru_work_new());
     for (int done = 0; done == 0 || done < j->steps; done += j->chunk) {
         const int now = j->steps - done < j->chunk ? j->steps - done : j->chunk;
-        cgru_port in[2] = {{j->x + done * 37, (int64_t)j->steps * 37, 37, now},
-                           {j->mask ? j->mask + done : NULL, j->steps, 1, now}}, out[OUTPUTS];
+        cgru_port in[3] = {{j->x + done * 37, (int64_t)j->steps * 37, 37, now},
+                           {j->mask ? j->mask + done : NULL, j->steps, 1, now},
+                           {j->memory, REMEMBERED * 20, 20, REMEMBERED}}, out[OUTPUTS];
         for (int o = 0; o < j->outputs; o++) {
             const cgru_value *v = &j->n->values[j->n->outputs[o]];
             const int moves = v->clock == CGRU_STEPS;
@@ -285,7 +316,7 @@ static void forget(job *j)
 static void try(const network *n, int rows, int steps, int ragged)
 {
     const size_t many = (size_t)rows * (size_t)steps;
-    float *x = drawn(many * 37, 1.0f);
+    float *x = drawn(many * 37, 1.0f), *memory = drawn((size_t)rows * REMEMBERED * 20, 1.0f);
     uint8_t *mask = must(malloc(many + 1));
     int64_t *lengths = must(malloc((size_t)rows * sizeof *lengths));
     for (size_t i = 0; i < many; i++) mask[i] = draw() < 0.5f;
@@ -293,9 +324,9 @@ static void try(const network *n, int rows, int steps, int ragged)
     /* In chunks goes what gives a frame for each step alone, and what has no lengths. */
     for (int whole = 0; whole < 2; whole++) {
         int status;
-        cgru_graph *graph = must(plan(n, whole ? OUTPUTS : OUTPUTS - 1, &status));
+        cgru_graph *graph = must(plan(n, whole ? OUTPUTS : STEADY, &status));
         job alone = {.graph = graph, .n = n, .rows = rows, .steps = steps, .threads = 1, .chunk = steps ? steps : 1,
-                     .outputs = whole ? OUTPUTS : OUTPUTS - 1, .x = x, .mask = ragged ? mask : NULL,
+                     .outputs = whole ? OUTPUTS : STEADY, .x = x, .memory = memory, .mask = ragged ? mask : NULL,
                      .lengths = ragged && whole ? lengths : NULL};
         run(&alone);
         job jobs[CALLERS];
@@ -315,6 +346,7 @@ static void try(const network *n, int rows, int steps, int ragged)
         cgru_graph_free(graph);
     }
     free(x);
+    free(memory);
     free(mask);
     free(lengths);
 }
