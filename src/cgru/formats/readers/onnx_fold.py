@@ -299,27 +299,28 @@ def _where(node: Node, arrays: Sequence[Array]) -> Any:
     return np.where(condition.astype(bool), a, b)
 
 
+def _along_axis(node: Node, x: Array, numbers: Array) -> Array:
+    """A scale or a zero point for each place of ``axis``, or one for all, shaped to broadcast with x."""
+    if numbers.ndim == 1 and x.ndim > 1:
+        shape = [1] * x.ndim
+        shape[int(attribute(node, "axis", 1))] = -1
+        return numbers.reshape(shape)
+    if numbers.ndim > 1:
+        raise Unfolded
+    return numbers
+
+
 def _dequantize(node: Node, arrays: Sequence[Any]) -> Any:
     x, scale = arrays[0], arrays[1]
     zero = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.zeros((), np.int32)
-    if scale.ndim == 1 and x.ndim > 1:
-        shape = [1] * x.ndim
-        shape[int(attribute(node, "axis", 1))] = -1
-        scale, zero = scale.reshape(shape), zero.reshape(shape) if zero.ndim else zero
-    elif scale.ndim > 1:
-        raise Unfolded
+    scale, zero = (_along_axis(node, x, array) for array in (scale, zero))
     return ((x.astype(np.float32) - zero.astype(np.float32)) * scale).astype(np.float32)
 
 
 def _quantize(node: Node, arrays: Sequence[Any]) -> Any:
     x, scale = arrays[0], arrays[1]
     zero = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.zeros((), np.uint8)
-    if scale.ndim == 1 and x.ndim > 1:
-        shape = [1] * x.ndim
-        shape[int(attribute(node, "axis", 1))] = -1
-        scale = scale.reshape(shape)
-    elif scale.ndim > 1:
-        raise Unfolded
+    scale = _along_axis(node, x, scale)
     info = np.iinfo(zero.dtype)
     zeros = zero.reshape(scale.shape) if zero.size == scale.size else zero
     return np.clip(np.round(x / scale) + zeros.astype(np.float32), info.min, info.max).astype(zero.dtype)

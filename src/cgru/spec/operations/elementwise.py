@@ -91,16 +91,12 @@ Maximum = binary("maximum", np.maximum, "The larger of a and b; NaN where either
 Average = binary("average", lambda a, b: (a + b) * a.dtype.type(0.5), "(a + b) / 2.")
 
 
-@register
-class ScaleShift(Operation):
-    """scale ⊙ x + shift, a pair of numbers for each channel: what batch normalisation is once trained.
+class PerChannel(Operation):
+    """An operation with arrays of a number for each channel; ``axis`` is the feature axis of the channels."""
 
-    ``axis`` is the feature axis of the channels. scale = γ / √(σ² + ε) and shift = β − μ · scale
-    (Ioffe and Szegedy 2015).
-    """
-
-    name = "scale_shift"
     options: ClassVar[Mapping[str, Option]] = {"axis": Option(int, 0)}
+    #: The names of its arrays, (C,) each.
+    numbers: ClassVar[Sequence[str]]
 
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
         value = features(inputs[0], where)
@@ -110,11 +106,24 @@ class ScaleShift(Operation):
     def arrays(self, options: Options, inputs: Sequence[Value | None]) -> dict[str, ArrayInfo]:
         value = inputs[0]
         assert value is not None
-        shape = (value.features[options["axis"]],)
-        return {"scale": ArrayInfo(shape), "shift": ArrayInfo(shape)}
+        return dict.fromkeys(self.numbers, ArrayInfo((value.features[options["axis"]],)))
+
+    def beside(self, x: Array, options: Options, arrays: Mapping[str, Array]) -> list[Array]:
+        """The arrays, shaped to broadcast with x (B, T, *features)."""
+        return [arrays[key].reshape(-1, *[1] * (x.ndim - 3 - options["axis"])) for key in self.numbers]
+
+
+@register
+class ScaleShift(PerChannel):
+    """scale ⊙ x + shift, a pair of numbers for each channel: what batch normalisation is once trained.
+
+    scale = γ / √(σ² + ε) and shift = β − μ · scale (Ioffe and Szegedy 2015).
+    """
+
+    name = "scale_shift"
+    numbers = ("scale", "shift")
 
     def compute(self, options: Options, inputs: Sequence[Any], arrays: Mapping[str, Array]) -> Array:
         (x,) = inputs
-        behind = x.ndim - 3 - options["axis"]
-        scale, shift = (arrays[key].reshape(-1, *[1] * behind) for key in ("scale", "shift"))
+        scale, shift = self.beside(x, options, arrays)
         return x * scale + shift

@@ -9,9 +9,9 @@ import numpy as np
 
 from ...errors import ShapeError
 from ..activations import error_function
-from ..operation import Array, ArrayInfo, Operation, Option, Options, feature_axis, features, joined_clock, register
+from ..operation import Array, Operation, Option, Options, features, joined_clock, register
 from ..values import Value
-from .elementwise import aligned, binary
+from .elementwise import PerChannel, aligned, binary
 
 #: Functions of one number, by ONNX' names in lower case.
 UNARY: dict[str, Callable[[Array], Array]] = {
@@ -92,25 +92,15 @@ class Where(Operation):
 
 
 @register
-class Prelu(Operation):
+class Prelu(PerChannel):
     """x where x ≥ 0, else slope · x: a slope a channel along feature axis ``axis`` (He et al. 2015, torch.nn.PReLU)."""
 
     name = "prelu"
-    options: ClassVar[Mapping[str, Option]] = {"axis": Option(int, 0)}
-
-    def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
-        value = features(inputs[0], where)
-        feature_axis(value, options["axis"], where)
-        return value
-
-    def arrays(self, options: Options, inputs: Sequence[Value | None]) -> dict[str, ArrayInfo]:
-        value = inputs[0]
-        assert value is not None
-        return {"slope": ArrayInfo((value.features[options["axis"]],))}
+    numbers = ("slope",)
 
     def compute(self, options: Options, inputs: Sequence[Any], arrays: Mapping[str, Array]) -> Array:
         (x,) = inputs
-        slope = arrays["slope"].reshape(-1, *[1] * (x.ndim - 3 - options["axis"]))
+        (slope,) = self.beside(x, options, arrays)
         return np.where(x < 0, slope * x, x)
 
 
