@@ -76,45 +76,11 @@ def info(options: argparse.Namespace) -> None:
 
         plot.save(network_figure(net), options.plot)
     kind, file_bytes = sniff(options.file).title, os.path.getsize(options.file)
-    bad = {
-        f"{layer.name}.{name}": int(np.size(array) - np.count_nonzero(np.isfinite(array)))
-        for layer in net.layers
-        for name, array in layer.arrays().items()
-    }
-    bad = {name: count for name, count in bad.items() if count}
+    bad = _not_finite(net)
     if options.json:
-        layers = [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "sizes": layer.describe(),
-                "parameters": layer.parameters,
-                "precision": layer.precision,
-                "backend": backend,
-                "options": layer.options(),
-            }
-            for layer, backend in zip(net.layers, net.backends, strict=True)
-        ]
-        _print_json(
-            {
-                "file": options.file,
-                "kind": kind,
-                "file_bytes": file_bytes,
-                "input_size": net.input_size,
-                "output_size": net.output_size,
-                "takes_ids": net.takes_ids,
-                "parameters": net.parameters,
-                "nbytes": net.nbytes,
-                "precision": net.precision,
-                "layers": layers,
-                "entries": _entries(net),
-                "notes": net.notes,
-                "not_finite": bad,
-                "cells": [vars(cost) for cost in costs(net.layers)],
-            }
-            | ({} if options.plot is None else {"plot": options.plot})
-            | _graph(options, kind)
-        )
+        told = {"file": options.file, "kind": kind, "file_bytes": file_bytes} | _described(net)
+        told |= {"not_finite": bad, "cells": [vars(cost) for cost in costs(net.layers)]}
+        _print_json(told | ({} if options.plot is None else {"plot": options.plot}) | _graph(options, kind))
         return
     print(f"{options.file}: {kind}, {file_bytes:,} bytes")
     _print_graph(options, kind)
@@ -124,6 +90,43 @@ def info(options: argparse.Namespace) -> None:
         print(table(found))
     for name, count in bad.items():
         print(f"warning: {name} has {count:,} weights that are NaN or infinite")
+
+
+def _not_finite(net: Model) -> dict[str, int]:
+    """How many weights of each array are NaN or infinite, where any is."""
+    counts = {
+        f"{layer.name}.{name}": int(np.size(array) - np.count_nonzero(np.isfinite(array)))
+        for layer in net.layers
+        for name, array in layer.arrays().items()
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _described(net: Model) -> dict[str, Any]:
+    """A network's sizes and layers, for a program to read."""
+    layers = [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "sizes": layer.describe(),
+            "parameters": layer.parameters,
+            "precision": layer.precision,
+            "backend": backend,
+            "options": layer.options(),
+        }
+        for layer, backend in zip(net.layers, net.backends, strict=True)
+    ]
+    return {
+        "input_size": net.input_size,
+        "output_size": net.output_size,
+        "takes_ids": net.takes_ids,
+        "parameters": net.parameters,
+        "nbytes": net.nbytes,
+        "precision": net.precision,
+        "layers": layers,
+        "entries": _entries(net),
+        "notes": net.notes,
+    }
 
 
 def _entries(net: Model) -> dict[str, Any] | None:
