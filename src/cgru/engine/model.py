@@ -90,6 +90,7 @@ class Model:
 
     @property
     def parameters(self) -> int:
+        """How many numbers the weights are."""
         return sum(weights.parameters for weights in self.store.values())
 
     @property
@@ -110,6 +111,7 @@ class Model:
 
     @property
     def takes_ids(self) -> bool:
+        """Whether its first input is token ids, int64 (B, T), rather than features (B, T, I)."""
         return self._network.takes_ids
 
     @property

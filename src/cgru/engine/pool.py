@@ -87,6 +87,7 @@ class Pool:
         """Open a stream and return its id, which no pool of this process gives again.
 
         It begins in a copy of ``state``, of one row as :meth:`Model.run` takes it, or in the zero state.
+        :class:`CgruError` where ``capacity`` streams are open, here and in :meth:`fork` and :meth:`restore`.
         """
         return self._open(None if state is None else self.net._state(state, 1)._data[0])
 
@@ -114,7 +115,7 @@ class Pool:
             self._write(self._row(sid), np.zeros(self._data.shape[1], np.float32))
 
     def close(self, sid: int) -> None:
-        """Close a stream and free its place."""
+        """Close a stream and free its place; :class:`CgruError` where it is not open, as of all that name one."""
         with _books:
             row = self._row(sid)
             self._owner[row] = -1

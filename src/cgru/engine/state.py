@@ -204,6 +204,7 @@ class State:
 
     @property
     def layout(self) -> StateLayout:
+        """Which numbers of a row belong to which layer."""
         return self._layout
 
     @property
@@ -213,9 +214,11 @@ class State:
 
     @property
     def batch(self) -> int:
+        """How many rows it is the state of."""
         return self._data.shape[0]
 
     def copy(self) -> Self:
+        """The same numbers in memory of their own."""
         return self._of(self._layout, self._data.copy())
 
     __copy__ = copy

@@ -168,7 +168,10 @@ class Stream(ExclusiveUse):
     # ---- state ------------------------------------------------------------------------------------------------
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
-        """Return to the zero state: every row, or those named."""
+        """Return to the zero state: every row, or those named by number.
+
+        :class:`UnsupportedError` for single rows where outputs are late or of another rate: such rows advance together.
+        """
         if rows is not None and not self.net._layout.timing.steady:
             raise UnsupportedError(
                 "rows: the rows of this stream advance together (lookahead, changed rates); reset all"

@@ -49,10 +49,12 @@ class Layer:
 
     @property
     def precision(self) -> str:
+        """What its matrices are held in: "float32", or a precision of :meth:`Model.quantize`."""
         return next((part.precision for part in self.weights.values()), "float32")
 
     @property
     def parameters(self) -> int:
+        """How many numbers its weights are."""
         return sum(part.parameters for part in self.weights.values())
 
     def arrays(self) -> dict[str, Float32]:

@@ -218,6 +218,7 @@ class Recurrent(Layer):
 
     @property
     def directions(self) -> int:
+        """2 where it reads the sequence from both ends, else 1."""
         return 2 if self.bidirectional else 1
 
     def scans(self) -> Iterator[Scan]:

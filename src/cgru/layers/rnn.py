@@ -38,6 +38,7 @@ class RNN(Recurrent):
 
     @property
     def nonlinearity(self) -> str:
+        """Its activation, by torch's name for the option."""
         return self.activation
 
     @classmethod
