@@ -31,6 +31,8 @@ from cgru.ray.store import SessionLost, Store  # noqa: E402
 
 NET = build(Kind(6, 20, layers=2, head=3), 1, "packed")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Beside other programs: workers have the priority of the tests, and others' memory is no reason to end them.
+os.environ |= {"RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"}
 
 
 class Nodes:
@@ -110,7 +112,7 @@ def test_a_dataset_with_a_node_killed_in_the_middle(nodes: Nodes) -> None:
 def test_streams_with_a_replica_that_hangs_and_a_node_killed_in_the_middle(nodes: Nodes) -> None:
     handle = serve.run(cgru.ray.streams(NET, replicas=2, capacity=6), name="streams", route_prefix=None)
     xs = {f"session {k}": noise((40, 6), k) for k in range(8)}
-    sessions = {name: cgru.ray.Session(handle, name) for name in xs}
+    sessions = {name: cgru.ray.Session(handle, name, patience=240.0) for name in xs}
     outputs: dict[str, list[np.ndarray]] = {name: [] for name in xs}
 
     def feed(begin: int, end: int) -> None:
@@ -221,7 +223,6 @@ def test_a_session_asks_elsewhere_where_a_replica_says_nothing() -> None:
     handle = Handle(y, None, y)
     session = cgru.ray.Session(handle, "s")
     assert np.array_equal(session.feed(np.zeros((5, 6))), y[:5])
-    session._usual = 0.01
     begun = time.monotonic()
     assert np.array_equal(session.feed(np.zeros((5, 6))), y[5:])
     assert 0.4 < time.monotonic() - begun < 5
@@ -229,6 +230,17 @@ def test_a_session_asks_elsewhere_where_a_replica_says_nothing() -> None:
     assert handle.asked == ["s", "s", "s#1"]
     session.feed(np.zeros((0, 6)))
     assert handle.asked[-1] == "s#1", "it stays with the one that answers"
+
+
+def test_a_session_asks_elsewhere_again_and_again_where_chance_leads_to_the_same() -> None:
+    """Four times in a row the router leads to the replica that says nothing; all within the two seconds promised."""
+    y = np.arange(10.0)
+    handle = Handle(y, None, None, None, None, y)
+    session = cgru.ray.Session(handle, "s")
+    session.feed(np.zeros((5, 6)))
+    assert np.array_equal(session.feed(np.zeros((5, 6))), y[5:])
+    assert handle.asked == ["s", "s", "s#1", "s#2", "s#3", "s#4"]
+    assert session.took < 2
 
 
 def test_a_session_goes_on_after_errors_of_replicas_and_stops_at_its_own() -> None:

@@ -12,10 +12,13 @@ from ..errors import CgruError
 
 #: Seconds between tries at most.
 _PAUSE = 0.25
-#: Seconds after which a replica that has not answered is doubted, if its calls never took a third of that.
+#: Seconds after which a replica that has not answered is doubted, if its calls lately took no third of that.
 _DOUBT = 0.4
-#: How long a session's first call may take, until it is known (a replica may be starting).
-_FIRST = 1.0
+#: How long a session's first call may take (a replica may be starting), and how much of what is known so each call keeps.
+_FIRST, _KEPT = 1.0, 0.7
+#: Calls elsewhere that follow one another after a quarter of the doubt, before they become rarer: each reaches another
+#: replica by chance.
+_SOON = 6
 #: Seconds between looks at several calls that are all under way.
 _LOOK = 0.01
 
@@ -34,7 +37,8 @@ class Session:
         self.name, self.steps = name, steps
         #: What the router goes by, the name or what led to the replica that answered last; and the handle with it.
         self._route, self._routed = name, handle.options(session_id=name)
-        self._usual = _FIRST
+        #: Seconds that a call takes at most, going by those before; None before the first.
+        self._usual: float | None = None
         #: Seconds that the last call took, and how often it was made.
         self.took, self.tries = 0.0, 0
 
@@ -50,14 +54,15 @@ class Session:
         """The first answer of as many calls as it takes."""
         self.tries, pause, route, handle = 0, 0.01, self._route, self._routed
         calls: dict[str, tuple[Any, Any, float]] = {}
-        doubt = min(max(_DOUBT, 3 * self._usual), self._patience / 4)
+        doubt = min(max(_DOUBT, 3 * (self._usual or _FIRST)), self._patience / 4)
         while True:
             self.tries += 1
             made = time.monotonic()
             calls[route] = handle, handle.feed.remote(self.name, self.steps, x), made
             last: Exception | None = None
             until = min(made + doubt, begun + self._patience)
-            doubt *= 0.25 if self.tries == 1 else 2  # the next one, by chance, may go to the same replica
+            if self.tries == 1 or self.tries > _SOON:
+                doubt *= 0.25 if self.tries == 1 else 2
             while calls and time.monotonic() < until:
                 for route, (handle, call, made) in list(calls.items()):
                     left = until - time.monotonic() if len(calls) == 1 else _LOOK
@@ -70,7 +75,7 @@ class Session:
                         del calls[route]
                     else:
                         self._route, self._routed = route, handle
-                        self._usual = max(time.monotonic() - made, 0.9 * self._usual)
+                        self._usual = max(time.monotonic() - made, _KEPT * (self._usual or 0.0))
                         return y
             if isinstance(last, CgruError) and not calls:
                 raise last from None
