@@ -73,13 +73,14 @@ def outputs(column: Any) -> list[np.ndarray]:
     return found
 
 
-def kill(cluster: Cluster, nodes: list[Any]) -> None:
+def kill(cluster: Cluster, nodes: list[Any], with_actor: str) -> None:
+    """Take a node away, without a word, on which such an actor lives."""
     from ray._private import state
 
     busy = {
         actor["Address"]["NodeID"]
         for actor in state.actors().values()
-        if actor["State"] == "ALIVE" and "Predictor" in f"{actor.get('Name')} {actor.get('ActorClassName')}"
+        if actor["State"] == "ALIVE" and with_actor in f"{actor.get('Name')} {actor.get('ActorClassName')}"
     }
     victim = next(node for node in nodes if node.node_id in busy)
     nodes.remove(victim)
@@ -146,7 +147,7 @@ def main() -> None:
     try:
         begun = time.perf_counter()
         read = ray.data.read_parquet(folder)
-        _, found = run(read, net, (1, 4), args.rows // 4, lambda: kill(cluster, nodes))
+        _, found = run(read, net, (1, 4), args.rows // 4, lambda: kill(cluster, nodes, "Predictor"))
         seconds = time.perf_counter() - begun
         ids = found["id"].to_numpy()
         assert len(ids) == args.rows, f"{len(ids)} rows of {args.rows}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -9,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +29,7 @@ from ray import serve  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
 import cgru.ray  # noqa: E402
-from cgru.ray.store import SessionLost, Store  # noqa: E402
+from cgru.ray.store import SessionLost, Store, Stores  # noqa: E402
 
 NET = build(Kind(6, 20, layers=2, head=3), 1, "packed")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -272,6 +274,43 @@ def test_what_a_batch_gets_wrong() -> None:
         cgru.ray.Predictor(NET)({"x": [], "y": []})
     with pytest.raises(CgruError, match=r"expected a cgru.Model or what cgru.ray.ship gave"):
         cgru.ray.Predictor("model.pt")
+
+
+class Actor:
+    """A store on a node that may be lost: its calls fail."""
+
+    def __init__(self) -> None:
+        self.store, self.lost = Store(10, 3600.0), False
+
+    def __getattr__(self, method: str) -> Any:
+        def remote(*given: Any) -> Any:
+            done: Future[Any] = Future()
+            if self.lost:
+                done.set_exception(ray.exceptions.ActorUnavailableError("lost", None))
+            else:
+                done.set_result(getattr(self.store, method)(*given))
+            return SimpleNamespace(future=lambda: done)
+
+        return SimpleNamespace(remote=remote)
+
+
+def test_a_state_is_saved_where_half_of_the_stores_have_it() -> None:
+    actors = [Actor(), Actor(), Actor()]
+    stores = Stores(actors)
+    asyncio.run(stores.save("a", 0, 5, b"five"))
+    actors[0].lost = True
+    asyncio.run(stores.save("a", 5, 9, b"nine"))
+    assert asyncio.run(stores.load("a", 9)) == b"nine"
+    actors[1].lost = True
+    with pytest.raises(ray.exceptions.RayActorError):  # the replica with the third may be the one that is lost
+        asyncio.run(stores.save("a", 9, 12, b"twelve"))
+    assert asyncio.run(stores.load("a", 9)) == b"nine"
+    with pytest.raises(ray.exceptions.RayActorError):  # who has it may come back
+        asyncio.run(stores.load("a", 20))
+    actors[0].lost = actors[1].lost = False
+    asyncio.run(stores.save("a", 9, 12, b"twelve"))
+    with pytest.raises(SessionLost):
+        asyncio.run(stores.load("a", 20))
 
 
 def test_a_store_keeps_the_last_two_states_of_each_session() -> None:

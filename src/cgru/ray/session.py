@@ -14,7 +14,7 @@ from ..errors import CgruError
 _PAUSE = 0.25
 #: Seconds after which a replica that has not answered is doubted, if its calls lately took no third of that.
 _DOUBT = 0.4
-#: How long a session's first call may take (a replica may be starting), and how much of what is known so each call keeps.
+#: Seconds that a session's first call may take (a replica may be starting), and what each call keeps of what is usual.
 _FIRST, _KEPT = 1.0, 0.7
 #: Calls elsewhere that follow one another after a quarter of the doubt, before they become rarer: each reaches another
 #: replica by chance.

@@ -53,10 +53,15 @@ class Store:
 
 
 class Stores:
-    """All stores as one: saved once any of them has it, loaded from whichever knows."""
+    """All stores as one: saved once half of them or more have it, loaded from whichever knows.
+
+    Half of three are two: a replica that is cut off together with the store on its node, as it is for a second after
+    the end of Ray there, saves nothing, and its calls go to another.
+    """
 
     def __init__(self, actors: list[Any]) -> None:
         self._actors = actors
+        self._enough = (len(actors) + 1) // 2
         self._doubted: set[Any] = set()
 
     @classmethod
@@ -73,7 +78,7 @@ class Stores:
         ])  # fmt: skip
 
     async def save(self, session: str, before: int, steps: int, state: bytes) -> None:
-        """Returns once every store that answers has it; raises where none does."""
+        """Returns once every store that answers has it; raises where less than half of them do."""
         calls = self._ask("save", session, before, steps, state)
         # A store whose node is lost is found out after a while: from then on it is asked, but not waited for.
         trusted = [call for call, actor in calls.items() if actor not in self._doubted]
@@ -84,8 +89,20 @@ class Stores:
                 self._doubted.discard(actor)
             else:
                 self._doubted.add(actor)
-        if not any(call.done() and call.exception() is None for call in calls):
-            await self._first(calls)
+        await self._saved(calls)
+
+    async def _saved(self, calls: Iterable[asyncio.Future[Any]]) -> None:
+        saved, left = 0, set(calls)
+        errors: list[BaseException] = []
+        while saved < self._enough:
+            if not left:
+                raise errors[0]
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for call in done:
+                error = call.exception()
+                if error is not None:
+                    errors.append(error)
+                saved += error is None
 
     async def load(self, session: str, steps: int) -> bytes:
         """The state after ``steps`` steps, or :class:`SessionLost`."""
@@ -104,8 +121,8 @@ class Stores:
         }
 
     async def _first(self, calls: Iterable[asyncio.Future[Any]], wanted: type = object) -> Any:
-        """The first answer of the kind wanted; None where none is; raises where no store answers at all."""
-        left, errors, answered = set(calls), [], False
+        """The first answer of the kind wanted; None where none is, and raises where one is not to be had."""
+        left, errors = set(calls), []
         while left:
             done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
             for call in done:
@@ -114,9 +131,7 @@ class Stores:
                     errors.append(error)
                 elif isinstance(call.result(), wanted):
                     return call.result()
-                else:
-                    answered = True
-        if not answered:
+        if errors:
             raise errors[0]
         return None
 

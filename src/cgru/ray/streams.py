@@ -33,7 +33,7 @@ def streams(
     *,
     replicas: int = 2,
     capacity: int = 1000,
-    copies: int = 2,
+    copies: int = 3,
     sessions: int = 100_000,
     keep: float = 3600.0,
     **options: Any,
@@ -41,8 +41,9 @@ def streams(
     """An application for ``ray.serve.run``: ``replicas`` of ``net``, each with room for ``capacity`` sessions at once.
 
     States are kept in memory by ``copies`` actors on different nodes, of ``sessions`` sessions at most and for ``keep``
-    seconds after their last call. ``options`` are those of a Serve deployment. :class:`~cgru.ray.Session` is the client
-    in Python; over HTTP, ``POST /?session=ID&at=N`` with the header ``x-session-id: ID`` and float32 steps in the body.
+    seconds after their last call; a call is answered once half of them or more (two of three) have the state after it.
+    ``options`` are those of a Serve deployment. :class:`~cgru.ray.Session` is the client in Python; over HTTP,
+    ``POST /?session=ID&at=N`` with the header ``x-session-id: ID`` and float32 steps in the body.
     """
     one_array.check(net, "cgru.ray.streams")
     if not net.input_size:
