@@ -212,12 +212,14 @@ def test_nothing_is_lost_without_a_word() -> None:
     refused("frames of any length|takes frames", node("Slice", ["x", "a", "b", "c", "d"], ["y"]),
             a=np.array([-1]), b=np.array([-100]), c=np.array([1]), d=np.array([-1]))  # fmt: skip
     refused(
-        "along the axis of rows or frames",
+        "a matrix of every frame with every other",
         node("Transpose", ["x"], ["t"], attribute("perm", [0, 2, 1])),
         node("MatMul", ["x", "t"], ["y"]),
     )
     refused("softmax over rows", node("Softmax", ["x"], ["y"], attribute("axis", 0)))
-    refused("how many rows or frames", node("Reshape", ["x", "s"], ["y"]), s=np.array([4, -1, 3]))
+    refused(
+        r"the shape \[4, -1, 3\] of \[B, T, 4\]; .* inputs=", node("Reshape", ["x", "s"], ["y"]), s=np.array([4, -1, 3])
+    )
     refused(r"a matrix of \(5, 3\) for 4 features", node("MatMul", ["x", "k"], ["y"]), k=arr(5, 3))
 
 

@@ -14,7 +14,7 @@ from ...weights import Weights
 from ..containers.onnx_records import Node
 from . import onnx_fold as fold
 from .onnx_lowering import Lowering, handles
-from .onnx_values import Atom, Known, Tensor, Unfolded, Value
+from .onnx_values import INDEX, Atom, Known, Tensor, Unfolded, Value
 
 _BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "power", "Max": "maximum", "Min": "minimum"}
 _COMPARE = {
@@ -133,8 +133,10 @@ def floats(low: Lowering, node: Node, *values: Value | None) -> list[Value]:
         if value is None:
             raise FormatError(f"{node}: an input is missing")
         if isinstance(value, Known) and value.is_shape:
-            raise Unfolded
+            value = low.counted(value)
         if isinstance(value, Tensor) and value.dtype not in ("float32", "bool"):
+            if value.dtype == INDEX:
+                raise low.unsupported(node, "arithmetic on the numbers of frames as whole numbers")
             if value.dtype != "int64":
                 raise low.unsupported(node, f"arithmetic on codes ({value.dtype}), whose scale is not in them")
             raise low.unsupported(
@@ -147,6 +149,12 @@ def floats(low: Lowering, node: Node, *values: Value | None) -> list[Value]:
 
 @handles(*_BINARY, "And", "Or", "Xor", "Sum", "Mean")
 def _arithmetic(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    numbers = _as_numbers(node, inputs)
+    made = _computed(low, node, inputs if numbers is None else numbers)
+    return made if numbers is None or isinstance(made, Known) else Tensor(made.name, made.axes, INDEX)
+
+
+def _computed(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     operands = floats(low, node, *inputs)
     if node.version < 7 and node.attributes.get("broadcast"):
         raise low.unsupported(node, "broadcasting as before operator set 7")
@@ -157,6 +165,21 @@ def _arithmetic(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
         return made
     if node.op == "Mean":
         return _pair_of(low, node, "mul", made, Known(np.array(1 / len(operands), np.float32)))
+    return made
+
+
+def _as_numbers(node: Node, inputs: Sequence[Value | None]) -> list[Value | None] | None:
+    """Numbers of frames as numbers to add and multiply; None where there are none, or others beside them."""
+    if node.op not in ("Add", "Sub", "Mul") or not any(isinstance(v, Tensor) and v.dtype == INDEX for v in inputs):
+        return None
+    made: list[Value | None] = []
+    for value in inputs:
+        if isinstance(value, Tensor) and value.dtype == INDEX:
+            made.append(Tensor(value.name, value.axes))
+        elif isinstance(value, Known) and not value.is_shape and value.array.dtype.kind in "iu":
+            made.append(Known(value.array.astype(np.float32), value.sizes))
+        else:
+            return None
     return made
 
 
@@ -376,10 +399,37 @@ def _prelu(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
 
 @handles(*_COMPARE)
 def _compare(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    if node.op == "Equal" and (found := _of_id(low, node, inputs)) is not None:
+        return found
     operands = floats(low, node, *inputs)
     kind, swap = _COMPARE[node.op]
     both = Broadcast(low, node, operands[::-1] if swap else operands)
     return both.result(low.draft.emit("compare", *both.names, kind=kind, name=output_name(node)), "bool")
+
+
+def _of_id(low: Lowering, node: Node, inputs: Sequence[Value | None]) -> Tensor | None:
+    """Whether an id is a certain one, of ids that choose rows of a table too: another table, of ones and zeros."""
+    ids = next((value for value in inputs if isinstance(value, Tensor) and value.dtype == "int64"), None)
+    other = next((value for value in inputs if isinstance(value, Known)), None)
+    if ids is None or other is None or other.is_shape or other.array.size != 1 or other.array.dtype.kind not in "iu":
+        return None
+    names = {name for name, value in low.values.items() if isinstance(value, Tensor) and value.name == ids.name}
+    names |= {reader.outputs[0] for name in names for reader in low.readers.get(name, ()) if reader.op == "Cast"}
+    tables = [
+        table.array
+        for name in names
+        for reader in low.readers.get(name, ())
+        if reader.op == "Gather" and reader.inputs[1] == name
+        and isinstance(table := low.values.get(reader.inputs[0]), Known)
+    ]  # fmt: skip
+    if not tables:
+        return None
+    weight = np.zeros((min(map(len, tables)), 1), np.float32)
+    wanted = int(other.array.reshape(-1)[0])
+    if 0 <= wanted < len(weight):
+        weight[wanted] = 1
+    made = low.draft.emit("embedding", ids.name, vocabulary=len(weight), units=1, weights={"weight": weight})
+    return Tensor(made, ids.axes, "bool")
 
 
 @handles("Where")
@@ -399,7 +449,7 @@ def _cast(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
         like = np.dtype("f4") if isinstance(other, Tensor) else low.known(other, node, "the type").dtype
     else:
         like = fold.cast_dtype(int(node.attributes["to"]))
-    if like.kind == "f" and x.dtype in ("float32", "bool"):
+    if like.kind == "f" and x.dtype in ("float32", "bool", INDEX):
         return Tensor(x.name, x.axes)
     if like.kind == "b":
         if x.dtype == "bool":
@@ -407,7 +457,7 @@ def _cast(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
         if x.dtype == "float32":
             made = low.draft.emit("unary", x.name, kind="not")
             return Tensor(low.draft.emit("unary", made, kind="not"), x.axes, "bool")
-    if like.kind in "iu" and x.dtype == "int64" and like.itemsize >= 4:
+    if like.kind in "iu" and x.dtype in ("int64", INDEX) and like.itemsize >= 4:
         return x
     raise low.unsupported(node, f"a cast of {x.dtype} to {like.name} of what is computed from the input")
 

@@ -14,7 +14,7 @@ from ...spec.graph import Node
 from ...spec.operation import operation
 from ...spec.values import Value as ValueType
 from ...weights import Weights
-from .onnx_values import BATCH, TIME, Atom, Count, Known, Size, Tensor, Value, frames_of, product
+from .onnx_values import BATCH, TIME, Atom, Count, Scores, Size, Tensor, Triangle, Value, frames_of, product
 
 #: Feature axes of a value that form one axis of what is wanted.
 Group: TypeAlias = tuple[int, ...]
@@ -58,8 +58,8 @@ class Draft:
     def axis_size(self, value: Tensor, axis: int) -> Size:
         return product(self.atom_size(value, atom) for atom in value.axes[axis])
 
-    def shape(self, value: Value) -> tuple[Size, ...]:
-        if isinstance(value, Known):
+    def shape(self, value: Value | Scores | Triangle) -> tuple[Size, ...]:
+        if not isinstance(value, Tensor):
             return value.shape
         return tuple(self.axis_size(value, axis) for axis in range(value.rank))
 

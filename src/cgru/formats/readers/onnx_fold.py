@@ -35,6 +35,8 @@ def folded(node: Node, arrays: Sequence[Array | None]) -> list[Array] | None:
             _check_result(node, arrays)
             made = fold(node, arrays)
         except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
+            if any(array is not None and array.dtype == object for array in arrays):
+                raise Unfolded from error
             raise FoldError(f"{node}: its constants do not fit it ({error})") from error
     made = [np.asarray(array) for array in (made if isinstance(made, list) else [made])]
     most = max(MAX_FOLDED, *(array.size for array in arrays if array is not None), 0)
@@ -42,6 +44,13 @@ def folded(node: Node, arrays: Sequence[Array | None]) -> list[Array] | None:
         if array.size > most:
             raise FoldError(f"{node}: a constant of {array.size} numbers; at most {most} are made")
     return [normalised(array) for array in made]
+
+
+def is_real(node: Node, given: bool) -> bool:
+    """Whether sizes that a node gives are numbers to compute with; ``given``: whether any of those it takes are."""
+    if node.op == "Cast":
+        return cast_dtype(int(attribute(node, "to"))).kind == "f"
+    return given and node.op not in ("Shape", "Size")
 
 
 def _check_result(node: Node, arrays: Sequence[Array | None]) -> None:
@@ -97,6 +106,80 @@ def _divided(a: Array, b: Array) -> Any:
         # ONNX divides whole numbers towards zero.
         return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
     return np.true_divide(a, b)
+
+
+def _whole_part(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Rounding, of which sizes are their own results."""
+    fold = _ufunc(function)
+    return lambda node, arrays: arrays[0] if arrays[0].dtype == object else fold(node, arrays)
+
+
+def _extreme(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    """The smaller or larger of numbers, or of sizes where one of them is so for any number of rows and frames."""
+    plain = _variadic(function)
+    chosen = np.frompyfunc(lambda a, b: a if (a == b or compared("less", a, b)) == (kind == "min") else b, 2, 1)
+
+    def fold(node: Node, arrays: Sequence[Array]) -> Any:
+        if all(array.dtype != object for array in arrays):
+            return plain(node, arrays)
+        made = arrays[0]
+        for other in arrays[1:]:
+            made = np.asarray(chosen(made, other), object)
+        return made
+
+    return fold
+
+
+def _modulo(node: Node, arrays: Sequence[Array]) -> Any:
+    return _ufunc(np.fmod if attribute(node, "fmod", 0) else np.mod)(node, arrays)
+
+
+def _cumulated(node: Node, arrays: Sequence[Array]) -> Any:
+    data, axis = arrays[0], int(arrays[1].reshape(-1)[0])
+    data = np.flip(data, axis) if attribute(node, "reverse", 0) else data
+    made = np.cumsum(data, axis, dtype=data.dtype)
+    made = made - data if attribute(node, "exclusive", 0) else made
+    return np.flip(made, axis) if attribute(node, "reverse", 0) else made
+
+
+def _triangle(node: Node, arrays: Sequence[Array | None]) -> Any:
+    data, k = arrays[0], arrays[1] if len(arrays) > 1 else None
+    assert data is not None
+    diagonal = 0 if k is None else int(k.reshape(-1)[0])
+    return np.triu(data, diagonal) if attribute(node, "upper", 1) else np.tril(data, diagonal)
+
+
+def _identity_matrix(node: Node, arrays: Sequence[Array]) -> Any:
+    (data,) = arrays
+    check_size(data.shape)
+    dtype = cast_dtype(int(node.attributes["dtype"])) if "dtype" in node.attributes else data.dtype
+    rows, columns = data.shape
+    return np.eye(rows, columns, k=int(attribute(node, "k", 0)), dtype=dtype)
+
+
+def _clipped(node: Node, arrays: Sequence[Array | None]) -> Any:
+    data = arrays[0]
+    assert data is not None
+    low, high = (
+        attribute(node, name) if node.version < 11 else arrays[i] if len(arrays) > i else None
+        for i, name in ((1, "min"), (2, "max"))
+    )
+    data = data if low is None else np.maximum(data, low)
+    return np.asarray(data if high is None else np.minimum(data, high)).astype(data.dtype)
+
+
+def _gemm(node: Node, arrays: Sequence[Array | None]) -> Any:
+    a, b, c = [*arrays, None][:3]
+    if a is None or b is None or a.ndim != 2 or b.ndim != 2:
+        raise FoldError(f"{node}: its inputs are no two matrices")
+    a, b = a.T if attribute(node, "transA", 0) else a, b.T if attribute(node, "transB", 0) else b
+    check_size([a.shape[0], b.shape[1]])
+    made = attribute(node, "alpha", 1.0) * (a @ b)
+    return (made if c is None else made + attribute(node, "beta", 1.0) * c).astype(a.dtype)
+
+
+def _norm(x: Array, axis: Any, keepdims: bool) -> Any:
+    return np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims))
 
 
 def _compare(kind: str, swap: bool = False) -> Callable[..., Any]:
@@ -160,6 +243,12 @@ def _bound(value: Any, size: Any) -> Any:
     if isinstance(value, Count):
         if value == size:
             return None
+        if value.factor < 0:
+            # So many from the end: what is left in front is the same for any number of frames.
+            first = size + value
+            if isinstance(first, Count):
+                raise Unfolded
+            return max(first, 0)
         rest = value - size
         if isinstance(rest, Count):
             raise Unfolded
@@ -362,25 +451,29 @@ def _keeping_dtype(function: Callable[[Array], Any]) -> Callable[..., Any]:
 
 _FOLDS: Mapping[str, Callable[..., Any]] = {
     "Abs": _ufunc(np.abs), "Add": _ufunc(np.add), "And": _ufunc(np.logical_and), "Cast": _cast,
-    "Ceil": _ufunc(np.ceil), "Concat": _concat, "ConstantOfShape": _constant_of_shape, "CumSum": lambda n, a: np.cumsum(
-        a[0], int(a[1])),
+    "Ceil": _whole_part(np.ceil), "Clip": _clipped, "Concat": _concat, "ConstantOfShape": _constant_of_shape,
+    "Cos": _ufunc(np.cos), "CumSum": _cumulated,
     "DequantizeLinear": _dequantize, "Div": _ufunc(_divided), "Dropout": lambda node, arrays: arrays[0],
     "Equal": _compare("equal"), "Erf": _keeping_dtype(np.vectorize(erf, otypes=[float])), "Exp": _ufunc(np.exp),
-    "Expand": _expand, "Flatten": _flatten, "Floor": _ufunc(np.floor), "Gather": _gather,
+    "Expand": _expand, "EyeLike": _identity_matrix, "Flatten": _flatten, "Floor": _whole_part(np.floor),
+    "Gather": _gather, "Gemm": _gemm,
     "Greater": _compare("less", swap=True), "GreaterOrEqual": _compare("less_equal", swap=True),
     "Identity": lambda node, arrays: arrays[0], "Less": _compare("less"), "LessOrEqual": _compare("less_equal"),
-    "Log": _ufunc(np.log), "MatMul": _ufunc(np.matmul), "Max": _variadic(np.maximum), "Min": _variadic(np.minimum),
-    "Mod": _ufunc(np.mod), "Mul": _ufunc(np.multiply), "Neg": _ufunc(np.negative), "Not": _ufunc(np.logical_not),
+    "Log": _ufunc(np.log), "MatMul": _ufunc(np.matmul), "Max": _extreme(np.maximum, "max"),
+    "Min": _extreme(np.minimum, "min"),
+    "Mod": _modulo, "Mul": _ufunc(np.multiply), "Neg": _ufunc(np.negative), "Not": _ufunc(np.logical_not),
     "Or": _ufunc(np.logical_or), "Pad": _pad, "Pow": lambda n, a: np.power(a[0], a[1]).astype(a[0].dtype),
     "QuantizeLinear": _quantize, "Range": _range, "Reciprocal": _ufunc(np.reciprocal),
+    "ReduceL1": _reduction(lambda x, **k: np.sum(np.abs(x), **k)), "ReduceL2": _reduction(_norm),
     "ReduceMax": _reduction(np.max), "ReduceMean": _reduction(np.mean), "ReduceMin": _reduction(np.min),
-    "ReduceProd": _reduction(np.prod), "ReduceSum": _reduction(np.sum), "Relu": _ufunc(lambda x: np.maximum(x, 0)),
-    "Reshape": _reshape, "Round": _ufunc(np.round), "ScatterND": _scatter_nd,
-    "Sigmoid": _keeping_dtype(lambda x: 1 / (1 + np.exp(-x))), "Sign": _ufunc(np.sign), "Slice": _slice,
-    "Split": _split,
+    "ReduceProd": _reduction(np.prod), "ReduceSum": _reduction(np.sum),
+    "ReduceSumSquare": _reduction(lambda x, **k: np.sum(x * x, **k)), "Relu": _ufunc(lambda x: np.maximum(x, 0)),
+    "Reshape": _reshape, "Round": _whole_part(np.round), "ScatterND": _scatter_nd,
+    "Sigmoid": _keeping_dtype(lambda x: 1 / (1 + np.exp(-x))), "Sign": _ufunc(np.sign), "Sin": _ufunc(np.sin),
+    "Slice": _slice, "Split": _split,
     "Sqrt": _ufunc(np.sqrt), "Squeeze": _squeezed, "Sub": _ufunc(np.subtract), "Sum": _variadic(np.add),
-    "Tanh": _ufunc(np.tanh), "Tile": _tiled, "Transpose": _transpose, "Unsqueeze": _unsqueezed, "Where": _where,
-    "Xor": _ufunc(np.logical_xor),
+    "Tanh": _ufunc(np.tanh), "Tile": _tiled, "Transpose": _transpose, "Trilu": _triangle, "Unsqueeze": _unsqueezed,
+    "Where": _where, "Xor": _ufunc(np.logical_xor),
 }  # fmt: skip
 
 #: The operators that are computed here.
@@ -393,8 +486,8 @@ _BROADCASTING = frozenset((
 ))
 #: Those of which each output number comes of one number of each input: they fold along open axes too.
 ELEMENTWISE = frozenset((
-    "Abs", "Add", "And", "Cast", "Ceil", "Div", "Dropout", "Exp", "Floor", "Identity", "Log", "Max", "Min", "Mul",
-    "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sqrt", "Sub", "Sum", "Tanh", "Where",
-    "Xor",
+    "Abs", "Add", "And", "Cast", "Ceil", "Div", "Dropout", "Equal", "Exp", "Floor", "Greater", "GreaterOrEqual",
+    "Identity", "Less", "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu",
+    "Round", "Sigmoid", "Sign", "Sqrt", "Sub", "Sum", "Tanh", "Where", "Xor",
 ))
 # fmt: on

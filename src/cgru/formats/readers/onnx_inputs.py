@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,14 @@ class Reading(NamedTuple):
     def open_axes(self) -> int:
         """How many axes of the inputs are rows or time, so that a caller may give any number of them."""
         return sum(axis is not None for axis in (*self.rows.values(), *self.steps.values()))
+
+    @property
+    def has_rows(self) -> bool:
+        return any(axis is not None for axis in self.rows.values())
+
+    @property
+    def has_steps(self) -> bool:
+        return any(axis is not None for axis in self.steps.values())
 
     def describe(self) -> str:
         return ", ".join(f"{shortened(name)}: rows {self.rows[name]}, time {self.steps[name]}" for name in self.rows)
@@ -114,15 +123,19 @@ def readings(shapes: Mapping[str, tuple[Dimension, ...]], time_axis: Any, *, fra
 
 
 def _of_main(shapes: Mapping[str, tuple[Dimension, ...]], main: str, time_axis: Any, frames: bool) -> Iterator[Reading]:
-    """Readings in which the input ``main`` advances with the network's steps."""
-    for rows, steps in _pairs(shapes[main], time_axis, main):
+    """Readings in which the input ``main`` advances with the network's steps.
+
+    An input of fewer axes whose first ones have the sizes of the main one's may advance beside it, or be as it is.
+    """
+    beside = any(len(shape) < len(shapes[main]) for shape in shapes.values())
+    for (rows, steps), same in product(_pairs(shapes[main], time_axis, main), (False, True) if beside else (False,)):
         row_label, step_label = _labels(shapes[main], rows), _labels(shapes[main], steps)
         of_rows: dict[str, int | None] = {}
         of_steps: dict[str, int | None] = {}
         own: list[str] = []
         for name, shape in shapes.items():
-            of_rows[name] = _axis_in(shape, shapes[main], rows, row_label, name == main)
-            step = _given_axis(time_axis, name, _axis_in(shape, shapes[main], steps, step_label, name == main))
+            of_rows[name] = _axis_in(shape, shapes[main], rows, row_label, name == main, same)
+            step = _given_axis(time_axis, name, _axis_in(shape, shapes[main], steps, step_label, name == main, same))
             if step is None and steps is not None:
                 step = _left_open(shape, of_rows[name])
             if step is not None and steps is not None and shape[step] != shapes[main][steps]:
@@ -176,14 +189,21 @@ def _labels(shape: tuple[Dimension, ...], axis: int | None) -> str | None:
 
 
 def _axis_in(
-    shape: tuple[Dimension, ...], main: tuple[Dimension, ...], axis: int | None, label: str | None, is_main: bool
+    shape: tuple[Dimension, ...],
+    main: tuple[Dimension, ...],
+    axis: int | None,
+    label: str | None,
+    is_main: bool,
+    of_fewer: bool,
 ) -> int | None:
     """The axis of another input that is the same as ``axis`` of the main one: of its name, or at its place."""
     if is_main or axis is None:
         return axis
     if label is not None:
         return shape.index(label) if label in shape else None
-    return axis if len(shape) == len(main) and shape[axis] == main[axis] else None
+    if len(shape) == len(main) or (of_fewer and axis < len(shape)):
+        return axis if shape[axis] == main[axis] else None
+    return None
 
 
 def _given_axis(time_axis: Any, name: str, found: int | None) -> int | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from ...errors import FormatError
 from ..containers.onnx_records import Node
 from . import onnx_fold as fold
 from .onnx_arithmetic import Broadcast, floats, output_name, scaled, shifted
+from .onnx_attention import scores
 from .onnx_draft import Group, plain_axes
 from .onnx_lowering import Lowering, handles
 from .onnx_values import BATCH, TIME, Atom, Known, Tensor, Value
@@ -36,7 +38,7 @@ def _matmul(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
         matrix = low.known(a, node, "the matrix")
         if matrix.ndim == 2:
             return dense(low, node, b, b.rank - 2, matrix.T)
-    return _product(low, node, low.tensor(a, node), low.tensor(b, node))
+    return product_of(low, node, low.tensor(a, node), low.tensor(b, node))
 
 
 def dense(
@@ -64,12 +66,23 @@ def dense(
     return Tensor(name, tuple(axes))
 
 
-def _product(low: Lowering, node: Node, a: Tensor, b: Tensor) -> Tensor:
+def product_of(low: Lowering, node: Node, a: Tensor, b: Tensor) -> Any:
     """A product of two values that are both computed."""
     if min(a.rank, b.rank) < 2:
         raise low.unsupported(node, "a product with a vector that is computed")
+    if low.draft.segments(a, a.rank - 2) == [TIME] == low.draft.segments(b, b.rank - 1):
+        return scores(low, node, a, b)
     if a.axes[-1] == b.axes[-2] == (TIME,) and low.draft.type(a.name).clock == low.draft.type(b.name).clock:
         return _summed_over_time(low, node, a, b)
+    if a.axes[-2] == (TIME,) and low.draft.type(b.name).clock is None and BATCH not in b.axes[-1]:
+        # Every frame is multiplied alike: its axis is moved to the front.
+        moved = Tensor(a.name, (*a.axes[:-2], (TIME,), (), a.axes[-1]))
+        made = product_of(low, node, moved, Tensor(b.name, (*b.axes[:-2], (), *b.axes[-2:])))
+        return Tensor(made.name, (*made.axes[:-2], made.axes[-1]))
+    if b.axes[-1] == (TIME,) and low.draft.type(a.name).clock is None:
+        turned = [Tensor(value.name, (*value.axes[:-2], value.axes[-1], value.axes[-2])) for value in (a, b)]
+        made = product_of(low, node, turned[1], turned[0])
+        return Tensor(made.name, (*made.axes[:-2], made.axes[-1], made.axes[-2]))
     for value in (a, b):
         if any(isinstance(atom, str) for atoms in value.axes[-2:] for atom in atoms):
             raise low.unsupported(node, "a product along the axis of rows or frames (attention over time)")
@@ -144,6 +157,14 @@ def _reduce(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     )
 
 
+#: Kinds of reductions over time: what each number becomes before, how frames are pooled, a function of the result.
+_OVER_TIME: Mapping[str, tuple[tuple[str, ...], str, str]] = {
+    "mean": ((), "mean", ""), "sum": ((), "sum", ""), "max": ((), "max", ""), "min": ((), "min", ""),
+    "l1": (("abs",), "sum", ""), "l2": (("mul",), "sum", "sqrt"), "sum_square": (("mul",), "sum", ""),
+    "log_sum": ((), "sum", "log"),
+}  # fmt: skip
+
+
 def reduced(low: Lowering, node: Node, x: Tensor, axes: Sequence[int], kind: str, *, keep: bool) -> Tensor:
     """One number of all along the axes; over time it is one of the whole sequence."""
     if any(BATCH in x.axes[axis] for axis in axes):
@@ -152,10 +173,16 @@ def reduced(low: Lowering, node: Node, x: Tensor, axes: Sequence[int], kind: str
     features = [atom for axis in axes for atom in x.axes[axis] if isinstance(atom, int)]
     name = x.name
     if over_time:
-        if kind not in ("mean", "sum", "max"):
+        if kind not in _OVER_TIME:
             raise low.unsupported(node, f"{kind} over time")
-        name = low.draft.emit("pool_whole", name, kind=kind)
-    if features:
+        before, pool, after = _OVER_TIME[kind]
+        name = low.draft.emit(*before, name, name) if before == ("mul",) else name
+        name = low.draft.emit("unary", name, kind="abs") if before == ("abs",) else name
+        name = low.draft.emit("pool_whole", name, kind=pool)
+        if features:
+            name = low.draft.emit("reduce", name, kind=pool, axes=tuple(features), name=output_name(node))
+        name = low.draft.emit("unary", name, kind=after) if after else name
+    elif features:
         name = low.draft.emit("reduce", name, kind=kind, axes=tuple(features), name=output_name(node))
     made = [() if axis in axes else atoms for axis, atoms in enumerate(x.axes)]
     return Tensor(name, tuple(made if keep else [atoms for axis, atoms in enumerate(made) if axis not in axes]))
@@ -354,7 +381,7 @@ def _einsum(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     # Axes of rows and frames of the first input stay what they are: every frame is multiplied alike.
     first = turned(values[0], a, kept, summed)
     first = Tensor(first.name, (*(values[0].axes[a.index(c)] for c in timed), *first.axes))
-    made = _product(low, node, first, turned(values[1], b, summed, columns))
+    made = product_of(low, node, first, turned(values[1], b, summed, columns))
     sizes = {c: low.draft.axis_size(v, t.index(c)) for v, t in zip(values, terms, strict=True) for c in t}
     from .onnx_movement import regrouped
 

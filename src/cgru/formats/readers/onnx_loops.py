@@ -173,7 +173,7 @@ def _over_time(low: Lowering, node: Node, it: Iteration, clock: Clock, count: Si
         raise low.unsupported(node, "a loop over time inside another")
     _check_sequences(low, node, it)
     low.scans += 1
-    like = _with_clock(low, clock)
+    like = low.of_clock(clock)
     if it.goes_on:
         _check_condition(low, node, it, count)
     held: dict[str, tuple[Tensor, Value]] = {}
@@ -220,16 +220,6 @@ def _check_sequences(low: Lowering, node: Node, it: Iteration) -> None:
         for name in inner.inputs[1:] if inner.op in _READ_SEQUENCES else inner.reads():
             if name in captured or name in passed_on:
                 raise low.unsupported(node, f"it reads the whole sequence {shortened(name)} at each step ({inner})")
-
-
-def _with_clock(low: Lowering, clock: Clock) -> Tensor:
-    """A value that has the frames of the loop's steps."""
-    if low.clocked is not None and low.draft.type(low.clocked.name).clock == clock:
-        return low.clocked
-    name = next((name for name, value in low.draft.g.values.items() if value.clock == clock), "")
-    if not name:
-        raise Unfolded
-    return Tensor(name, ())
 
 
 def _check_condition(low: Lowering, node: Node, it: Iteration, count: Size) -> None:

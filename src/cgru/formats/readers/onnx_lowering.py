@@ -16,10 +16,25 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...errors import CgruError, FormatError, ShapeError, UnsupportedError
+from ...spec.values import Clock
 from ..containers.onnx_records import Graph, Node, shortened
 from . import onnx_fold as fold
 from .onnx_draft import Draft
-from .onnx_values import BATCH, TIME, Count, Known, Size, Tensor, Unfolded, Value, divided, product, shape_array
+from .onnx_values import (
+    BATCH,
+    TIME,
+    Count,
+    Known,
+    Scores,
+    Size,
+    Tensor,
+    Triangle,
+    Unfolded,
+    Value,
+    divided,
+    product,
+    shape_array,
+)
 
 Some = TypeVar("Some")
 
@@ -29,6 +44,9 @@ Handler = Callable[["Lowering", Node, "list[Value | None]"], "Value | Sequence[V
 #: Operator → handler, filled by the modules of the families of operators.
 HANDLERS: dict[str, Handler] = {}
 
+
+#: The same for what is done with a matrix of every frame with every other.
+PAIRED: dict[str, Handler] = {}
 
 #: Operators with graphs of their own: what those read decides whether anything is known of their results.
 CONTROL = ("If", "Loop", "Scan")
@@ -49,6 +67,16 @@ def given(value: Some | None, node: Node, what: str) -> Some:
     if value is None:
         raise FormatError(f"{node}: {what} is missing")
     return value
+
+
+def handles_pairs(*operators: str) -> Callable[[Handler], Handler]:
+    """The same for operators among whose inputs is a :class:`~.onnx_values.Scores`."""
+
+    def register(handler: Handler) -> Handler:
+        PAIRED.update(dict.fromkeys(operators, handler))
+        return handler
+
+    return register
 
 
 _OUTSIDE = Node("", "", "", 0, (), (), {})
@@ -127,6 +155,10 @@ class Lowering:
             return self._if(node, inputs[0])
         if node.op in ("Shape", "Size"):
             return [self._shape(node, inputs[0])]
+        if any(isinstance(value, Scores) for value in inputs):
+            return self._paired(node, inputs)
+        if any(isinstance(value, Triangle) for value in inputs):
+            return self._of_pairs(node, inputs)
         if node.op not in CONTROL and all(value is None or isinstance(value, Known) for value in inputs):
             try:
                 found = self._folded(node, inputs)
@@ -139,13 +171,42 @@ class Lowering:
         if handler is None:
             raise UnsupportedError(f"{node}: cgru does not run the operator {shortened(node.op)}")
         made = handler(self, node, inputs)
-        return [made] if isinstance(made, (Known, Tensor)) else made
+        return list(made) if isinstance(made, (list, tuple)) else [made]  # type: ignore[list-item]
+
+    def _paired(self, node: Node, inputs: list[Value | None]) -> Sequence[Value]:
+        handler = PAIRED.get(node.op)
+        if handler is None:
+            raise self.unsupported(
+                node,
+                "a matrix of every frame with every other; cgru follows one through factors and masks to the softmax "
+                "and the sequence that it weights",
+            )
+        made = handler(self, node, inputs)
+        return made if isinstance(made, list) else [made]  # type: ignore[list-item]
+
+    def _of_pairs(self, node: Node, inputs: Sequence[Value | None]) -> Sequence[Value]:
+        """A node on constants of which one has a number for later frames and another for earlier ones."""
+        if node.op not in (*fold.ELEMENTWISE, "Unsqueeze", "Expand") or any(isinstance(v, Tensor) for v in inputs):
+            raise self.unsupported(node, "a constant of pairs of frames, which cgru follows as a mask of attention")
+        later, earlier = (
+            self._lowered(node, [getattr(v, side) if isinstance(v, Triangle) else v for v in inputs])[0]
+            for side in ("later", "earlier")
+        )
+        if not isinstance(later, Known) or not isinstance(earlier, Known):
+            raise Unfolded
+        return [Triangle(later, earlier)]  # type: ignore[list-item]
 
     def _spread_all(self, node: Node, inputs: Sequence[Any]) -> list[Value | None]:
         """Inputs for a handler where no answer is known before the network runs: numbers along rows become values."""
-        if node.op not in HANDLERS or any(value is not None and value.is_shape for value in inputs):
+        if node.op == "Range":
+            return list(inputs)
+        if node.op not in HANDLERS or any(value is not None and value.is_shape and not value.real for value in inputs):
             raise Unfolded
-        return [self._spread(value) if value is not None and value.open else value for value in inputs]
+        return [
+            value if value is None else self._spread(value) if value.open
+            else self.counted(value) if value.is_shape else value
+            for value in inputs
+        ]  # fmt: skip
 
     def _folded(self, node: Node, inputs: Sequence[Any]) -> list[Value] | None:
         if node.op == "Constant":
@@ -156,16 +217,23 @@ class Lowering:
         if any(value is not None and value.open for value in inputs) or self._opens(node, inputs):
             return self._folded_open(node, inputs)
         arrays = fold.folded(node, [None if value is None else value.array for value in inputs])
-        return None if arrays is None else [Known(array) for array in arrays]
+        if arrays is None:
+            return None
+        real = fold.is_real(node, any(value is not None and value.real for value in inputs))
+        return [
+            Known(array.astype(np.float32) if real and array.dtype.kind == "i" else array, real=real and (
+                array.dtype == object))
+            for array in arrays
+        ]  # fmt: skip
 
     @staticmethod
     def _opens(node: Node, inputs: Sequence[Any]) -> bool:
         """Whether a constant is spread to a shape that depends on rows or frames."""
         return (
-            node.op in ("Expand", "Reshape")
+            node.op in ("Expand", "Reshape", "Tile")
             and len(inputs) > 1
             and inputs[1].is_shape
-            and (node.op == "Expand" or not inputs[0].is_shape)
+            and (node.op != "Reshape" or not inputs[0].is_shape)
         )
 
     def _folded_open(self, node: Node, inputs: Sequence[Known | None]) -> list[Value] | None:
@@ -178,6 +246,8 @@ class Lowering:
             shape = joined_sizes([value.shape for value in inputs if value is not None])
             return [open_known(arrays[0], shape)]
         rank = len(first.shape)
+        if node.op == "Trilu":
+            return [_triangle(node, first, inputs[1] if len(inputs) > 1 else None)]  # type: ignore[list-item]
         if node.op == "Transpose":
             order = node.attributes.get("perm", tuple(reversed(range(rank))))
             return [open_known(first.array.transpose(order), tuple(first.shape[axis] for axis in order))]
@@ -223,6 +293,8 @@ class Lowering:
             spread = [1 if isinstance(size, Count) else size for size in shape]
             fold.check_size(spread)
             return [open_known(np.broadcast_to(first.array, spread), shape)]
+        if node.op == "Tile":
+            return [_tiled(node, first, inputs[1])]
         if node.op == "Reshape":
             wanted = given(inputs[1], node, "its shape")
             if first.array.size == 1:
@@ -256,8 +328,10 @@ class Lowering:
             raise FormatError(f"{node}: {what} is missing")
         if isinstance(value, Tensor):
             return value
+        if not isinstance(value, Known):
+            raise self.unsupported(node, f"{what} is a matrix of every frame with every other")
         if value.is_shape:
-            raise Unfolded
+            return self.counted(value)
         if value.open:
             return self._spread(value)
         name = self.draft.constant(value.array if value.array.ndim else value.array.reshape(1))
@@ -279,6 +353,30 @@ class Lowering:
                 raise Unfolded
             name, axes[axis] = self.draft.emit("expand_time", name, like.name), (TIME,)
         return Tensor(name, tuple(axes))
+
+    def counted(self, value: Known) -> Tensor:
+        """A number of frames, which the graph goes on computing with, as a value: the sum of a one for each frame."""
+        count = value.array.reshape(-1)[0]
+        if not value.real or value.array.size != 1 or self.loops:
+            raise Unfolded
+        if not isinstance(count, Count) or len(count.symbols) != 1 or not isinstance(count.symbols[0], Clock):
+            raise Unfolded
+        ones = self.draft.emit(
+            "expand_time", self.draft.constant(np.array([count.factor])), self.of_clock(count.symbols[0]).name
+        )
+        name = self.draft.emit("pool_whole", ones, kind="sum")
+        if count.offset:
+            name = self.draft.emit("add", name, self.draft.constant(np.array([count.offset])))
+        return Tensor(name, ((),) * value.array.ndim)
+
+    def of_clock(self, clock: Clock) -> Tensor:
+        """A value with these frames."""
+        if self.clocked is not None and self.draft.type(self.clocked.name).clock == clock:
+            return self.clocked
+        name = next((name for name, value in self.draft.g.values.items() if value.clock == clock), "")
+        if not name:
+            raise Unfolded
+        return Tensor(name, ())
 
     def timed_input(self) -> Tensor:
         """The input whose frames are the network's steps."""
@@ -343,6 +441,32 @@ def filled(value: Any, sizes: tuple[Size, ...]) -> Known:
     plain = [1 if isinstance(size, Count) else size for size in sizes]
     fold.check_size(plain)
     return open_known(np.full(plain, value), sizes)
+
+
+def _triangle(node: Node, value: Known, diagonal: Known | None) -> Triangle:
+    """The upper or lower part of a constant of pairs of frames: what is kept of later frames, and of the others."""
+    upper, k = bool(node.attributes.get("upper", 1)), 0 if diagonal is None else int(diagonal.array.reshape(-1)[0])
+    if value.shape[-1] != value.shape[-2] or k != upper:
+        raise Unfolded
+    zero = Known(np.zeros_like(value.array), value.sizes)
+    return Triangle(value, zero) if upper else Triangle(zero, value)
+
+
+def _tiled(node: Node, value: Known, repeats: Known | None) -> Known:
+    """A constant repeated, along rows and frames too."""
+    if repeats is None or repeats.array.size != len(value.shape):
+        raise FormatError(f"{node}: its repeats do not fit {len(value.shape)} axes")
+    array, sizes = value.array, list(value.shape)
+    for axis, count in enumerate(repeats.array.reshape(-1).tolist()):
+        if isinstance(count, Count) or isinstance(sizes[axis], Count):
+            if 1 not in (count, sizes[axis]):
+                raise Unfolded
+            sizes[axis] = sizes[axis] * count
+            continue
+        fold.check_size([array.size, count])
+        array = np.concatenate([array] * count, axis) if count > 0 else array.take([], axis)
+        sizes[axis] = array.shape[axis]
+    return open_known(array, tuple(sizes))
 
 
 def open_known(array: np.ndarray, sizes: tuple[Size, ...]) -> Known:

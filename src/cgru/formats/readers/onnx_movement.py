@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import FormatError
+from ...errors import FormatError, UnsupportedError
 from ..containers.onnx_records import Node
 from . import onnx_fold as fold
 from .onnx_arithmetic import Broadcast, output_name
+from .onnx_framing import framed
 from .onnx_lowering import Lowering, handles, joined_sizes, renamed, reshaped_sizes
 from .onnx_values import (
     BATCH,
@@ -89,8 +90,18 @@ def _flatten(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
 def _reshape(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     x = low.tensor(inputs[0], node)
     given = node.attributes.get("shape") if node.version < 5 else whole_numbers(inputs[1], f"{node}: the shape")
-    wanted = reshaped_sizes(low.draft.shape(x), list(given or ()), node)
-    return regrouped(low, node, x, wanted)
+    sizes = low.draft.shape(x)
+    try:
+        return regrouped(low, node, x, reshaped_sizes(sizes, list(given or ()), node))
+    except (UnsupportedError, FormatError, Unfolded) as error:
+        if (made := framed(low, x, list(given or ()))) is not None:
+            return made
+        if not any(isinstance(size, Count) for size in sizes):
+            raise
+        raise low.unsupported(
+            node, f"the shape {list(given or ())} of {list(sizes)}; where the file was made for rows or frames of one "
+            "number, though it declares them open, say that: inputs={'x': (None, 9, 40)}",
+        ) from error  # fmt: skip
 
 
 def regrouped(low: Lowering, node: Node, x: Tensor, wanted: Sequence[Size]) -> Tensor:
@@ -411,38 +422,50 @@ def _frames_joined(low: Lowering, node: Node, operands: Sequence[Value], axis: i
     return Tensor(low.draft.emit("pad_time", x.name, left=pads[0], right=pads[1]), x.axes, x.dtype)
 
 
-@handles("Expand", "Tile")
+@handles("Expand")
 def _expand(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     x = low.tensor(inputs[0], node)
-    given = whole_numbers(inputs[1], f"{node}: the shape")
-    if node.op == "Tile":
-        for axis, count in enumerate(given):
-            size = low.draft.axis_size(x, axis)
-            if count != 1 and size == 1 and isinstance(count, int):
-                x = _repeated(low, x, axis, count)
-            elif count != 1:
-                if not isinstance(size, int) or not isinstance(count, int) or TIME in x.axes[axis]:
-                    raise Unfolded
-                x = taken(low, node, x, axis, list(range(size)) * count)
-        return x
-    wanted = joined_sizes([low.draft.shape(x), tuple(given)])
+    wanted = joined_sizes([low.draft.shape(x), tuple(whole_numbers(inputs[1], f"{node}: the shape"))])
     x = renamed(x, [()] * (len(wanted) - x.rank) + list(x.axes))
     for axis, size in enumerate(wanted):
-        have = low.draft.axis_size(x, axis)
-        if have == size:
-            continue
-        if isinstance(size, int):
-            x = _repeated(low, x, axis, size)
-        elif size == Count(1, (BATCH,)) and not any(BATCH in atoms for atoms in x.axes):
-            # Every value has rows; these are the same in all of them.
-            x = renamed(x, [*x.axes[:axis], (BATCH,), *x.axes[axis + 1 :]])
-        else:
-            like = low.timed_input()
-            if low.loops or low.draft.type(x.name).clock is not None or size != low.draft.atom_size(like, TIME):
-                raise Unfolded
-            made = low.draft.emit("expand_time", x.name, like.name)
-            x = Tensor(made, (*x.axes[:axis], (TIME,), *x.axes[axis + 1 :]), x.dtype)
+        x = _spread_along(low, x, axis, size)
     return x
+
+
+@handles("Tile")
+def _tile(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+    x = low.tensor(inputs[0], node)
+    counts = whole_numbers(inputs[1], f"{node}: the repeats")
+    if len(counts) != x.rank:
+        raise FormatError(f"{node}: {len(counts)} repeats for {x.rank} axes")
+    for axis, count in enumerate(counts):
+        size = low.draft.axis_size(x, axis)
+        if size == 1:
+            x = _spread_along(low, x, axis, count)
+        elif count != 1:
+            if not isinstance(size, int) or not isinstance(count, int) or count < 1 or TIME in x.axes[axis]:
+                raise Unfolded
+            fold.check_size([size, count])
+            x = taken(low, node, x, axis, list(range(size)) * count)
+    return x
+
+
+def _spread_along(low: Lowering, x: Tensor, axis: int, size: Size) -> Tensor:
+    """x with an axis of size 1 as long as is wanted: along features, rows or frames."""
+    if low.draft.axis_size(x, axis) == size:
+        return x
+    if isinstance(size, int):
+        if size < 1:
+            raise Unfolded
+        return _repeated(low, x, axis, size)
+    if size == Count(1, (BATCH,)) and not any(BATCH in atoms for atoms in x.axes):
+        # Every value has rows; these are the same in all of them.
+        return renamed(x, [*x.axes[:axis], (BATCH,), *x.axes[axis + 1 :]])
+    like = low.timed_input()
+    if low.loops or low.draft.type(x.name).clock is not None or size != low.draft.atom_size(like, TIME):
+        raise Unfolded
+    made = low.draft.emit("expand_time", x.name, like.name)
+    return Tensor(made, (*x.axes[:axis], (TIME,), *x.axes[axis + 1 :]), x.dtype)
 
 
 # Padding and writing ----------------------------------------------------------------------------------------------
@@ -455,7 +478,7 @@ def _pad(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
         if value is not None:
             low.known(value, node, f"input {i}")
     before, behind, mode, fill = fold.pads_of(node, _arrays(inputs), x.rank)
-    if mode not in ("constant", "reflect", "edge"):
+    if mode not in ("constant", "reflect", "edge", "wrap"):
         raise low.unsupported(node, f"padding of mode {mode!r}")
     return padded(low, node, x, before, behind, mode, fill)
 
@@ -470,12 +493,21 @@ def padded(
         if segments == [TIME] and mode == "constant" and (value == 0 or max(before[axis], behind[axis]) <= 0):
             x = Tensor(low.draft.emit("pad_time", x.name, left=before[axis], right=behind[axis]), x.axes, x.dtype)
             continue
+        if segments == [TIME] and mode != "constant" and min(before[axis], behind[axis]) >= 0:
+            made = low.draft.emit("pad_time", x.name, left=before[axis], right=behind[axis], mode=mode)
+            x = Tensor(made, x.axes, x.dtype)
+            continue
         if any(isinstance(segment, str) for segment in segments):
             raise low.unsupported(node, f"frames are padded otherwise than with zeros ({mode})")
         if min(before[axis], behind[axis]) < 0:
             size = low.draft.axis_size(x, axis)
             assert isinstance(size, int)
             x = sliced(low, node, x, axis, slice(max(0, -before[axis]), size - max(0, -behind[axis]), 1))
+        if mode == "wrap":
+            size = low.draft.axis_size(x, axis)
+            assert isinstance(size, int)
+            x = taken(low, node, x, axis, [i % size for i in range(-before[axis], size + behind[axis])])
+            continue
         name, axes, at = _isolated(low, node, x, axis)
         if at is None:
             features = low.draft.features(x)

@@ -22,20 +22,24 @@ from . import (
     onnx_movement,
     onnx_quantized,
     onnx_recurrent,
+    onnx_resampling,
+    onnx_sums,
     onnx_windows,
 )
 from .naming import error_prefix
 from .onnx_carried import carried, carry
 from .onnx_cells import recognised
 from .onnx_draft import Draft
+from .onnx_framing import unmixed
 from .onnx_inputs import Reading, declared_shape, fixed_inputs, paired_states, readings
 from .onnx_lowering import HANDLERS, Lowering
 from .onnx_states import take_over
-from .onnx_values import BATCH, TIME, Atom, Known, Tensor, Value
+from .onnx_values import BATCH, TIME, Atom, Known, Scores, Tensor, Value
 
 #: The modules whose handlers make :data:`~.onnx_lowering.HANDLERS`.
 FAMILIES = (
-    onnx_arithmetic, onnx_layers, onnx_loops, onnx_movement, onnx_quantized, onnx_recurrent, onnx_windows,
+    onnx_arithmetic, onnx_layers, onnx_loops, onnx_movement, onnx_quantized, onnx_recurrent, onnx_resampling,
+    onnx_sums, onnx_windows,
 )  # fmt: skip
 
 
@@ -105,8 +109,8 @@ def network(
     most = max(reading.open_axes for reading, _ in chosen)
     chosen = [(reading, low) for reading, low in chosen if reading.open_axes == most]
     # Rows that are each by themselves are rather rows than steps that have nothing to do with each other.
-    if most == 1 and any(axis is not None for reading, _ in chosen for axis in reading.rows.values()):
-        chosen = [item for item in chosen if any(axis is not None for axis in item[0].rows.values())]
+    if not any(reading.has_rows and reading.has_steps for reading, _ in chosen):
+        chosen = [item for item in chosen if item[0].has_rows] or chosen
     steps = {tuple(reading.steps.values()) for reading, _ in chosen}
     if len(steps) > 1:
         shown = "; ".join(reading.describe() for reading, _ in chosen)
@@ -117,9 +121,11 @@ def network(
 
 def _open_message(free: Sequence[ValueInfo], shapes: Mapping[str, tuple[Any, ...]]) -> str:
     name = next(iter(shapes), free[0].name)
+    example = ", ".join("None" if i == 0 else str(n) if isinstance(n, int) else "…" for i, n in enumerate(
+        shapes.get(name, (None,))))  # fmt: skip
     return (
         f"the input {shortened(name)} {shapes.get(name)} leaves more axes open than rows and time; say what is fixed: "
-        f"inputs={{{name!r}: (None, …)}}"
+        f"inputs={{{name!r}: ({example})}}"
     )
 
 
@@ -267,9 +273,14 @@ def _finish(low: Lowering, graph: Graph, states: Mapping[str, str], frame: bool)
             assert low.clocked is not None
             keep.append(carry(low, info.name, _plain(info.name), value, source, low.clocked))
             continue
-        if isinstance(value, Known):
+        if isinstance(value, Scores):
+            raise UnsupportedError(
+                f"the output {shortened(info.name)} is a matrix of every frame with every other, which cgru gives to "
+                "nobody: export the network without it"
+            )
+        if not isinstance(value, Tensor):
             raise UnsupportedError(f"the output {shortened(info.name)} is constant")
-        made.append((info.name, value))
+        made.append((info.name, unmixed(low, value)))
     for name, value in made:
         clock = draft.type(value.name).clock
         low.own_clocks += clock is not None and bool(clock.root)

@@ -15,6 +15,7 @@ from ...errors import FormatError
 from ..containers.onnx_records import Node
 from .onnx_arithmetic import output_name
 from .onnx_draft import Group, plain_axes
+from .onnx_framing import unmixed
 from .onnx_lowering import Lowering, handles, renamed
 from .onnx_movement import sliced
 from .onnx_values import BATCH, TIME, Known, Tensor, Value
@@ -60,7 +61,7 @@ class Operands(NamedTuple):
 def _recurrent(low: Lowering, node: Node, inputs: list[Value | None]) -> Sequence[Value]:
     x, w, r, b, lengths, h, c, p = (inputs[i] if i < len(inputs) else None for i in range(8))
     operands = Operands(
-        low.tensor(x, node),
+        unmixed(low, low.tensor(x, node)),
         low.known(w, node, "W"),
         low.known(r, node, "R"),
         None if b is None else low.known(b, node, "B"),
@@ -88,12 +89,17 @@ def lowered(low: Lowering, node: Node, given: Operands) -> Sequence[Value]:
     run: type[_Run] = _OverTime if x.axes[0] == (TIME,) or steps == [TIME] else _Inside
     if BATCH in x.axes[0] or (run is _Inside and TIME in x.axes[2]):
         raise low.unsupported(node, "it runs along the axis of rows")
+    for name, value in (("initial_h", h0), ("initial_c", c0)):
+        if value is not None and low.draft.shape(value)[::2] != (len(directions), hidden):
+            raise FormatError(
+                f"{node}: {name} has the shape {low.draft.shape(value)}; expected {(len(directions), 'rows', hidden)}"
+            )
     made = run(low, node, x, groups, hidden)
     starts = [[made.start(value, k, len(directions)) for value in (h0, c0)] for k in range(len(directions))]
     parts = [made.run(direction, h, c) for direction, (h, c) in zip(directions, starts, strict=True)]
     found: list[Value | None] = []
     for place, name in enumerate(node.outputs):
-        if not name:
+        if not name or (place > 0 and name not in low.readers):
             found.append(None)
         elif place == 0:
             y = made.sequence(parts)  # (S, D, N, H)

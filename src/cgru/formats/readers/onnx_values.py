@@ -24,6 +24,10 @@ Atom: TypeAlias = "str | int"
 Size: TypeAlias = "int | Count"
 
 
+#: The type of whole numbers that count frames; they are held in float32.
+INDEX = "index"
+
+
 class Unfolded(Exception):
     """A number is wanted that depends on how many rows or frames a caller gives."""
 
@@ -50,16 +54,20 @@ class Count:
             if self.offset or other.offset:
                 raise Unfolded
             return Count(self.factor * other.factor, _sorted(self.symbols + other.symbols))
-        return _made(self.factor * int(other), self.symbols, self.offset * int(other))
+        other = _whole(other)
+        return _made(self.factor * other, self.symbols, self.offset * other)
 
     __rmul__ = __mul__
 
     def __add__(self, other: Any) -> Any:
         if isinstance(other, Count):
             if self.symbols != other.symbols:
-                raise Unfolded
+                a, b = _unrolled(self), _unrolled(other)
+                if a.symbols != b.symbols:
+                    raise Unfolded
+                return a + b
             return _made(self.factor + other.factor, self.symbols, self.offset + other.offset)
-        return Count(self.factor, self.symbols, self.offset + int(other))
+        return Count(self.factor, self.symbols, self.offset + _whole(other))
 
     __radd__ = __add__
 
@@ -84,14 +92,17 @@ class Count:
             if self.offset or other.offset or self.factor % other.factor:
                 raise Unfolded
             return _made(self.factor // other.factor, tuple(left), 0)
-        if self.factor % int(other) or self.offset % int(other):
-            raise Unfolded
-        return Count(self.factor // int(other), self.symbols, self.offset // int(other))
+        other = _whole(other)
+        if self.factor % other or self.offset % other:
+            if other < 1 or self.factor < 1 or len(self.symbols) != 1 or not isinstance(self.symbols[0], Clock):
+                raise Unfolded
+            return Count(1, (self.symbols[0].then(self.factor, self.offset, other),))
+        return Count(self.factor // other, self.symbols, self.offset // other)
 
     def __mod__(self, other: Any) -> Any:
-        if isinstance(other, Count) or self.factor % int(other):
+        if isinstance(other, Count) or self.factor % _whole(other):
             raise Unfolded
-        return self.offset % int(other)
+        return self.offset % _whole(other)
 
     def __rfloordiv__(self, other: Any) -> Any:
         if isinstance(other, int) and other == 0:
@@ -107,6 +118,19 @@ class Count:
     def __int__(self) -> int:
         raise Unfolded
 
+    def __repr__(self) -> str:
+        """The formula as messages have it: 2·B, T − 1."""
+        names = [s if isinstance(s, str) else s.describe() if isinstance(s, Clock) else "step" for s in self.symbols]
+        text = "·".join([*([str(self.factor)] if self.factor != 1 else []), *names])
+        return text + (f" {'+' if self.offset > 0 else '−'} {abs(self.offset)}" if self.offset else "")
+
+
+def _whole(number: Any) -> int:
+    """A whole number; a count times or by any other has none that is known."""
+    if int(number) != number:
+        raise Unfolded
+    return int(number)
+
 
 def _made(factor: int, symbols: tuple[Any, ...], offset: int) -> Size:
     return Count(factor, symbols, offset) if factor and symbols else factor * (not symbols) + offset
@@ -116,13 +140,22 @@ def _sorted(symbols: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(sorted(symbols, key=str))
 
 
+def _unrolled(count: Count) -> Count:
+    """Frames that are so many more or less than another clock's, or a multiple of them, as a count of that one's."""
+    while len(count.symbols) == 1 and isinstance(count.symbols[0], Clock) and count.symbols[0].maps:
+        root, (*rest, (multiply, add, divide)) = count.symbols[0]
+        if divide != 1:
+            break
+        count = Count(count.factor * multiply, (Clock(root, tuple(rest)),), count.factor * add + count.offset)
+    return count
+
+
 def divided(whole: Size, part: Size) -> Size | None:
     """whole / part where it is a size for any number of rows and frames."""
     try:
-        rest: Size = whole // part
+        return whole // part if isinstance(part, Count) or whole % part == 0 else None
     except (Unfolded, ZeroDivisionError):
         return None
-    return rest if isinstance(whole, Count) or isinstance(part, Count) or whole % part == 0 else None
 
 
 def product(sizes: Iterable[Size]) -> Size:
@@ -176,10 +209,14 @@ def compared(kind: str, a: Any, b: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """An array. ``sizes`` are its axes' where one depends on rows or frames: the array has 1 along it then."""
+    """An array. ``sizes`` are its axes' where one depends on rows or frames: the array has 1 along it then.
+
+    ``real``: sizes among its numbers were cast to floating point, so that arithmetic may go on from them as numbers.
+    """
 
     array: np.ndarray
     sizes: tuple[Size, ...] = ()
+    real: bool = False
 
     @property
     def shape(self) -> tuple[Size, ...]:
@@ -201,7 +238,7 @@ class Tensor:
     """A value of the cgru graph: which of its axes each ONNX axis consists of, the outermost first.
 
     ``axes`` holds for each ONNX axis a tuple of "B", "T" and numbers of feature axes; a size of 1 may be of none.
-    ``dtype`` is float32, int64 (ids), or bool, which is held as 0 and 1 in float32.
+    ``dtype`` is float32, int64 (ids), bool, which is held as 0 and 1 in float32, or :data:`INDEX`.
     """
 
     name: str
@@ -213,6 +250,37 @@ class Tensor:
         return len(self.axes)
 
 
+@dataclass(frozen=True)
+class Scores:
+    """How well frames of ``query`` match those of ``key``: q · k · ``factor`` of every pair; ``weights``: its softmax.
+
+    No such matrix is a value of the graph: it is followed until it weights a sequence. query and key are values of
+    the features (heads …, d). ``lead`` says of the ONNX axes in front of those of the two sequences' frames what they
+    are, of rows and heads; ``shape`` are the sizes of all. ``causal``: frames behind the query's own have no weight.
+    """
+
+    query: str
+    key: str
+    lead: tuple[tuple[Atom, ...], ...]
+    shape: tuple[Size, ...]
+    factor: float = 1.0
+    causal: bool = False
+    weights: bool = False
+
+
+@dataclass(frozen=True)
+class Triangle:
+    """A constant with a number for each pair of frames (…, T, T): one where the second is ``later``, else another."""
+
+    later: Known
+    earlier: Known
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        return self.later.shape
+
+
+#: What handlers take and give; those of pairs of frames alone see the two above too.
 Value: TypeAlias = "Known | Tensor"
 
 

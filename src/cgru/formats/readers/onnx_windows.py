@@ -12,6 +12,7 @@ from ...errors import FormatError
 from ..containers.onnx_records import Node
 from .onnx_arithmetic import output_name
 from .onnx_draft import plain_axes
+from .onnx_framing import unmixed
 from .onnx_lowering import Lowering, handles
 from .onnx_values import BATCH, TIME, Atom, Tensor, Value
 
@@ -51,6 +52,7 @@ class Spatial:
     """x (N, C, *S) of a convolution or pooling: which spatial axis is time, and x as a frame (C, *inner)."""
 
     def __init__(self, low: Lowering, node: Node, x: Tensor) -> None:
+        x = unmixed(low, x)
         self.low, self.node, self.x = low, node, x
         self.groups = plain_axes(low.draft, x, str(node))
         if x.rank < 3:
@@ -227,30 +229,55 @@ def _pool(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
     options = {"kind": kind, "count_padding": bool(node.attributes.get("count_include_pad", 0))}
     if space.time is None:
         return space.result(low.draft.emit("pool_inner", space.frame(), name=output_name(node), **options, **window))
+    return space.result(_pooled_over_time(low, node, space, window, options))
+
+
+def _pooled_over_time(
+    low: Lowering, node: Node, space: Spatial, window: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]
+) -> str:
+    """Windows over time and inner axes: the inner axes of each frame first, then frames.
+
+    The largest of largest numbers is the largest. So it is with averages: the numbers that count in a window are all
+    pairs of inner places and frames that do.
+    """
     t, axes = space.time, len(window["kernel"])
-    others = [i for i in range(axes) if i != t and (window["kernel"][i], window["strides"][i]) != (1, 1)]
-    if others or window["dilations"][t] != 1:
-        raise low.unsupported(node, "pooling over time and features at once, or dilated")
+    assert t is not None
+    if window["dilations"][t] != 1:
+        raise low.unsupported(node, "dilated pooling over time")
+    inner = [i for i in range(axes) if i != t]
+    frame = space.frame()
+    plain = {"kernel": 1, "strides": 1, "dilations": 1, "pads": 0}
+    picked: dict[str, Any] = {key: tuple(window[key][i] for i in inner) for key in ("kernel", "strides", "dilations")}
+    picked["pads"] = tuple(window["pads"][at + i] for at in (0, axes) for i in inner)
+    if any(item != plain[key] for key, items in picked.items() for item in items):
+        frame = low.draft.emit("pool_inner", frame, **options, **picked)
     along = {
-        "width": window["kernel"][t],
-        "stride": window["strides"][t],
-        "left": window["pads"][t],
+        "width": window["kernel"][t], "stride": window["strides"][t], "left": window["pads"][t],
         "right": window["pads"][axes + t],
-    }
-    return space.result(low.draft.emit("pool", space.frame(), name=output_name(node), **options, **along))
+    }  # fmt: skip
+    if (along["width"], along["stride"]) == (1, 1):
+        return frame
+    return low.draft.emit("pool", frame, name=output_name(node), **options, **along)
 
 
 def _ceiled(
     low: Lowering, node: Node, space: Spatial, window: Mapping[str, tuple[int, ...]], kind: str
 ) -> tuple[int, ...]:
     """Pads with which every window that begins among the numbers is there, though it ends beyond them."""
-    if kind == "average" or space.time is not None:
-        raise low.unsupported(node, "ceil_mode of averages, or over time")
+    if kind == "average":
+        raise low.unsupported(node, "ceil_mode of averages")
     axes = len(window["kernel"])
     pads = list(window["pads"])
     for i, size in enumerate(space.sizes):
         span = (window["kernel"][i] - 1) * window["dilations"][i] + 1
-        stride, room = window["strides"][i], size + pads[i] + pads[axes + i] - span
+        stride = window["strides"][i]
+        if i == space.time:
+            # Of any number of frames: with a stride's less one, none begins beyond them where the window is as wide.
+            pads[axes + i] += stride - 1
+            if pads[axes + i] >= span:
+                raise low.unsupported(node, "ceil_mode over time with padding and stride as wide as the window")
+            continue
+        room = size + pads[i] + pads[axes + i] - span
         count = -(-room // stride) + 1
         if (count - 1) * stride >= size + pads[i]:
             count -= 1
