@@ -109,13 +109,14 @@ static void project(block *b, stage_scratch *l, const cgru_scan *scan, sequence 
 
 #define AHEAD_STEPS 20          /* whose input side is made at a time: whole tiles of 4 and of 5 rows */
 #define AHEAD_BYTES (96 << 10)  /* of recurrent weights at least: those that stay in the first-level cache wait for nothing */
+#define AHEAD_MOST (8 << 20)    /* and at most: from there on both matrices would come from behind the caches at the same time */
 
 /* Whether the input side of the chunk's later steps is made beside its earlier ones. */
 static int looks_ahead(const block *b, const cgru_scan *scan, int steps, int projected, cgru_member member)
 {
     const int64_t bytes = (int64_t)scan->h.in_features * scan->hidden * scan->h.gates * (int64_t)sizeof(float);
     return projected && scan->cell->beside && b->rows == 1 && steps > AHEAD_STEPS && member.size == 1 && !b->lookup &&
-           b->valid == NULL && bytes > AHEAD_BYTES && 2 * scan->input >= scan->hidden;
+           b->valid == NULL && bytes > AHEAD_BYTES && bytes <= AHEAD_MOST && 2 * scan->input >= scan->hidden;
 }
 
 static void project_now(const stage_scratch *l, const cgru_scan *scan, int from, int rows, int p0, int p1)
