@@ -17,7 +17,7 @@ from .ticks import Batch, Channel, Ticks
 
 #: A step that takes less than this runs on the loop itself: handing it to a thread and back costs about as much. On one
 #: core the loop gains nothing from a thread, as long as others do not wait for the step's end too long.
-INLINE, INLINE_ON_ONE_CORE = 150e-6, 1e-3
+INLINE, INLINE_ON_ONE_CORE = 150e-6, 4e-3
 #: The selector's timers are a millisecond coarse; a shorter wait is one more turn of the loop, which reads the sockets.
 _COARSE = 0.0008
 
@@ -132,16 +132,13 @@ class Driver:
                 await self._until(channel, lambda: len(channel.frames) < self.ahead)
                 continue
             end = min(len(data), at + room * size)
-            self._push(channel, data if end - at == len(data) else memoryview(data)[at:end])
+            self._push(channel, data[at:end])
             at = end
 
-    def _push(self, channel: Channel, data: bytes | memoryview) -> None:
+    def _push(self, channel: Channel, data: bytes) -> None:
+        # Copies: views are objects that the garbage collector looks through, thousands of a client that floods.
         size = self.ticks.bytes_in
-        if len(data) == size:
-            self.ticks.push(channel, (data,), self._clock())
-        else:
-            whole = memoryview(data)
-            self.ticks.push(channel, [whole[k : k + size] for k in range(0, len(data), size)], self._clock())
+        self.ticks.push(channel, [data[k : k + size] for k in range(0, len(data), size)], self._clock())
         self._arrived.set()
 
     def collect(self, channel: Channel) -> list[bytes]:

@@ -36,7 +36,7 @@ class Channel:
         self.sid = sid
         self.wake = wake
         #: Frames not stepped yet, each the bytes of one step, and when each came.
-        self.frames: deque[bytes | memoryview] = deque()
+        self.frames: deque[bytes] = deque()
         self.times: deque[float] = deque()
         #: Outputs not collected yet, each the bytes of one step.
         self.outputs: list[bytes] = []
@@ -119,7 +119,7 @@ class Ticks:
         """Whether a stream could step that is not put off."""
         return bool(self._ready)
 
-    def push(self, channel: Channel, frames: Iterable[bytes | memoryview], now: float) -> None:
+    def push(self, channel: Channel, frames: Iterable[bytes], now: float) -> None:
         """Frames that came for a stream, each ``bytes_in`` long."""
         before = len(channel.frames)
         channel.frames.extend(frames)
