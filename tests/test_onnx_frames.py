@@ -352,19 +352,63 @@ def test_ids_beside_features_of_the_same_steps(runtime: Any) -> None:
     np.testing.assert_array_equal(net({"x": x, "k": k}), ran(runtime, content, {"x": x, "k": k})[0])
 
 
-def test_lengths_beside_attention_are_refused() -> None:
+def of_lengths(out: Sequence[str], *tail: Any, lengths: str = "n") -> bytes:
+    """h (T, B, 5) of a GRU that is given the lengths n of rows, and what comes behind; g of one that may not be."""
     nodes = [
         node("GRU", ["x", "w", "r", "", "n"], ["y4"], attribute("hidden_size", 5)),
         node("Squeeze", ["y4", "one"], ["h"]),
-        node("Transpose", ["h"], ["hb"], attribute("perm", [1, 0, 2])),
-        node("Transpose", ["h"], ["ht"], attribute("perm", [1, 2, 0])),
-        node("MatMul", ["hb", "ht"], ["s"]), node("Softmax", ["s"], ["a"], attribute("axis", 2)),
-        node("MatMul", ["a", "hb"], ["y"]),
+        node("GRU", ["h", "r", "r", "", lengths], ["g4", "g_end"], attribute("hidden_size", 5)),
+        node("Squeeze", ["g4", "one"], ["g"]), node("Transpose", ["h"], ["hc"], attribute("perm", [1, 2, 0])), *tail,
     ]  # fmt: skip
-    arrays = {"one": np.array([1]), "w": arr(1, 15, 6), "r": arr(1, 15, 5)}
-    content = built(nodes, ("time", "batch", 6), 3, value("n", ("batch",), 6), **arrays)
-    with pytest.raises(CgruError, match="behind a row's end would count"):
-        cgru.load(content)
+    arrays = {"one": np.array([1]), "zero": np.array([0]), "w": arr(1, 15, 6), "r": arr(1, 15, 5), "k": arr(5, 5, 3),
+              "b": arr(5) + 1, "q": arr(5, 5)}  # fmt: skip
+    inputs = [value("x", ("time", "batch", 6)), value("n", ("batch",), 6)]
+    return model(graph(nodes, [value("y", out)], inputs, initializer=weights(**arrays)))
+
+
+CONV = node("Conv", ["hc", "k", "b"], ["c"], attribute("pads", [1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("out", "tail", "lengths"),
+    [
+        ("bf", [node("ReduceSum", ["h", "zero"], ["y"], attribute("keepdims", 0))], "n"),
+        ("tbf", [node("MatMul", ["h", "q"], ["p"]), node("Sigmoid", ["p"], ["y"])], "n"),
+        ("bft", [CONV, node("Relu", ["c"], ["y"])], "n"),
+        ("tbf", [node("Add", ["g", "h"], ["y"])], ""),
+        ("dbf", [node("Identity", ["g_end"], ["y"])], "n"),
+    ],
+)
+def test_rows_of_several_lengths(runtime: Any, out: str, tail: Nodes, lengths: str) -> None:
+    """Up to each row's end as ONNX Runtime has it, though it computes behind that too."""
+    content, x, n = of_lengths(list(out), *tail, lengths=lengths), arr(7, 3, 6), np.array([7, 4, 2], np.int32)
+    (wanted,) = ran(runtime, content, {"x": x, "n": n})
+    found = cgru.load(content)(x.transpose(1, 0, 2), lengths=n)
+    if "t" not in out:
+        np.testing.assert_allclose(found, wanted.reshape(found.shape), rtol=0, atol=2e-6)
+        return
+    wanted = wanted.transpose([out.index(c) for c in "btf"])
+    for i, count in enumerate(n):
+        np.testing.assert_allclose(found[i, :count], wanted[i, :count], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("tail", "lengths"),
+    [
+        ([node("ReduceMean", ["h"], ["y"], attribute("axes", [0]))], "n"),
+        ([node("ReduceMax", ["h"], ["y"], attribute("axes", [0]))], "n"),
+        ([node("Softmax", ["h"], ["y"], attribute("axis", 0))], "n"),
+        ([CONV, node("Conv", ["c", "k"], ["y"], attribute("pads", [1, 1]))], "n"),
+        ([node("MaxPool", ["hc"], ["y"], attribute("kernel_shape", [3]), attribute("pads", [1, 1]))], "n"),
+        ([node("ReduceSum", ["g", "zero"], ["y"])], ""),
+        ([node("Identity", ["g_end"], ["y"])], ""),
+        ([node("Transpose", ["h"], ["hb"], attribute("perm", [1, 0, 2])), node("MatMul", ["hb", "hc"], ["s"]),
+          node("Softmax", ["s"], ["a"], attribute("axis", 2)), node("MatMul", ["a", "hb"], ["y"])], "n"),
+    ],
+)  # fmt: skip
+def test_what_counts_behind_the_ends_of_rows_is_refused(tail: Nodes, lengths: str) -> None:
+    with pytest.raises(UnsupportedError, match="behind a row's end"):
+        cgru.load(of_lengths(["a", "b", "c"], *tail, lengths=lengths))
 
 
 def test_matrices_that_would_fill_memory_are_refused() -> None:

@@ -93,6 +93,8 @@ class Lowering:
         self.readers: dict[str, list[Node]] = {}
         #: Values that say how many frames of each row count: the network's own ``lengths`` when it runs.
         self.lengths: set[str] = set()
+        #: Recurrences that are not given those, beside others that are.
+        self.endless: set[str] = set()
         #: The input whose frames are the network's steps; None in a network without time.
         self.clocked: Tensor | None = None
         #: What the axes of each output are, once it is made.
@@ -357,7 +359,7 @@ class Lowering:
     def counted(self, value: Known) -> Tensor:
         """A number of frames, which the graph goes on computing with, as a value: the sum of a one for each frame."""
         count = value.array.reshape(-1)[0]
-        if not value.real or value.array.size != 1 or self.loops:
+        if not value.real or value.array.size != 1 or self.loops or self.lengths:
             raise Unfolded
         if not isinstance(count, Count) or len(count.symbols) != 1 or not isinstance(count.symbols[0], Clock):
             raise Unfolded

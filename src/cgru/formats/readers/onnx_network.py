@@ -32,6 +32,7 @@ from .onnx_cells import recognised
 from .onnx_draft import Draft
 from .onnx_framing import unmixed
 from .onnx_inputs import Reading, declared_shape, fixed_inputs, paired_states, readings
+from .onnx_lengths import check_ends
 from .onnx_lowering import HANDLERS, Lowering
 from .onnx_states import take_over
 from .onnx_values import BATCH, TIME, Atom, Known, Scores, Tensor, Value
@@ -299,6 +300,8 @@ def _finish(low: Lowering, graph: Graph, states: Mapping[str, str], frame: bool)
     else:
         targets = {name: _plain(name) for name in of_state if _plain(name) in g.outputs}
     pairs = {sources[name]: targets[output] for output, name in of_state.items() if output in targets}
+    if low.lengths:
+        check_ends(g, low.endless)
     take_over(g, pairs)
     if not g.outputs:
         raise UnsupportedError("all its outputs are states")

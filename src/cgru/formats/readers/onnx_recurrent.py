@@ -97,6 +97,12 @@ def lowered(low: Lowering, node: Node, given: Operands) -> Sequence[Value]:
     made = run(low, node, x, groups, hidden)
     starts = [[made.start(value, k, len(directions)) for value in (h0, c0)] for k in range(len(directions))]
     parts = [made.run(direction, h, c) for direction, (h, c) in zip(directions, starts, strict=True)]
+    if low.lengths and given.lengths is None and run is _OverTime:
+        if any(direction.reverse for direction in directions) or any(name in low.readers for name in node.outputs[1:]):
+            raise low.unsupported(
+                node, "its end, without sequence_lens, beside recurrences with them: it goes on behind a row's end"
+            )
+        low.endless.update(part["h"] for part in parts)
     found: list[Value | None] = []
     for place, name in enumerate(node.outputs):
         if not name or (place > 0 and name not in low.readers):
