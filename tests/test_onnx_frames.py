@@ -101,6 +101,26 @@ def test_attention_of_every_frame_to_others(runtime: Any, masked: str) -> None:
     assert all(item.options["causal"] == bool(masked) for item in attends)
 
 
+@pytest.mark.parametrize(("scored", "weighs"), [("bqd,bkd->bqk", "bqk,bkd->bqd"), ("bqd,bkd->bqk", "bqk,bkd->bdq")])
+def test_attention_by_letters(runtime: Any, scored: str, weighs: str) -> None:
+    nodes = [
+        node("Einsum", ["x", "x"], ["s"], attribute("equation", scored)), node("Softmax", ["s"], ["a"]),
+        node("Einsum", ["a", "x"], ["y"], attribute("equation", weighs)),
+    ]  # fmt: skip
+    agrees(runtime, built(nodes, OPEN, 3), SIZES)
+
+
+def test_attention_by_letters_of_heads(runtime: Any) -> None:
+    nodes = [
+        node("Reshape", ["x", "split"], ["h"]),
+        node("Einsum", ["h", "h"], ["s"], attribute("equation", "bqhd,bkhd->bhqk")),
+        node("Softmax", ["s"], ["a"]), node("Einsum", ["a", "h"], ["o"], attribute("equation", "bhqk,bkhd->bqhd")),
+        node("Reshape", ["o", "back"], ["y"]),
+    ]  # fmt: skip
+    arrays = {"split": np.array([0, 0, 2, 3]), "back": np.array([0, 0, 6])}
+    agrees(runtime, built(nodes, OPEN, 3, **arrays), SIZES)
+
+
 def test_attention_to_another_sequence_streams(runtime: Any) -> None:
     """Each frame of z attends to all of x, which is given once."""
     nodes = [node("Transpose", ["x"], ["xt"], attribute("perm", [0, 2, 1])), node("MatMul", ["z", "xt"], ["s"]),
@@ -341,6 +361,24 @@ def test_ids_that_are_padding_are_left_out(runtime: Any, shape: tuple[Any, ...])
     ids = np.array([[1, 0, 3, 4, 0, 0, 2], [0, 0, 0, 0, 0, 0, 0]])
     net = cgru.load(content, time_axis=1)
     np.testing.assert_allclose(net(ids), ran(runtime, content, {"x": ids})[0][:, 0], rtol=0, atol=1e-6)
+
+
+def test_ids_one_hot(runtime: Any) -> None:
+    nodes = [node("OneHot", ["x", "depth", "values"], ["y"])]
+    arrays = {"depth": np.array(5), "values": np.array([-0.5, 2.0])}
+    content = model(graph(nodes, [value("y", ("b", "t", 5))], [value("x", ("batch", "time"), 7)],
+                          initializer=weights(**arrays)))  # fmt: skip
+    ids = np.array([[1, 0, 3], [4, 0, 2]])
+    np.testing.assert_array_equal(cgru.load(content)(ids), ran(runtime, content, {"x": ids})[0])
+
+
+@pytest.mark.parametrize(
+    ("op", "says"),
+    [("ArgMax", "numpy.argmax"), ("RandomNormalLike", "every call gives other numbers"), ("NonZero", "how many")],
+)
+def test_operators_without_an_equal_say_why(op: str, says: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"cgru does not run the operator '{op}': .*{says}"):
+        cgru.load(built([node(op, ["x"], ["y"])], OPEN, 3))
 
 
 def test_ids_beside_features_of_the_same_steps(runtime: Any) -> None:

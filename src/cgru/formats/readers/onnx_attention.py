@@ -200,13 +200,36 @@ def _turned(low: Lowering, node: Node, inputs: list[Any]) -> Any:
     return replace(held, lead=tuple(held.lead[i] for i in order[:-2]), shape=tuple(held.shape[i] for i in order))
 
 
+@handles_pairs("Einsum")
+def _weighted_by_letters(low: Lowering, node: Node, inputs: list[Any]) -> Any:
+    """weights …qk and v, which has k and the letters in front too, to q and a letter of v's own."""
+    held, v, leads = _split(inputs)
+    equation = node.attributes["equation"].replace(" ", "")
+    terms, _, out = equation.partition("->")
+    a, _, b = terms.partition(",")
+    lead, q, k = a[:-2], a[-2:-1], a[-1:]
+    own = [c for c in b if c not in a]
+    fits = leads and isinstance(v, Tensor) and v.rank == len(b) == len(lead) + 2 and len(a) == len(held.shape)
+    if not fits or len(own) != 1 or sorted(b) != sorted([*lead, k, *own]) or sorted(out) != sorted([*lead, q, *own]):
+        raise low.unsupported(node, f"the equation {equation!r} of scores of every frame with every other")
+    turned = Tensor(v.name, tuple(v.axes[b.index(c)] for c in (*lead, k, *own)))
+    made = weighted(low, node, held, turned)
+    letters = [*lead, q, *own]
+    return Tensor(made.name, tuple(made.axes[letters.index(c)] for c in out))
+
+
 @handles_pairs("MatMul")
 def _weighted(low: Lowering, node: Node, inputs: list[Any]) -> Any:
-    """Σ_s weights_ts v_s: weights (…, T, S) times v (…, S, d)."""
     held, given, leads = _split(inputs)
-    if not held.weights or not leads:
+    if not leads:
+        raise low.unsupported(node, "a sequence times scores of every frame with every other")
+    return weighted(low, node, held, low.tensor(given, node))
+
+
+def weighted(low: Lowering, node: Node, held: Scores, v: Tensor) -> Tensor:
+    """Σ_s weights_ts v_s: weights (…, T, S) times v (…, S, d)."""
+    if not held.weights:
         raise low.unsupported(node, "scores of every frame with every other that weight a sequence without a softmax")
-    v = low.tensor(given, node)
     if v.rank < 2 or low.draft.segments(v, v.rank - 2) != [TIME]:
         raise low.unsupported(node, "weights of every frame for every other, of something that is no sequence")
     if low.draft.type(v.name).clock != low.draft.type(held.key).clock:

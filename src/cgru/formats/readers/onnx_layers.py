@@ -350,7 +350,7 @@ def _lp_norm(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
 
 
 @handles("Einsum")
-def _einsum(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
+def _einsum(low: Lowering, node: Node, inputs: list[Value | None]) -> Any:
     """A product with a constant along one letter, or of two values: what exporters of grouped layers write."""
     equation = node.attributes["equation"].replace(" ", "")
     left, _, out = equation.partition("->")
@@ -373,6 +373,10 @@ def _einsum(low: Lowering, node: Node, inputs: list[Value | None]) -> Value:
 
         return Tensor(value.name, (*(value.axes[term.index(c)] for c in batch), atoms(first), atoms(second)))
 
+    if len(rows) == len(columns) == 1 and out == "".join([*batch, *rows, *columns]):
+        sides = [turned(values[0], a, rows, summed), turned(values[1], b, summed, columns)]
+        if low.draft.segments(sides[0], len(batch)) == [TIME] == low.draft.segments(sides[1], len(batch) + 1):
+            return scores(low, node, *sides)
     timed = [c for c in (*rows, *columns) if any(isinstance(atom, str) for atom in (
         values[0].axes[a.index(c)] if c in a else values[1].axes[b.index(c)]))]  # fmt: skip
     kept = [c for c in rows if c not in timed]

@@ -79,6 +79,19 @@ def handles_pairs(*operators: str) -> Callable[[Handler], Handler]:
     return register
 
 
+_PLACES = "export the network without it, and choose among its scores (numpy.argmax, net.top_k)"
+_DRAWN = (
+    "every call gives other numbers; export the network for inference, or draw beside it (cgru.sample, cgru.forecast)"
+)
+_AS_MANY = "how many numbers it gives depends on the numbers it takes"
+#: Why there is no handler for some operators, and what to do.
+_WHY_NOT = {
+    "ArgMax": _PLACES, "ArgMin": _PLACES, "TopK": _PLACES,
+    "Compress": _AS_MANY, "NonMaxSuppression": _AS_MANY, "NonZero": _AS_MANY, "Unique": _AS_MANY,
+    "Bernoulli": _DRAWN, "Multinomial": _DRAWN, "RandomNormal": _DRAWN, "RandomNormalLike": _DRAWN,
+    "RandomUniform": _DRAWN, "RandomUniformLike": _DRAWN,
+}  # fmt: skip
+
 _OUTSIDE = Node("", "", "", 0, (), (), {})
 
 
@@ -171,7 +184,8 @@ class Lowering:
                 return found
         handler = HANDLERS.get(f"{node.domain}.{node.op}" if node.domain else node.op)
         if handler is None:
-            raise UnsupportedError(f"{node}: cgru does not run the operator {shortened(node.op)}")
+            why = _WHY_NOT.get(node.op, "")
+            raise UnsupportedError(f"{node}: cgru does not run the operator {shortened(node.op)}{why and f': {why}'}")
         made = handler(self, node, inputs)
         return list(made) if isinstance(made, (list, tuple)) else [made]  # type: ignore[list-item]
 

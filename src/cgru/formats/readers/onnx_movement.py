@@ -351,6 +351,21 @@ def _embedding(low: Lowering, node: Node, data: Value | None, ids: Tensor) -> Te
     return Tensor(made, (*ids.axes, (len(low.draft.type(made).features) - 1,)))
 
 
+@handles("OneHot")
+def _one_hot(low: Lowering, node: Node, inputs: list[Value | None]) -> Tensor:
+    """An id as a row of an identity: ``values`` holds what is elsewhere and what is at its place."""
+    ids = low.tensor(inputs[0], node)
+    depth = int(low.known(inputs[1], node, "the depth").reshape(-1)[0])
+    elsewhere, there = (float(item) for item in low.known(inputs[2], node, "the values").reshape(-1))
+    axis = int(node.attributes.get("axis", -1))
+    if ids.dtype != "int64" or axis not in (-1, ids.rank):
+        raise low.unsupported(node, "other than of ids of the input, along a last axis")
+    fold.check_size([depth, depth])
+    table = np.where(np.eye(depth, dtype=bool), there, elsewhere).astype(np.float32)
+    made = low.draft.emit("embedding", ids.name, vocabulary=depth, units=depth, weights={"weight": table})
+    return Tensor(made, (*ids.axes, (len(low.draft.type(made).features) - 1,)))
+
+
 # Values joined ----------------------------------------------------------------------------------------------------
 
 
