@@ -39,8 +39,12 @@ class StepPlan:
         self.once: Any = None
         if parts.once is not None:
             self.once = _runner(parts.once, store, StateLayout(parts.once, bytes), self.packed)
-        self.timed = tuple(name for name in parts.steps.timed_inputs)
+        self.timed = tuple(parts.steps.timed_inputs)
         self.outputs = parts.steps.outputs
+        self._static = graph.static_inputs
+        self._wanted = [name for name in self._static if name not in graph.optional]
+        self._masks = [name for name in self._static if name in graph.optional]
+        self._ready = parts.steps.static_inputs
         for name in self.outputs:
             value = parts.steps.values[name]
             if value.clock is None or value.clock.root or value.dtype != "float32":
@@ -52,10 +56,10 @@ class StepPlan:
         Raises :class:`CgruError` where one is missing, unknown or of another shape, or a memory is empty.
         """
         graph = self.net.graph
-        wanted = [name for name in graph.static_inputs if name not in graph.optional]
+        wanted = self._wanted
         found = lengths_as_masks(graph, arrays.mapping({} if inputs is None else inputs, where))
         for name in found:
-            if name not in graph.static_inputs:
+            if name not in self._static:
                 known = ", ".join(wanted) or "none"
                 raise CgruError(f"{where}: the network takes no input {name[:60]!r} once; those given once are {known}")
         made: dict[str, np.ndarray] = {}
@@ -69,22 +73,18 @@ class StepPlan:
             if array.ndim > 1 and array.shape[1] == 0:
                 raise ShapeError(f"{where}[{name!r}]: it is empty, so there is nothing to attend to")
             made[name] = array
-        for name in graph.optional:
-            value = graph.inputs[name]
-            if value.clock is None or not value.clock.root:
-                continue
+        for name in self._masks:
             if name in found:
                 mask = arrays.mask(found[name], batch, made[name.removesuffix(MASK)].shape[1])
             else:
-                mask = mask_left_out(value, name, made, batch, 0)
+                mask = mask_left_out(graph.inputs[name], name, made, batch, 0)
             assert mask is not None
             made[name] = mask
         check_memory_frames(graph, frames_given(graph, made))
         if self.once is not None:
             ready = {name: array for name, array in made.items() if name in self.once.graph.inputs}
             made |= self.once.run(ready, self.once.layout.zeros(batch))
-        steps = self.graph.static_inputs
-        return {name: np.ascontiguousarray(made[name]) for name in steps}
+        return {name: np.ascontiguousarray(made[name]) for name in self._ready}
 
 
 def plan_of(net: Model) -> StepPlan:

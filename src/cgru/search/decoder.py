@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +78,15 @@ class Settings(NamedTuple):
     keep: tuple[str, ...]
 
 
+class Vocabulary(NamedTuple):
+    """The tokens of a network that steps."""
+
+    token: str  # the input that takes them
+    size: int  # how many the first output scores
+    known: int  # how many the input takes
+    probabilities: bool  # whether the scores come of a softmax
+
+
 class Decoder:
     """The decoder of a network over some inputs: its rows, and how its scores are read.
 
@@ -113,37 +121,24 @@ class Decoder:
 
     # ---- tokens -----------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def token(self) -> str:
         """The input that takes the token of the step before."""
-        graph = self.plan.graph
-        ids = [name for name in self.plan.timed if graph.inputs[name].dtype == "int64"]
-        if len(ids) != 1 or len(self.plan.timed) != 1:
-            found = ", ".join(f"{name} {graph.inputs[name].describe()}" for name in self.plan.timed)
-            raise UnsupportedError(f"net: a search feeds back tokens, one id a step; this network takes {found}")
-        return ids[0]
+        return _vocabulary_of(self.plan).token
 
-    @cached_property
+    @property
     def vocabulary(self) -> int:
         """How many tokens the first output scores."""
-        value = self.plan.graph.values[self.plan.outputs[0]]
-        taken = self.plan.net.vocabulary_of(self.token)
-        if len(value.features) != 1 or (taken and value.size > taken):
-            raise ShapeError(
-                f"net: its first output, {self.plan.outputs[0]!r} {value.describe()}, must score the tokens of a "
-                f"vocabulary that its input {self.token!r} takes ({taken} ids)"
-            )
-        return value.size
+        return _vocabulary_of(self.plan).size
 
-    @cached_property
+    @property
     def probabilities(self) -> bool:
         """Whether the first output ends in a softmax; else it gives logits, or log-probabilities, which are logits."""
-        return _ends_in_softmax(self.plan.graph, self.plan.outputs[0])
+        return _vocabulary_of(self.plan).probabilities
 
     def settings(self, start: Any, stop: Any, max_steps: Any, min_steps: Any, keep: Any) -> Settings:
         """The settings of a search over tokens, or a :class:`CgruError` that names the one that cannot be."""
-        vocabulary, name = self.vocabulary, self.token
-        known = self.plan.net.vocabulary_of(name) or 1 << 31
+        vocabulary, known = self.vocabulary, _vocabulary_of(self.plan).known
         if isinstance(start, (int, np.integer)):
             first = np.repeat(arrays.ids([arrays.whole(start, "start")], "start", known), self.batch)
         else:
@@ -181,6 +176,31 @@ class Decoder:
             return None if found is None else _permitted(found, rows, vocabulary, "allowed(tokens)")
 
         return at
+
+
+def _vocabulary_of(plan: StepPlan) -> Vocabulary:
+    """The tokens of a plan, worked out at the first search and kept with it."""
+    held = vars(plan)
+    if "_vocabulary" not in held:  # two threads may both come here, and then agree
+        held["_vocabulary"] = _read_vocabulary(plan)
+    found: Vocabulary = held["_vocabulary"]
+    return found
+
+
+def _read_vocabulary(plan: StepPlan) -> Vocabulary:
+    graph = plan.graph
+    ids = [name for name in plan.timed if graph.inputs[name].dtype == "int64"]
+    if len(ids) != 1 or len(plan.timed) != 1:
+        found = ", ".join(f"{name} {graph.inputs[name].describe()}" for name in plan.timed)
+        raise UnsupportedError(f"net: a search feeds back tokens, one id a step; this network takes {found}")
+    token, output = ids[0], plan.outputs[0]
+    value, taken = graph.values[output], plan.net.vocabulary_of(token)
+    if len(value.features) != 1 or (taken and value.size > taken):
+        raise ShapeError(
+            f"net: its first output, {output!r} {value.describe()}, must score the tokens of a vocabulary that its "
+            f"input {token!r} takes ({taken} ids)"
+        )
+    return Vocabulary(token, value.size, taken or 1 << 31, _ends_in_softmax(graph, output))
 
 
 def _permitted(given: Any, rows: int, vocabulary: int, where: str) -> np.ndarray:

@@ -71,22 +71,23 @@ def _in_core(
     token = start.reshape(-1, 1).copy()
     chosen = np.zeros((len(rows), told.max_steps), np.int64)
     total, done = np.zeros(len(rows)), 0
-    while len(which):
+    while True:
         over = np.zeros(len(which), np.uint8)
         leave = len(which) if len(which) < 4 else (len(which) + 3) // 4
         done += rows.tokens(
             name, token, chosen, total, over, done, told.max_steps - done, told.min_steps, told.stop, leave,
             probabilities, draws, which.astype(np.uint64),
         )  # fmt: skip
-        ended = np.ones(len(which), bool) if done == told.max_steps else over != 0
-        for i in np.flatnonzero(ended).tolist():
+        ended = range(len(which)) if done == told.max_steps else np.flatnonzero(over).tolist()
+        for i in ended:
             tokens = chosen[i, :done]
             if over[i]:
                 tokens = tokens[: int(np.argmax(tokens == told.stop)) + 1]
             found.put(which[i], tokens, total[i])
-        left = np.flatnonzero(~ended)
-        if len(left):
-            rows.keep(left)
+        if len(ended) == len(which):
+            return
+        left = np.flatnonzero(over == 0)
+        rows.keep(left)
         which, token, chosen, total = which[left], token[left], chosen[left], total[left]
 
 
