@@ -363,6 +363,19 @@ def test_ids_that_are_padding_are_left_out(runtime: Any, shape: tuple[Any, ...])
     np.testing.assert_allclose(net(ids), ran(runtime, content, {"x": ids})[0][:, 0], rtol=0, atol=1e-6)
 
 
+def test_several_ids_a_frame(runtime: Any) -> None:
+    """Words of the same number of letters, without a time axis; each frame's, with one."""
+    for shape, rank in (((2, 4), 3), (("batch", "time", 4), 4)):
+        nodes = [node("Gather", ["table", "x"], ["e"]), node("Tanh", ["e"], ["y"])]
+        out = value("y", [f"d{i}" for i in range(rank)])
+        content = model(graph(nodes, [out], [value("x", shape, 7)], initializer=weights(table=arr(5, 3))))
+        made = network(read_model(content), time_axis="frame" if rank == 3 else 1)
+        ids = np.arange(8 if rank == 3 else 24).reshape((2, 4) if rank == 3 else (2, 3, 4)) % 5
+        (wanted,) = ran(runtime, content, {"x": ids})
+        found = onnx_axes.run(made, {"x": ids}, {"y": wanted.shape}, frame=rank == 3)["y"]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
 def test_ids_one_hot(runtime: Any) -> None:
     nodes = [node("OneHot", ["x", "depth", "values"], ["y"])]
     arrays = {"depth": np.array(5), "values": np.array([-0.5, 2.0])}

@@ -212,12 +212,10 @@ def _input(low: Lowering, info: ValueInfo, shape: tuple[Any, ...], reading: Read
     ids = info.dtype in ("int64", "int32")
     if info.dtype not in ("float32", "float64", "float16", "int64", "int32", ""):
         raise UnsupportedError(f"the input {shortened(info.name)} holds {info.dtype}; cgru takes numbers and ids")
-    if ids and features:
-        raise UnsupportedError(f"the input {shortened(info.name)} holds ids with feature axes {tuple(features)}")
     clock = EVERY_STEP if steps is not None or frame else None
     if info.name in reading.own:
         clock = Clock(_plain(info.name))
-    value = ValueType(() if ids else tuple(features) or (1,), clock, "int64" if ids else "float32")
+    value = ValueType(tuple(features) or (() if ids else (1,)), clock, "int64" if ids else "float32")
     made = Tensor(low.draft.g.declare(_plain(info.name), value), tuple(axes), "int64" if ids else "float32")
     if clock == EVERY_STEP and low.clocked is None:
         low.clocked = made
