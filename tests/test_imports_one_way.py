@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("spec", "reference"),  # the table of cells has the equations in it
     ("weights",),
     ("layers",),
+    ("absorption",),
     ("builder",),
     ("frontends",),
     ("engine",),

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cgru
+from cgru.engine.network import Network
 
 Rng = np.random.Generator
 
@@ -57,6 +58,8 @@ class Drawn:
         kinds = [self.conv, self.conv, self.pool, self.scan, self.dense, self.join, self.join, self.plane, self.crop]
         made = self.pick(*kinds)(self.pick(*self.values))
         if made:
+            if self.rng.random() < 0.3:
+                made = self.norm(made)
             self.values.append(self.g.activation(made, activation=self.pick("tanh", "silu", "softsign")))
 
     def size(self, x: str) -> int:
@@ -118,6 +121,11 @@ class Drawn:
         left, right = int(self.rng.integers(-2, 3)), int(self.rng.integers(-2, 3))
         return self.g.pad_time(x, left=left, right=right)
 
+    def norm(self, x: str) -> str:
+        size = self.size(x)
+        arrays = {"scale": self.rng.uniform(0.5, 1.5, size), "shift": self.arr(size)}
+        return self.g.scale_shift(x, weights={key: array.astype(np.float32) for key, array in arrays.items()})
+
     def join(self, x: str) -> str:
         """With another value of as many frames, however late it is; or with what has no time."""
         clock = self.g.values[x].clock
@@ -137,7 +145,9 @@ class Drawn:
         if kind == "norm":
             self.values.append(self.g.group_norm(x, *mask, groups=self.size(x), over_time=True, epsilon=0.1))
         elif kind == "soft":
-            share = self.g.softmax_time(x, *mask)
+            one = {"weight": self.arr(1, self.size(x))}
+            score = x if self.rng.random() < 0.5 else self.g.dense(x, units=1, weights=one)
+            share = self.g.softmax_time(score, *mask)
             self.g.pool_whole(self.g.mul(x, share), kind="sum")
         elif kind == "back":
             self.values.append(self.g.reverse_time(x))
@@ -220,6 +230,17 @@ def test_a_row_is_the_row_alone_and_the_core_is_the_equations(
             frames = array.shape[1]
             np.testing.assert_array_equal(together[name][row, :frames], array[0], err_msg=name)
             assert not together[name][row, frames:].any()
+
+
+@settings(max_examples=60)
+@given(seed=SEEDS, depth=st.integers(1, 8), whole=st.booleans(), steps=st.integers(0, 24))
+def test_what_neighbours_take_over_changes_nothing(seed: int, depth: int, whole: bool, steps: int) -> None:
+    drawn = Drawn(seed, depth, whole)
+    x = drawn.inputs(2, steps)
+    as_drawn = cgru.Model(Network(drawn.g.build(), drawn.g.store), backend="reference")
+    net = cgru.Model(drawn.g, backend="reference")
+    assert len(net.graph.nodes) <= len(as_drawn.graph.nodes)
+    alike(outputs(net, x), outputs(as_drawn, x), 2e-6)
 
 
 @settings(max_examples=25)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .absorption import absorb
 from .arrays import positive
 from .errors import CgruError, ShapeError
 from .html_tables import table
@@ -192,8 +193,18 @@ class Graph:
 
     def build(self) -> Specification:
         """The finished graph, checked as a whole."""
+        return self._specified(self._wanted(), self.store)
+
+    def finish(self) -> tuple[Specification, dict[str, Weights]]:
+        """The finished graph as a network runs it, and its weights: neighbours have taken over what they do as well."""
+        nodes, store = absorb(self._wanted(), self.outputs, self.values, self.store)
+        return self._specified(nodes, store), store
+
+    def _wanted(self) -> list[Node]:
         if not self.outputs:
             raise CgruError("the graph has no outputs; name them with g.output(…)")
-        shapes = {key: weights.shapes for key, weights in self.store.items()}
-        nodes = narrow_joins(absorb_padding(self.nodes, self.outputs))
+        return narrow_joins(absorb_padding(self.nodes, self.outputs))
+
+    def _specified(self, nodes: Sequence[Node], store: Mapping[str, Weights]) -> Specification:
+        shapes = {key: weights.shapes for key, weights in store.items()}
         return Specification(self.inputs, nodes, self.outputs, shapes=shapes)

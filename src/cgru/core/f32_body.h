@@ -1,5 +1,7 @@
 /* The float32 kernels, written once on the vector primitives and compiled once for each instruction set: a file
  * isa/f32_*.c defines ISA and includes its primitives, then this. */
+#include <math.h>
+
 #define PRECISION f32
 #define TILE_ROWS F32_ROWS
 #define ACCUMULATORS F32_SUMS
@@ -125,6 +127,34 @@ INLINE void linear_sums(float *sums, const cgru_matrix *m, const linear_rows *ro
     }
     WITH_CONSTANTS(n, panels, 1, LINEAR)
 #undef LINEAR
+}
+
+/* A tile whose activation is none or relu goes from its registers to the rows: by way of memory, and of a choice at each
+ * vector, it takes as long as the products of ten inputs more. Whether it was one. */
+#define STORES_TILES
+INLINE int store_linear(const cgru_matrix *m, const linear_rows *rows, int r0, int n, int p0, int panels)
+{
+    const ptrdiff_t panel = (ptrdiff_t)m->in_features * VL;
+    const int left = m->out_features - (p0 + panels - 1) * VL; /* of the last panel */
+    if (rows->activation != CGRU_LINEAR && rows->activation != CGRU_RELU) return 0;
+    const vec least = v_set(rows->activation == CGRU_RELU ? 0.0f : -HUGE_VALF);
+#define LINEAR(R, P)                                                                                                   \
+    {                                                                                                                  \
+        vec acc[(R) * (P)];                                                                                            \
+        start(R, P, 1, acc, m->bias + p0 * VL, 1, 0);                                                                  \
+        multiply(R, P, 1, acc, weights(m) + p0 * panel, panel, 1, 0, rows->v + r0, m->in_features);                    \
+        UNROLL for (int r = 0; r < (R); r++)                                                                           \
+        {                                                                                                              \
+            float *out = rows->out[r0 + r] + p0 * VL;                                                                  \
+            UNROLL for (int p = 0; p < (P) - 1; p++) v_store(out + p * VL, v_max(least, acc[r * (P) + p]));            \
+            const vec last = v_max(least, acc[r * (P) + (P) - 1]);                                                     \
+            if (left >= VL) v_store(out + ((P) - 1) * VL, last);                                                       \
+            else v_store_part(out + ((P) - 1) * VL, last, left);                                                       \
+        }                                                                                                              \
+    }
+    WITH_CONSTANTS(n, panels, 1, LINEAR)
+#undef LINEAR
+    return 1;
 }
 
 INLINE void project_tile(const int G, const cgru_matrix *m, const linear_rows *rows, int r0, int n, int p0, int panels)

@@ -53,6 +53,52 @@ static cgru_span window_of(const graph_block *b, const cgru_gnode *node, int k, 
     return (cgru_span){memory, cgru_extended_frames(b, node, k) * size, size};
 }
 
+/* Which frames of the window of a row are no padding: those held of what came before `from`, and `real` new ones; the state
+ * then holds frames of `own` more. */
+static void count_real(const graph_block *b, const cgru_gnode *node, int k, int r, float *state, int64_t from, int64_t real,
+                       int64_t own)
+{
+    const int v = node->in[k], size = b->graph->values[v].size, hold = node->hold[k];
+    if (k != 0) return;
+    int64_t held = state && b->graph->steady ? (int64_t)state[hold * size] : b->graph->values[v].clock == CGRU_STEPS ? from : 0;
+    if (held > hold) held = hold;
+    b->real[2 * r] = (int)(hold - held);
+    b->real[2 * r + 1] = (int)(hold + real);
+    if (state) state[hold * size] = (float)(held + own < hold ? held + own : hold);
+}
+
+/* Whether the windows of a chunk can be read where the caller has their frames: they look back into the chunks before, but
+ * not behind the call's beginning, nor beyond its end, where padding is. Of 64 rows of 97 frames the copy takes as long as
+ * a fifteenth of the products with them (48 units, width 5). */
+static int in_place(const graph_block *b, const cgru_job *job, int k, int64_t first, int64_t fresh, int64_t look)
+{
+    const cgru_gnode *node = job->node;
+    const int v = node->in[k];
+    const cgru_value *value = &b->graph->values[v];
+    if (b->lengths || b->graph->homes[v].storage != CGRU_IN_INPUT || value->clock != CGRU_STEPS ||
+        value->content != CGRU_FEATURES || b->call->inputs[v].frame != value->size)
+        return 0;
+    const cgru_window *w = &node->window;
+    const int64_t from = first - node->hold[k] + look, frames = job->frames / w->up;
+    return frames == 0 || (from >= b->start[v] && from + (frames - 1) * w->stride + w->span <= first + fresh);
+}
+
+/* The state of rows whose windows are read in place moves on by the frames from `from` on. */
+static void carry(const graph_block *b, const cgru_job *job, int k, int64_t from, int64_t frames)
+{
+    const cgru_gnode *node = job->node;
+    const int size = b->graph->values[node->in[k]].size, hold = node->hold[k];
+    const cgru_span in = span_of(b, node->in[k], from);
+    const int64_t kept = frames < hold ? hold - frames : 0, later = frames - (hold - kept);
+    for (int r = 0; r < b->rows; r++) {
+        float *state = hold ? cgru_state_row(job, r) + node->history[k] : NULL;
+        count_real(b, node, k, r, state, from, frames, frames);
+        if (state == NULL || frames == 0) continue;
+        memmove(state, state + (hold - kept) * size, (size_t)(kept * size) * sizeof(float));
+        memcpy(state + kept * size, in.data + r * in.row + later * size, (size_t)((hold - kept) * size) * sizeof(float));
+    }
+}
+
 /* Fills that window: frames held, then `frames` from frame `from` on, zeros where it sees padding; the state then holds the last
  * of them. */
 static void extend(const graph_block *b, const cgru_job *job, int k, cgru_span window, int64_t from, int64_t frames)
@@ -82,13 +128,7 @@ static void extend(const graph_block *b, const cgru_job *job, int k, cgru_span w
         float *to = row + (ptrdiff_t)hold * size;
         for (int64_t f = 0; f < there; f++, to += size) memcpy(to, in.data + r * in.row + f * in.frame, bytes);
         memset(to, 0, (size_t)(end - to) * sizeof(float));
-        if (k == 0) {
-            int64_t held = state && b->graph->steady ? (int64_t)state[hold * size] : moves ? from : 0;
-            if (held > hold) held = hold;
-            b->real[2 * r] = (int)(hold - held);
-            b->real[2 * r + 1] = (int)(hold + real);
-            if (state) state[hold * size] = (float)(held + own < hold ? held + own : hold);
-        }
+        count_real(b, node, k, r, state, from, real, own);
         if (state && own > 0) memcpy(state, row + own * size, (size_t)hold * bytes);
     }
 }
@@ -155,11 +195,18 @@ static void give_inputs(graph_block *b, cgru_job *job, int i, int64_t from, int 
             job->in[k] = span_of(b, u, first);
             continue;
         }
-        job->in[k] = window_of(b, node, k, b->windows[window++]);
-        if (fills) extend(b, job, k, job->in[k], first, fresh);
+        float *memory = b->windows[window++];
         /* from where the first result frame looks */
         const int64_t look = from / node->window.up * node->window.stride - node->window.left - (first - node->hold[k]);
-        job->in[k].data += look * g->values[u].size;
+        if (in_place(b, job, k, first, fresh, look)) {
+            job->in[k] = span_of(b, u, first);
+            job->in[k].data += (look - node->hold[k]) * g->values[u].size;
+            if (fills) carry(b, job, k, first, fresh);
+        } else {
+            job->in[k] = window_of(b, node, k, memory);
+            if (fills) extend(b, job, k, job->in[k], first, fresh);
+            job->in[k].data += look * g->values[u].size;
+        }
         if (k == 0) job->look = look;
     }
 }

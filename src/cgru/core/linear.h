@@ -7,6 +7,9 @@ static void linear_tile(const void *what, const void *given, int r0, int n, int 
 {
     const cgru_matrix *m = what;
     const linear_rows *rows = given;
+#ifdef STORES_TILES
+    if (store_linear(m, rows, r0, n, p0, panels)) return;
+#endif
     float sums[MOST_SUMS * VL];
     linear_sums(sums, m, rows, r0, n, p0, panels);
     for (int r = 0; r < n; r++) {

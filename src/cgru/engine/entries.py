@@ -31,8 +31,8 @@ class Entries(Model):
         store: dict[str, Weights] = {}
         self.entries: dict[str, Model] = {}
         for name, entry in _checked(layers).items():
-            given = entry.graph if isinstance(entry, Model) else entry.build()
-            graph, own = _into_store(name, given, entry.store, store)
+            given, held = (entry.graph, entry.store) if isinstance(entry, Model) else entry.finish()
+            graph, own = _into_store(name, given, held, store)
             self.entries[name] = Model(Network(graph, own), backend=self._backend).noting(*entry.notes)
         self.store = store
         self.layers = tuple(layer for model in self.entries.values() for layer in model.layers)

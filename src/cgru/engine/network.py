@@ -147,7 +147,7 @@ def network_of(given: Any) -> Network:
     """The network of a list of layers or of a graph under construction."""
     if isinstance(given, Network):
         return given
-    return Network(given.build(), given.store) if isinstance(given, Builder) else Chain(given)
+    return Network(*given.finish()) if isinstance(given, Builder) else Chain(given)
 
 
 def _parts(graph: Graph, store: Mapping[str, Weights]) -> tuple[Layer, ...]:

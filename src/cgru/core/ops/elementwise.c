@@ -8,16 +8,20 @@ static void run_activation(const cgru_job *job)
 {
     const cgru_gnode *node = job->node;
     const int n = job->graph->values[node->out].size, vectors = node->number[0];
+    /* Frames side by side go at once: of 48 numbers, a call for each takes as long as its tanh. */
+    const int joined = node->activation != CGRU_SOFTMAX && job->in[0].frame == n && job->out.frame == n;
+    const int64_t runs = joined ? job->frames > 0 : job->frames;
+    const ptrdiff_t numbers = joined ? (ptrdiff_t)n * job->frames : n;
     for (int r = 0; r < job->rows; r++) {
-        for (int64_t f = 0; f < job->frames; f++) {
+        for (int64_t f = 0; f < runs; f++) {
             const float *x = cgru_frame(&job->in[0], r, f);
             float *y = cgru_frame(&job->out, r, f);
-            if (x != y) memcpy(y, x, (size_t)n * sizeof(float));
+            if (x != y) memcpy(y, x, (size_t)numbers * sizeof(float));
             if (node->activation == CGRU_SOFTMAX) {
                 for (int i = 0; i < vectors; i++) cgru_softmax(y + i * (n / vectors), n / vectors);
             } else {
                 /* the same on all instruction sets */
-                job->graph->kernels->of[CGRU_INT8]->activate(node->activation, y, n);
+                job->graph->kernels->of[CGRU_INT8]->activate(node->activation, y, numbers);
             }
         }
     }

@@ -91,3 +91,34 @@ static int check_pool_whole(const cgru_graph *g, const cgru_gnode *node)
 }
 
 const cgru_op cgru_op_pool_whole = {"pool_whole", 1, 0, check_pool_whole, run_pool_whole};
+
+/* The sum over time of x, in[0], each frame of it times one number of in[1]; in[2] a mask: what a product and the pooling of
+ * it give, in the order of their sums, without the product. */
+static void run_weighted_sum(const cgru_job *job)
+{
+    const int n = job->graph->values[job->node->out].size;
+    const cgru_loops *loops = job->graph->loops;
+    for (int r = 0; r < job->rows; r++) {
+        float *y = cgru_frame(&job->out, r, 0);
+        const int64_t frames = job->in_lengths ? job->in_lengths[r] : job->in_frames[0];
+        int begun = 0;
+        memset(y, 0, (size_t)n * sizeof(float));
+        for (int64_t f = 0; f < frames; f++) {
+            if (!cgru_unmasked(&job->in[2], r, f)) continue;
+            const float *x = cgru_frame(&job->in[0], r, f), weight = *cgru_frame(&job->in[1], r, f);
+            if (begun) loops->add_scaled(y, x, weight, n);
+            else loops->combine(CGRU_PAIR_MUL, y, &weight, x, n, 0, 1);
+            begun = 1;
+        }
+    }
+}
+
+static int check_weighted_sum(const cgru_graph *g, const cgru_gnode *node)
+{
+    const cgru_value *x = cgru_input_of(g, node, 0), *weight = cgru_input_of(g, node, 1), *y = &g->values[node->out];
+    return x && weight && x->content == CGRU_FEATURES && weight->content == CGRU_FEATURES && x->clock != CGRU_ONCE &&
+           weight->clock == x->clock && weight->size == 1 && x->size == y->size && y->clock == CGRU_ONCE &&
+           cgru_mask_fits(cgru_input_of(g, node, 2), x);
+}
+
+const cgru_op cgru_op_weighted_sum = {"weighted_sum", 1, 0, check_weighted_sum, run_weighted_sum};

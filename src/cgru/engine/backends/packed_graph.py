@@ -66,6 +66,28 @@ def _looked_up(graph: Graph, node: Node, store: Store, scan: Any) -> tuple[Float
     return scan.lookup(np.ascontiguousarray(store[before.weights].arrays()["weight"])), before.inputs[0]
 
 
+def _numbers(inputs: Sequence[str], numbers: Mapping[str, int]) -> list[int]:
+    return [numbers[name] if name else -1 for name in inputs]
+
+
+def _weighted_sum(graph: Graph, node: Node) -> tuple[str, ...] | None:
+    """For a sum over time of x times a number a frame: x, that number and the mask, which the core reads at once.
+
+    The product itself, a frame of x each, is then made only where something else reads it.
+    """
+    if node.op != "pool_whole" or node.options["kind"] != "sum":
+        return None
+    before = graph.node(node.inputs[0])
+    if before is None or before.op != "mul":
+        return None
+    result, mask = graph.values[before.name], node.inputs[1:] or ("",)
+    for x, weight in (before.inputs, before.inputs[::-1]):
+        values = graph.values[x], graph.values[weight]
+        if values[0] == result and values[1].size == 1 and values[1].clock == result.clock:
+            return x, weight, *mask
+    return None
+
+
 class PackedRunner:
     """A graph in the core, as :class:`~cgru.engine.plan.Plan`."""
 
@@ -78,29 +100,7 @@ class PackedRunner:
         names = [*graph.inputs, *(node.name for node in graph.nodes)]
         numbers = {name: i for i, name in enumerate(names)}
         values = [_typed(graph.values[name]) for name in names]
-        nodes: list[dict[str, Any]] = []
-        for node in graph.nodes:
-            inputs = graph.input_values(node)
-            weights = store[node.weights] if node.weights else None
-            made = LOWERINGS[node.op](Context(graph, node, inputs, graph.values[node.name], weights, layout))
-            if node.op == "scan" and (found := _looked_up(graph, node, store, made["scan"][0])):
-                made["lookup"] = (found[0], numbers[found[1]])
-            window = self.timing.windows[node.name]
-            blocks = layout.history[node.name]
-            nodes.append(
-                {
-                    "op": node.op,
-                    "name": node.name,
-                    "inputs": [numbers[name] if name else -1 for name in node.inputs],
-                    "window": (window.span, window.stride, window.left, window.right, window.up),
-                    "hold": [
-                        block.sizes[0] // value.size if block and value else 0
-                        for block, value in zip(blocks, inputs, strict=True)
-                    ],
-                    "history": [block.offset if block else 0 for block in blocks],
-                }
-                | made
-            )
+        nodes = [self._lowered(node, store, numbers) for node in graph.nodes]
         # An output that is an input, or stands twice, is copied: the core writes each value to one place.
         self.plain: list[str] = []
         for name in graph.outputs:
@@ -116,6 +116,29 @@ class PackedRunner:
         self._counted: dict[tuple[object, ...], dict[str, int]] = {}
         # Padding to whole windows gives other frames than steps, though every window gives one for each.
         self._even = self.timing.steady and all(node.op != "pad_same" for node in graph.nodes)
+
+    def _lowered(self, node: Node, store: Store, numbers: Mapping[str, int]) -> dict[str, Any]:
+        """What the node is to the core, its inputs by their ``numbers``."""
+        graph, window = self.graph, self.timing.windows[node.name]
+        made: dict[str, Any] = {
+            "op": node.op,
+            "name": node.name,
+            "window": (window.span, window.stride, window.left, window.right, window.up),
+        }
+        if read := _weighted_sum(graph, node):
+            unread = [0] * len(read)
+            return made | {"op": "weighted_sum", "inputs": _numbers(read, numbers), "hold": unread, "history": unread}
+        inputs, blocks = graph.input_values(node), self.layout.history[node.name]
+        weights = store[node.weights] if node.weights else None
+        own = LOWERINGS[node.op](Context(graph, node, inputs, graph.values[node.name], weights, self.layout))
+        if node.op == "scan" and (found := _looked_up(graph, node, store, own["scan"][0])):
+            own["lookup"] = (found[0], numbers[found[1]])
+        made["inputs"] = _numbers(node.inputs, numbers)
+        made["hold"] = [
+            block.sizes[0] // value.size if block and value else 0 for block, value in zip(blocks, inputs, strict=True)
+        ]
+        made["history"] = [block.offset if block else 0 for block in blocks]
+        return made | own
 
     def _frames(self, before: int, steps: int, ended: bool, static: Mapping[str, int]) -> dict[str, int]:
         """Frames that come of each output in a call. A network is called again and again with the same steps."""
