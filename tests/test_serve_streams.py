@@ -394,11 +394,23 @@ def test_a_stream_is_read_no_faster_than_its_rate() -> None:
 
 def test_at_the_end_every_stream_gets_its_outputs_and_its_state(tmp_path: Path) -> None:
     """And where there is a folder for states, a token works with the next process too."""
-    x = noise((5000, 6), 0)
+    x = noise((1000, 6), 0)
     here = NET.stream()
-    with served(NET, states=tmp_path, ahead=10_000, behind=10_000) as running:
+    with served(NET, states=tmp_path, ahead=10_000, behind=10_000, drain=50.0) as running:
         streams = [running.stream(legacy=True) for _ in range(5)]
         tokens = [hello(ws)["token"] for ws in streams]
+        service = running.service
+
+        class Slow:
+            """Steps that last until the end begins."""
+
+            close = service.pool.close
+
+            def step(self, sids: Any, x: Any) -> np.ndarray:
+                time.sleep(0 if service.closing else 0.01)
+                return service.pool.step(sids, x)
+
+        service.driver.pool = Slow()
         for ws in streams:
             ws.send(x.tobytes())
         running.until(lambda: all(c.channel and c.channel.steps for c in running.service.conversations.values()))
@@ -406,9 +418,9 @@ def test_at_the_end_every_stream_gets_its_outputs_and_its_state(tmp_path: Path) 
         running.stop()
         expected = here.feed(x)
         for ws, token in zip(streams, tokens, strict=True):
-            assert np.array_equal(outputs(ws, 5000, 3), expected)
+            assert np.array_equal(outputs(ws, 1000, 3), expected)
             told = said(ws)
-            assert (told["op"], told["reason"], told["steps"], told["token"]) == ("goodbye", "shutdown", 5000, token)
+            assert (told["op"], told["reason"], told["steps"], told["token"]) == ("goodbye", "shutdown", 1000, token)
             assert base64.b64decode(told["state"]) == here.dump()
             with pytest.raises(ConnectionClosed) as closed:
                 ws.recv(30)
@@ -416,6 +428,6 @@ def test_at_the_end_every_stream_gets_its_outputs_and_its_state(tmp_path: Path) 
             assert closed.value.rcvd.code == 1012
     y = here.feed(x[:3])
     with served(NET, states=tmp_path) as running, running.stream(f"?resume={tokens[0]}") as ws:
-        assert hello(ws)["steps"] == 5000
+        assert hello(ws)["steps"] == 1000
         ws.send(x[:3].tobytes())
         assert np.array_equal(outputs(ws, 3, 3), y)
