@@ -233,8 +233,9 @@ void cgru_step_row(block *b, stage_scratch *l, const cgru_node *node, const floa
     const float range = range_of(scan, dir, state);
     const float *projected = b->lookup ? cgru_looked_up(b->lookup, 0, t) : l->projected;
     const int reduced = scan->x.precision != CGRU_FLOAT32;
+    /* Every field, or gcc clears all of it first, which takes 5 ns of a step of 32 units' 370. */
     const cgru_rows rows = {1, 0, reduced || b->lookup ? &projected : NULL, &x, &h, &to, &cell_state, &l->phase_scratch, &range,
-                            quantized_input_of(b, l)};
+                            quantized_input_of(b, l), NULL};
     if (reduced && !b->lookup) scan->x.arithmetic->project(&scan->x, 1, &x, &l->projected, rows.quantized_input, 0, scan->panels);
     for (int phase = 0; phase < scan->cell->phases; phase++)
         scan->cell->step(scan, &rows, phase, 0, phase == 0 ? scan->panels : scan->phase1.panels);

@@ -188,6 +188,7 @@ int cgru_net_run(const cgru_net *net, const cgru_call *call, cgru_work *work)
     if (call->rows == 0) return CGRU_OK;
     const int status = check(net, call);
     if (status != CGRU_OK) return status;
+    if (call->threads <= 1 && !call->interrupted && call->rows <= BLOCK_ROWS) return run_alone(net, call, work, NULL);
     cgru_stop stop = {.interrupted = call->interrupted};
     if (call->interrupted) stop.asked = cgru_clock();
     whole_call whole = {.net = net, .call = call, .threads = 1, .stop = call->interrupted ? &stop : NULL};

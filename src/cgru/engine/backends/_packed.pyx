@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 from cpython.list cimport PyList_CheckExact, PyList_GetItem, PyList_Size  # in the stable ABI, as the macros are not
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact

@@ -118,7 +118,8 @@ cdef class Stepper:
         self.call.x = cnp.PyArray_DATA(x)
         self.call.y = <float *>cnp.PyArray_DATA(y)
 
-    cdef bint fits(self, object x, Py_ssize_t rows, bint single) noexcept:
+    @cython.final
+    cdef inline bint fits(self, object x, Py_ssize_t rows, bint single) noexcept:
         """Whether x is one step of that many rows as the core reads it."""
         if self.ids:
             return plain(x, cnp.NPY_INT64, 1) and cnp.PyArray_DIM(x, 0) == rows
@@ -176,11 +177,17 @@ cdef class BatchStepper(Stepper):
         if self.busy:
             self._enter()
         self.busy = generation
-        try:
-            self._aim(x, y)
-            status = self.run_graph() if self.graph != NULL else run_kept(self.net, &self.call, self.work)
-        finally:
-            self.busy = 0
+        self._aim(x, y)
+        if self.graph != NULL:
+            status = self.run_graph()
+        elif self.cost * batch < RELEASE:
+            status = cgru_net_run(self.net, &self.call, self.work)
+        else:
+            try:
+                status = run_kept(self.net, &self.call, self.work)
+            finally:
+                self.busy = 0
+        self.busy = 0
         if status != CGRU_OK:
             refuse(status)
         return y
