@@ -256,3 +256,126 @@ def test_a_picture_of_the_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     quantiles = np.quantile(middle, co2_paths.LEVELS, axis=0)
     co2_paths.draw(str(tmp_path / "year.png"), series, origin, middle, quantiles)
     assert (tmp_path / "year.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ---- translation -------------------------------------------------------------------------------------------------
+
+#: In the layout of the dictionary, and of our own making.
+DICTIONARY = """\
+# a comment :: is none
+Hund {m} [zool.] | Hunde {pl} :: dog | dogs
+alter Hund (ugs.); alter Köter :: old dog /OD/; old cur <old tyke>
+er/sie schläft | jetzt :: the/dogs sleeps | right now; now
+Der Hund schläft. | Die Hunde (alle) schlafen.; Alle Hunde schlafen. :: The dog sleeps. | All dogs sleep.; \
+The dogs sleep.
+Wo ist der „Hund“ jetzt? :: Where is the ‘dog’ now?
+Er kam 1990. :: He came in 1990.
+ein Satz :: This is one.
+"""
+
+
+def test_pairs_of_the_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    pairs = example("sentence_pairs")
+    found = pairs.read(DICTIONARY, one_in=10**9, familiar=1)
+    both = ("All dogs sleep.", "The dogs sleep.")
+    assert found.sentences == [
+        ("Der Hund schläft.", ("The dog sleeps.",)), ("Die Hunde schlafen.", both), ("Alle Hunde schlafen.", both),
+        ('Wo ist der "Hund" jetzt?', ("Where is the 'dog' now?",)),
+    ]  # fmt: skip
+    assert found.entries == [  # those that are said in the sentences' words: no old dog, no cur
+        ("Hund", ("dog",)), ("Hunde", ("dogs",)),
+        ("er schläft", ("the sleeps",)), ("sie schläft", ("dogs sleeps",)), ("jetzt", ("now",)),
+    ]  # fmt: skip
+    assert found.held_out == []
+    assert pairs.read(DICTIONARY, one_in=10**9, familiar=2).entries == found.entries[:2]
+    away = pairs.read(DICTIONARY, one_in=1, familiar=1)
+    assert away.sentences == []
+    assert away.entries == []
+    assert away.held_out == found.sentences
+
+
+def test_no_sentence_is_held_out_and_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one that is written with other capitals and signs, either, and not as a phrase."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    pairs = example("sentence_pairs")
+    same = ("Der Hund schläft.", "Der Hund schläft!", "der Hund schläft", "Der Hund - schläft.")
+    lines = [f"{german} ({'x' * i}) :: The dog sleeps." for german in same for i in range(8)]
+    other = "Die Katze schläft. :: The dog sleeps."
+    sides = [pairs.read("\n".join([line, other]), one_in=2, familiar=1) for line in lines]
+    assert {len(found.held_out) for found in sides} != {0}  # some of the lines are held out, others not
+    found = pairs.read("\n".join(lines), one_in=2, familiar=1)
+    assert found.held_out
+    assert not found.sentences
+    assert not found.entries
+
+
+def test_a_dictionary_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    pairs = example("sentence_pairs")
+    (tmp_path / "package.deb").write_bytes(b"!<arch>\n" + b"x" * 70)
+    (tmp_path / "text").write_text("nothing", "utf-8")
+    for name, said in (("package.deb", "it is no package"), ("text", "found none"), ("absent", "No such file")):
+        with pytest.raises(SystemExit, match=said):
+            pairs.dictionary(str(tmp_path / name))
+
+
+def test_pieces_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most frequent pair becomes a piece first; what is taken apart comes together again, spaces and all."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    subwords = example("subwords")
+    pieces = subwords.Pieces.learned(["ab ab abc, ab", "abc b."] * 20, size=16, least=1)
+    assert pieces.merges[:3] == [("a", "b"), ("▁", "ab"), ("▁ab", "c")]
+    for text in ("abc ab, b.", "cab abcab"):
+        assert pieces.text(pieces.ids(text)) == text
+        assert subwords.Pieces.load(pieces.dump()).ids(text) == pieces.ids(text)
+    assert pieces.ids("ab")[-1] == subwords.STOP
+    assert subwords.UNKNOWN in pieces.ids("xab")
+    assert pieces.unknown("xaby") == ["x", "y"]
+
+
+def test_the_translator_trains_and_searches_as_pytorch_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two epochs on a handful of sentences; then the graphs of examples/translate.py beside the module's own search."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    translate, training, pairs = example("translate"), example("train_translate"), example("sentence_pairs")
+    for name, size in (("GERMAN", 60), ("ENGLISH", 60), ("FEATURES", 24), ("ENCODER", 20), ("DECODER", 28)):
+        monkeypatch.setattr(training, name, size)
+    read = pairs.read(DICTIONARY * 20, one_in=10**9, familiar=1)
+    read = read._replace(held_out=read.sentences)
+    training.train(read, tmp_path, epochs=2)
+    assert "held out" in capsys.readouterr().err
+    texts = translate.Texts.load(tmp_path)
+    state = torch.load(tmp_path / "translate.pt")
+    for weight in state.values():  # as they begin all sentences would be translated alike
+        weight *= 2.5
+    model = training.Translator(*map(len, texts)).eval()
+    model.load_state_dict(state)
+    net = translate.network({name: array.numpy() for name, array in state.items()})
+    sentences = ["Der Hund schläft.", "Wo ist er?", "alle Hunde schlafen, alle"]
+    for sentence, tokens in zip(sentences, translate.translated(net, texts, sentences), strict=True):
+        assert tokens == translate.by_torch(model, texts.ids(sentence))[0][1]
+    translate.test(net, model, texts, read, 4)
+    assert "0 differ" in capsys.readouterr().out
+
+
+def test_capitals_of_a_translation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    translate, pairs, subwords = example("translate"), example("sentence_pairs"), example("subwords")
+    pieces = subwords.Pieces.learned(["the dog. I sleep" * 9], size=40, least=1)
+    texts = translate.Texts(pieces, pieces)
+    said = pieces.ids("the dog")
+    assert texts.text("Der Hund!", said) == texts.text("Der 'Hund.'", said) == "The dog"
+    assert texts.text("Der Hund", said) == "the dog"
+    assert [pairs.uncapitalized(text) for text in ("I sleep", "I'm", "It is", "")] == ["I sleep", "I'm", "it is", ""]
+
+
+def test_the_nearest_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    translate, pairs = example("translate"), example("sentence_pairs")
+    nearest = translate.Nearest(pairs.read(DICTIONARY, one_in=10**9).sentences)
+    assert nearest.translation("Schläft der Hund?") == "The dog sleeps."
+    assert nearest.translation("Wo ist er?") == "Where is the 'dog' now?"
