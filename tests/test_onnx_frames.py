@@ -146,6 +146,9 @@ def test_what_is_no_attention_is_refused() -> None:
     refused("a bias of their distance", node("Add", ["s", "k"], ["n"]), node("Softmax", ["n"], ["a"]),
             node("MatMul", ["a", "x"], ["y"]), k=np.array(0.5))  # fmt: skip
     refused("follows one through factors and masks", node("Tanh", ["s"], ["y"]))
+    nodes = [node("Transpose", ["x"], ["xt"], attribute("perm", [0, 2, 1])), node("MatMul", ["x", "xt"], ["s"])]
+    with pytest.raises(FormatError, match="where it takes something else"):
+        cgru.load(built([*nodes, node("Reshape", ["x", "s"], ["y"])], OPEN, 3))
     refused("a number above 0", node("Mul", ["s", "k"], ["n"]), node("Softmax", ["n"], ["y"]), k=np.array(-1.0))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import FormatError
 from ..containers.onnx_records import Node
 from .onnx_arithmetic import Broadcast
 from .onnx_draft import Group, plain_axes
@@ -60,18 +61,22 @@ def _repeated(low: Lowering, name: str, heads: Sequence[int]) -> str:
     return name if low.draft.type(name).features == wanted else low.draft.emit("broadcast", name, features=wanted)
 
 
-def _split(inputs: Sequence[Any]) -> tuple[Scores, Any, bool]:
+def _held(node: Node, value: Any) -> Scores:
+    """The scores, where an operator takes them; elsewhere among its inputs they have no meaning."""
+    if not isinstance(value, Scores):
+        raise FormatError(f"{node}: a matrix of every frame with every other where it takes something else")
+    return value
+
+
+def _split(node: Node, inputs: Sequence[Any]) -> tuple[Scores, Any, bool]:
     """The scores, the other operand, and whether the scores come first."""
     first, second = inputs[:2]
-    if isinstance(first, Scores):
-        return first, second, True
-    assert isinstance(second, Scores)
-    return second, first, False
+    return (first, second, True) if isinstance(first, Scores) else (_held(node, second), first, False)
 
 
 @handles_pairs("Mul", "Div")
 def _scaled(low: Lowering, node: Node, inputs: list[Any]) -> Any:
-    held, other, leads = _split(inputs)
+    held, other, leads = _split(node, inputs)
     factor = float(other.array.reshape(-1)[0]) if _is_number(other) else 0.0
     if held.weights or not factor > 0 or (node.op == "Div" and not leads):
         raise low.unsupported(node, "scores of every frame with every other, other than times a number above 0")
@@ -84,7 +89,7 @@ def _is_number(value: Any) -> bool:
 
 @handles_pairs("Add", "Sub")
 def _masked(low: Lowering, node: Node, inputs: list[Any]) -> Any:
-    held, mask, leads = _split(inputs)
+    held, mask, leads = _split(node, inputs)
     sign = 1 if node.op == "Add" else -1
     if held.weights or (node.op == "Sub" and not leads):
         raise low.unsupported(node, "arithmetic on weights of every frame for every other")
@@ -149,8 +154,7 @@ def _hiding(low: Lowering, node: Node, held: Scores, mask: Any, hides: Any) -> S
 
 @handles_pairs("Softmax")
 def _softmax(low: Lowering, node: Node, inputs: list[Any]) -> Any:
-    (held,) = inputs
-    assert isinstance(held, Scores)
+    held = _held(node, inputs[0])
     rank = len(held.shape)
     axis = int(node.attributes.get("axis", 1 if node.version < 13 else -1))
     if held.weights or axis % rank != rank - 1:
@@ -171,8 +175,7 @@ def _same(low: Lowering, node: Node, inputs: list[Any]) -> Any:
 @handles_pairs("Reshape")
 def _regrouped(low: Lowering, node: Node, inputs: list[Any]) -> Any:
     """Rows and heads in one axis or in several, in their order."""
-    held = inputs[0]
-    assert isinstance(held, Scores)
+    held = _held(node, inputs[0])
     wanted = reshaped_sizes(held.shape, whole_numbers(inputs[1], f"{node}: the shape"), node)
     if wanted[-2:] != held.shape[-2:]:
         raise low.unsupported(node, "frames of scores of every frame with every other under another shape")
@@ -191,8 +194,7 @@ def _regrouped(low: Lowering, node: Node, inputs: list[Any]) -> Any:
 
 @handles_pairs("Transpose")
 def _turned(low: Lowering, node: Node, inputs: list[Any]) -> Any:
-    held = inputs[0]
-    assert isinstance(held, Scores)
+    held = _held(node, inputs[0])
     rank = len(held.shape)
     order = list(node.attributes.get("perm", tuple(reversed(range(rank)))))
     if sorted(order) != list(range(rank)) or order[-2:] != [rank - 2, rank - 1]:
@@ -203,7 +205,7 @@ def _turned(low: Lowering, node: Node, inputs: list[Any]) -> Any:
 @handles_pairs("Einsum")
 def _weighted_by_letters(low: Lowering, node: Node, inputs: list[Any]) -> Any:
     """weights …qk and v, which has k and the letters in front too, to q and a letter of v's own."""
-    held, v, leads = _split(inputs)
+    held, v, leads = _split(node, inputs)
     equation = node.attributes["equation"].replace(" ", "")
     terms, _, out = equation.partition("->")
     a, _, b = terms.partition(",")
@@ -220,7 +222,7 @@ def _weighted_by_letters(low: Lowering, node: Node, inputs: list[Any]) -> Any:
 
 @handles_pairs("MatMul")
 def _weighted(low: Lowering, node: Node, inputs: list[Any]) -> Any:
-    held, given, leads = _split(inputs)
+    held, given, leads = _split(node, inputs)
     if not leads:
         raise low.unsupported(node, "a sequence times scores of every frame with every other")
     return weighted(low, node, held, low.tensor(given, node))
