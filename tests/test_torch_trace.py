@@ -208,7 +208,7 @@ def test_forward_comes_over(case: str) -> None:
 
 REFUSED = {
     "control flow": (lambda m, x: x if x.sum() > 0 else -x, "torch.export cannot follow"),
-    "transform": (lambda m, x: torch.fft.rfft(x).abs(), r"fft_rfft.*test_torch_trace\.py:\d+: return"),
+    "transform": (lambda m, x: torch.fft.rfft(x).abs(), r"fft_rfft.*torch_modules\.py:\d+: return"),
     "additive scores of pairs": (
         lambda m, x: torch.softmax(torch.tanh(x.unsqueeze(2) + x.unsqueeze(1)).sum(-1), -1) @ x,
         "every pair of frames|over rows",
