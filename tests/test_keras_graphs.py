@@ -211,6 +211,50 @@ def transformer() -> Any:
 
 
 @model
+def transposed_convolutions() -> Any:
+    """The kernel wider than the stride and narrower, the cropped part even and odd."""
+    x = i = keras.Input((None, 4))
+    for width, stride, padding in ((4, 2, "same"), (4, 3, "same"), (5, 3, "valid"), (1, 2, "same"), (2, 3, "valid")):
+        x = L.Conv1DTranspose(4, width, strides=stride, padding=padding, activation="tanh")(x)
+    return keras.Model(i, L.GRU(3)(x)), [normal(3, 5, 4)]
+
+
+@model
+def sums_by_einstein() -> Any:
+    x = i = keras.Input((None, 6))
+    x = L.EinsumDense("abc,cde->abde", (None, 2, 4), bias_axes="de")(x)
+    x = L.EinsumDense("abde,dfe->abf", (None, 5), bias_axes="f", activation="tanh")(x)
+    x = L.EinsumDense("...x,xy->...y", (4,), bias_axes="y")(x)
+    return keras.Model(i, L.GRU(3)(x)), [normal(3, 6, 6)]
+
+
+@model
+def kernels_divided_by_their_norm() -> Any:
+    x = i = keras.Input((None, 4))
+    x = L.SpectralNormalization(L.Conv1D(5, 3, padding="causal", activation="relu"))(x)
+    return keras.Model(i, L.SpectralNormalization(L.Dense(2))(L.GRU(3)(x))), [normal(3, 6, 4)]
+
+
+@model
+def attention_over_words() -> Any:
+    i = keras.Input((None,), dtype="int32")
+    x = L.Embedding(20, 8, mask_zero=True)(i)
+    y = L.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)
+    x = L.Add()([x, y])
+    ids = np.where(np.arange(7) < [[7], [4], [2]], RNG.integers(1, 20, (3, 7)), 0)
+    return keras.Model(i, [L.GRU(3)(x), L.GlobalAveragePooling1D()(x), y]), [ids]
+
+
+@model
+def attention_to_other_words() -> Any:
+    asked, known = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
+    table = L.Embedding(20, 8, mask_zero=True)
+    x = L.MultiHeadAttention(2, 4)(table(asked), L.GRU(8, return_sequences=True)(table(known)))
+    ids = np.where(np.arange(7) < [[7], [4], [2]], RNG.integers(1, 20, (3, 7)), 0)
+    return keras.Model([asked, known], L.GRU(3)(x)), [ids[:, :5], ids]
+
+
+@model
 def squeeze_and_excite() -> Any:
     """One frame for all: what a global pooling with keepdims gives, and a Reshape to it."""
     i = keras.Input((None, 6))
@@ -358,7 +402,9 @@ def test_a_fixed_length_is_kept() -> None:
         (lambda: L.Lambda(lambda x: x * 2), "Lambda.*code"),
         (lambda: L.Flatten(), "known length"),
         (lambda: L.PReLU(), "PReLU"),
-        (lambda: L.Conv1DTranspose(3, 2), "Conv1DTranspose"),
+        (lambda: L.Conv1DTranspose(3, 2, strides=2, output_padding=1), "output_padding="),
+        (lambda: L.EinsumDense("abc,cd->adb", (4, None)), "equation 'abc,cd->adb'"),
+        (lambda: L.SpectralNormalization(L.Conv1DTranspose(3, 2)), "wraps a Conv1DTranspose"),
     ],
 )
 def test_what_cannot_be_known_is_refused_by_name(layer: Any, message: str) -> None:
@@ -366,6 +412,15 @@ def test_what_cannot_be_known_is_refused_by_name(layer: Any, message: str) -> No
     made = keras.Model(i, layer()(i))
     with pytest.raises(cgru.UnsupportedError, match=message):
         cgru.from_keras(made)
+
+
+def test_a_second_attention_under_a_mask_is_refused() -> None:
+    """Keras takes the mask off what the first one has read, which then stands without one."""
+    i = keras.Input((None,), dtype="int32")
+    x = L.Embedding(20, 8, mask_zero=True)(i)
+    x = L.Add()([x, L.MultiHeadAttention(2, 4)(x, x)])
+    with pytest.raises(cgru.UnsupportedError, match="behind another that did"):
+        cgru.from_keras(keras.Model(i, L.MultiHeadAttention(2, 4)(x, x)))
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ class Draft:
     layer: str = ""
     where: str = ""
     calls: int = 0
+    #: Whether an attention has run that takes the mask off its inputs, so that a layer behind it may find none.
+    unmasked: bool = False
     _names: dict[str, int] = field(default_factory=dict)
     _keys: dict[int, str] = field(default_factory=dict)
     _held: list[Any] = field(default_factory=list)

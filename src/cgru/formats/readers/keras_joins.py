@@ -64,6 +64,8 @@ def merge(op: str) -> Callable[[Entry, Weights, Build], Step]:
                 raise d.refuse("joins values of different numbers of axes")
             inputs = aligned(d, given)
             mask, y = _mask_of_call(d, kwargs, inputs), inputs[0]
+            if mask is not None and d.unmasked and op in ("maximum", "minimum", "mul"):
+                raise d.refuse("joins masked values behind attention, where Keras takes the mask off what it has read")
             for x in inputs[1:]:
                 if mask is not None and op in ("maximum", "minimum"):
                     x = _where(d, mask, x, y)
@@ -233,6 +235,16 @@ def attended(
     return d.attend(query, key, value, None, "dot", causal, factor)
 
 
+def _seeing(d: Draft, query: Tensor | None, key: Tensor | None) -> Tensor | None:
+    """1 at queries that count of rows with a key that counts, 0 elsewhere; None where all of them do."""
+    made = None if query is None else d.node("apply_mask", d.constant(1.0), query, part="counts")
+    if key is None or key == query:
+        return made
+    seen = d.node("apply_mask", d.constant(1.0), key, part="seen")
+    row = d.node("pool_whole", seen, part="any", kind="max", timed=False)
+    return row if made is None else d.node("mul", made, row, part="sees")
+
+
 def multi_head_attention(item: Entry, weights: Weights, build: Build) -> Step:
     """Vaswani et al. 2017: attention in each of several projections of query, key and value, then one of them all."""
     settings = Settings(item)
@@ -268,8 +280,16 @@ def multi_head_attention(item: Entry, weights: Weights, build: Build) -> Step:
         for name, x in (("query_mask", query), ("value_mask", value), ("key_mask", key)):
             if kwargs.get(name) is not None and d.mask(kwargs[name]) != x.mask:
                 raise d.refuse(f"its {name} is not that of the {name[:-5]}")
-        if query.mask is not None or value.mask is not None or key.mask is not None:
-            raise d.refuse("attends under a mask, which cgru does not run")
+        mask = value.mask
+        if key.mask is not None and key.mask != mask:
+            mask = key.mask if mask is None else d.node("mask_and", mask, key.mask, part="mask")
+        causal = bool(kwargs.get("use_causal_mask"))
+        if mask is not None or query.mask is not None:
+            if d.unmasked:
+                raise d.refuse("attends under a mask behind another that did: Keras takes it off what that has read")
+            if causal and (query != key or query != value):
+                raise d.refuse("attends to another sequence under a mask and use_causal_mask, which cgru does not run")
+            d.unmasked = True
         sides = [
             d.node("dense", x, part=name, weights=made[name], units=made[name]["weight"].shape[0])
             for name, x in (("query", query), ("key", key), ("value", value))
@@ -280,11 +300,17 @@ def multi_head_attention(item: Entry, weights: Weights, build: Build) -> Step:
                 d.node("slice", x, part=f"head_{head}", start=head * n, stop=(head + 1) * n)
                 for x, n in zip(sides, (width, width, value_width), strict=True)
             )
-            causal = bool(kwargs.get("use_causal_mask"))
+            v = replace(v, mask=mask)
             parts.append(d.attend(q, k, v, None, "dot", causal, 1 / float(np.sqrt(width))))
         heads_of = d.node("concat", *parts, part="heads") if len(parts) > 1 else parts[0]
-        return d.node(
+        sees = _seeing(d, query.mask, mask)
+        if sees is not None:
+            # Scores that are all as low as can be leave equal weights.
+            mean = d.node("pool_whole", sides[2], part="mean", kind="mean", timed=False)
+            heads_of = d.node("where", sees, heads_of, mean, part="masked")
+        y = d.node(
             "dense", heads_of, weights=made["attention_output"], units=made["attention_output"]["weight"].shape[0]
         )
+        return replace(y, mask=query.mask)
 
     return Step(emit=emit)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ...builder import Graph
-from ...errors import UnsupportedError
+from ...errors import FormatError, UnsupportedError
 from ...layers import Embedding, Layer, Masking, Recurrent
+from . import keras_einsum as einsum
 from . import keras_joins as joins
 from . import keras_pointwise as pointwise
 from . import keras_recurrent as recurrent
@@ -24,8 +25,8 @@ from . import keras_windows as windows
 from .keras_draft import Step
 from .keras_graph import Entry, entry
 from .keras_network import MODELS, Builder, Network, graph, nested, network
-from .keras_settings import Build
-from .keras_weights import GroupedWeights, Weights
+from .keras_settings import Build, Settings
+from .keras_weights import GroupedWeights, PathWeights, Weights
 
 
 def from_config(config: Any, weights: Weights, version: str) -> list[Layer] | Graph:
@@ -101,6 +102,27 @@ def _time_distributed(item: Entry, weights: Weights, build: Build) -> Step:
     return shapes.time_distributed(item, weights, build, BUILDERS, _AT_EACH)
 
 
+def _spectral_normalization(item: Entry, weights: Weights, build: Build) -> Step:
+    """The layer inside as it is: training divided its kernel by the largest singular value (Miyato et al. 2018)."""
+    settings = Settings(item)
+    inner = entry(settings.value("layer"), item.where)
+    settings.value("power_iterations", None)
+    settings.finish()
+    if inner.class_name not in _NORMALIZED:
+        raise UnsupportedError(f"{item.where}: wraps a {inner.class_name}; {', '.join(_NORMALIZED)} are run there")
+    step = BUILDERS[inner.class_name](inner, weights.part("layer", inner.name), build)
+    if isinstance(weights, PathWeights):  # the kernel is the wrapper's as well, and stands in the file twice
+        (kernel, _), name = weights.take(["kernel", "vector_u"], item.where), f"{weights.path}/layer/vars/0"
+        if not np.array_equal(kernel, weights.tensors[name], equal_nan=True):
+            raise FormatError(f"{item.where}: its kernel is another than that of the layer inside, {name!r}")
+    else:
+        weights.take(["vector_u"], item.where)
+    return step if step.layers is None else Step([layer.renamed(item.name) for layer in step.layers])
+
+
+#: Classes that SpectralNormalization may wrap.
+_NORMALIZED = ("Conv1D", "Conv2D", "Dense", "Embedding")
+
 #: Classes that look at the last axis, or at each number, whatever axes lie before it.
 _AT_EACH = (
     "Dense", "Activation", "ReLU", "LeakyReLU", "ELU", "Dropout", "AlphaDropout", "GaussianNoise", "GaussianDropout",
@@ -122,6 +144,7 @@ BUILDERS: dict[str, Builder] = {
     "Bidirectional": recurrent.bidirectional,
     "Concatenate": joins.concatenate,
     "Conv1D": windows.conv(1),
+    "Conv1DTranspose": windows.conv_transpose,
     "Conv2D": windows.conv(2),
     "Cropping1D": windows.cropping,
     "CuDNNGRU": recurrent.recurrent,
@@ -131,6 +154,7 @@ BUILDERS: dict[str, Builder] = {
     "Dot": joins.dot,
     "Dropout": pointwise.ignored,
     "ELU": pointwise.elu,
+    "EinsumDense": einsum.einsum_dense,
     "Embedding": pointwise.embedding,
     "Flatten": shapes.flatten,
     "Functional": _model,
@@ -168,6 +192,7 @@ BUILDERS: dict[str, Builder] = {
     "SimpleRNN": recurrent.recurrent,
     "Softmax": pointwise.softmax,
     "SpatialDropout1D": pointwise.ignored,
+    "SpectralNormalization": _spectral_normalization,
     "Subtract": joins.merge("sub"),
     "ThresholdedReLU": pointwise.thresholded_relu,
     "TimeDistributed": _time_distributed,

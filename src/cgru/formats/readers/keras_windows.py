@@ -151,6 +151,38 @@ def separable_conv(item: Entry, weights: Weights, build: Build) -> Step:
     return on_one(run, keeps_mask=False)
 
 
+def conv_transpose(item: Entry, weights: Weights, build: Build) -> Step:
+    """Conv1DTranspose: kernel (K, O, I); T · stride steps (``same``), or K − stride more where the kernel is wider."""
+    settings = Settings(item)
+    settings.channels_last()
+    units, kernel, stride = settings.count("filters"), settings.one("kernel_size"), settings.one("strides", 1)
+    dilation, padding = settings.one("dilation_rate", 1), settings.word("padding", ("valid", "same"), "valid")
+    for key, found in (("output_padding", settings.value("output_padding", None)), ("dilation_rate", dilation)):
+        if found not in (None, 1):
+            raise UnsupportedError(f"{item.where}: {key}={str(found)[:40]} is not run")
+    slots = ["kernel", "bias"] if settings.flag("use_bias", True) else ["kernel"]
+    activation = build.activated(settings, "activation")
+    settings.finish()
+    held, *bias = weights.take(slots, item.where)
+    check_shape(held, (kernel, units, None), f"{item.where}: kernel")
+    arrays = {"weight": np.ascontiguousarray(held.transpose(2, 1, 0)), **({"bias": bias[0]} if bias else {})}
+    more = max(kernel - stride, 0)
+    behind = -(-kernel // stride) - 1  # frames of zeros in which the last kernels end
+    front = more // 2 if padding == "same" else 0
+    cut = stride * behind - front - (0 if padding == "same" else more)
+
+    def run(d: Draft, x: Tensor) -> Tensor:
+        if not x.timed or d.features(x) != (held.shape[2],):
+            raise d.refuse(f"takes a sequence of {held.shape[2]} channels, its input is {d.value(x).describe()}")
+        y = d.node(
+            "conv_transpose", x, part="conv", weights=arrays, units=units, width=kernel, stride=stride, right=behind
+        )
+        y = d.node("pad_time", y, part="cropped", left=-front, right=-cut) if front or cut else y
+        return d.activated(y, activation, "activation")
+
+    return on_one(run, keeps_mask=False)
+
+
 # ---- pooling ---------------------------------------------------------------------------------------------
 
 
