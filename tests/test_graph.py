@@ -250,6 +250,38 @@ def test_more_values_are_joined_than_the_core_takes_at_once(count: int) -> None:
     np.testing.assert_array_equal(np.stack(stepped, 1), expected)
 
 
+OVER_TIME = {
+    "group_norm": lambda g, x, arr: g.group_norm(
+        x, groups=1, over_time=True, weights={"weight": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}
+    ),
+    "softmax": lambda g, x, arr: g.softmax_time(x),
+    "attention": lambda g, x, arr: g.attend(x, x, x, kind="dot"),
+    "backwards": lambda g, x, arr: g.scan(
+        x, cell="rnn", units=3, reverse=True,
+        weights={"weight_ih": arr(3, 3), "weight_hh": arr(3, 3), "bias_ih": arr(3), "bias_hh": arr(3)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OVER_TIME)
+def test_what_is_late_behind_a_whole_sequence_meets_what_is_on_time(kind: str) -> None:
+    """Of sequences longer than the chunks that the core takes at once."""
+    rng = np.random.default_rng(7)
+
+    def arr(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) / 2).astype(np.float32)
+
+    g = cgru.Graph()
+    x = g.input(3)
+    near = g.activation(x, activation="tanh")
+    late = g.conv1d(near, units=3, width=3, left=0, right=2, weights={"weight": arr(3, 3, 3)})
+    g.output(g.add(near, OVER_TIME[kind](g, late, arr)))
+    given = rng.standard_normal((2, 300, 3)).astype(np.float32)
+    for lengths in (None, [300, 170]):
+        wanted = cgru.Model(g, backend="reference")(given, lengths=lengths)
+        np.testing.assert_allclose(cgru.Model(g, backend="packed")(given, lengths=lengths), wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("times", [2, 3])
 def test_a_value_may_stand_twice_in_a_concatenation(times: int) -> None:
     g = cgru.Graph()

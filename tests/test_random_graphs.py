@@ -37,6 +37,8 @@ class Drawn:
             self.grow()
         if whole:
             self.finish()
+            if self.rng.random() < 0.7:  # what is behind whole sequences, beside what is not
+                self.values.append(self.join(self.values[-1]))
         if not self.g.nodes:
             self.values.append(self.dense(self.values[0]))
         # Everything that nobody reads goes out, and one value from the middle; or that alone.
@@ -204,7 +206,7 @@ def test_chunks_equal_the_whole(seed: int, depth: int, steps: int, chunks: list[
 @settings(max_examples=120)
 @given(
     seed=SEEDS, depth=st.integers(1, 8), whole=st.booleans(), threads=st.integers(1, 3),
-    lengths=st.lists(st.integers(0, 24), min_size=1, max_size=5),
+    lengths=st.lists(st.integers(0, 24) | st.integers(65, 150), min_size=1, max_size=5),
 )  # fmt: skip
 def test_a_row_is_the_row_alone_and_the_core_is_the_equations(
     seed: int, depth: int, whole: bool, threads: int, lengths: list[int]

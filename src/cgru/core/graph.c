@@ -35,6 +35,11 @@ static int check_node(const cgru_graph *g, const cgru_gnode *node, int made)
     for (int i = 0; i < node->inputs; i++) {
         if (node->in[i] < -1 || node->in[i] >= made || node->hold[i] < 0 || node->history[i] < 0) return 0;
     }
+    /* What reads whole sequences carries none of their frames from chunk to chunk. */
+    const int whole = (node->op->whole && !node->op->windowed) || node->scan.direction[0].reverse;
+    for (int i = 0; i < node->inputs; i++) {
+        if (whole && node->hold[i] > 0) return 0;
+    }
     const cgru_window *w = &node->window;
     if (w->span < 1 || w->stride < 1 || w->up < 1) return 0;
     const cgru_value *out = &g->values[node->out];

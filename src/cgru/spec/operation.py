@@ -119,6 +119,10 @@ class Operation:
     def is_whole(self, options: Options) -> bool:
         return self.whole
 
+    def frames(self, options: Options, given: int) -> int:
+        """Result frames of a whole sequence of so many of the first input."""
+        return self.window(options).ready(given, ended=True)
+
     @property
     def windowed(self) -> bool:
         """Whether ``compute`` gets :class:`Frames`, whatever the width of its window."""

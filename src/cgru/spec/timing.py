@@ -52,11 +52,14 @@ class Timing:
             if clock is None:
                 found[node.name] = 1
                 continue
-            if self.graph.operations[node.name].is_whole(node.options):
-                # It sees its inputs to their ends, which may have other numbers of frames.
-                found[node.name] = clock.count((frames or {}).get(clock.root, 1) if clock.root else steps)
+            read = [found[name] for name in node.inputs if self._moves_with(name, clock)]
+            operation = self.graph.operations[node.name]
+            if operation.is_whole(node.options):
+                # It sees the others to their ends, which may have other numbers of frames. Where the first is late, so
+                # is the result: later nodes read it in chunks, beside values that come on time.
+                found[node.name] = operation.frames(node.options, read[0])
                 continue
-            ready = min((found[name] for name in node.inputs if self._moves_with(name, clock)), default=1)
+            ready = min(read, default=1)
             found[node.name] = self.windows[node.name].ready(ready, ended)
         return found
 
@@ -72,7 +75,7 @@ class Timing:
         for steps in range(min(2 * (self.reach + period), 1 << 14) + 1):
             counts = self.counts(steps, False)
             for node in graph.nodes:
-                if graph.values[node.name].clock is None:
+                if graph.values[node.name].clock is None or graph.operations[node.name].is_whole(node.options):
                     continue  # it reads whole sequences, of which nothing waits from chunk to chunk
                 ahead = self._ahead(node, counts)
                 hold = self.hold[node.name]

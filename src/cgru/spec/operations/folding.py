@@ -67,12 +67,15 @@ class PadSame(Operation):
         assert value.clock is not None
         return value._replace(clock=value.clock.then(1, stride - 1, stride).then(stride, span - stride, 1))
 
+    def frames(self, options: Options, given: int) -> int:
+        return (-(-given // options["stride"]) - 1) * options["stride"] + options["span"] if given else 0
+
     def compute(self, options: Options, inputs: Sequence[Any], arrays: Mapping[str, Array]) -> Array:
-        (x,), span, stride = inputs, options["span"], options["stride"]
+        (x,) = inputs
         steps = x.shape[1]
         if not steps:
             return x
-        full = (-(-steps // stride) - 1) * stride + span
+        full = self.frames(options, steps)
         front = max(full - steps, 0) // 2
         behind = max(full - steps, 0) - front
         rest = [(0, 0)] * (x.ndim - 2)
