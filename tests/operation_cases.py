@@ -395,6 +395,12 @@ built(
     "fold_time", [(4,)], lambda x: x[:1].reshape(1, 4) if len(x) else np.zeros((1, 4)),
     lambda g, x: g.fold_time(g.pool(x, kind="max", width=1, stride=99), frames=1), whole=True,
 )  # fmt: skip
+built(
+    "fold_time", [(4,)], lambda x: np.concatenate([np.zeros((1, 4)), x])[-2:] if len(x) else np.zeros((2, 4)),
+    lambda g, x: g.fold_time(g.pad_time(x, left=1), frames=2, last=True), whole=True,
+)  # fmt: skip
+_places = arr(40, 3)
+case("positions", [(4,)], lambda x: _places[: len(x)], weights={"table": _places}, limit=40, features=(3,))
 
 
 def _same(x: Array, span: int, stride: int, value: float) -> Array:

@@ -216,7 +216,7 @@ REFUSED = {
     "rows": (lambda m, x: x - x.mean(0), "rows"),
     "frames by number": (lambda m, x: m.gru(x)[0][:, 3], "frame 3 of a sequence"),
     "overwritten": (lambda m, x: _overwritten(m, x), "changes in place what is read elsewhere"),
-    "positions": (lambda m, x: x + torch.arange(x.shape[1]).view(1, -1, 1), "differs from frame to frame"),
+    "numbers of one length": (lambda m, x: x + torch.linspace(0, 1, 9).view(1, -1, 1), "differs from frame to frame"),
     "rows in between": (lambda m, x: _stirred(m, x), "a mean over rows|axes"),
 }
 

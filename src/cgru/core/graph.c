@@ -259,6 +259,7 @@ static int measure(cgru_graph *g)
         if (g->values[node->out].clock == CGRU_STEPS) g->steady &= steady(&node->window);
         uneven |= node->op->frames != NULL;
         g->folds |= node->op->fold;
+        g->counts |= node->op->counts;
         g->carries |= strcmp(node->op->name, "carry") == 0;
         if (node->op->scratch && node->op->scratch(g, node) > g->scratch) g->scratch = node->op->scratch(g, node);
         if (node->scan.directions) scans[found++] = node->scan;

@@ -54,7 +54,8 @@ typedef struct {
     size_t (*scratch)(const cgru_graph *graph, const cgru_gnode *node); /* bytes it works with; NULL: none */
     /* Result frames of a whole sequence of so many frames of in[0]; NULL: the window says it. */
     int64_t (*frames)(const cgru_gnode *node, int64_t given);
-    int fold;  /* takes sequences of number[0] frames alone, or of none */
+    int fold;  /* takes sequences of number[0] frames alone (number[1]: or more), or of none */
+    int counts; /* has number[0] frames for a row at most, of which the state counts those it has had at offset */
     int moves; /* what a row carries moves on even where nobody reads the result */
     int share; /* enum cgru_sharing */
     /* Multiply-adds of a frame, or their worth, that a team shares; NULL: as many as its matrices and its result say. */
@@ -121,6 +122,9 @@ cgru_graph *cgru_graph_new(const cgru_kernels *kernels, const cgru_value *values
 void cgru_graph_free(cgru_graph *graph);
 int64_t cgru_graph_cost(const cgru_graph *graph);
 
+/* A status of graphs alone: a row has more frames than a table of positions has rows. */
+enum { CGRU_NO_POSITION = 64 };
+
 /* Runs the graph over the call. Any other status than CGRU_OK leaves state and outputs as they were. */
 int cgru_graph_run(const cgru_graph *graph, const cgru_graph_call *call, cgru_work *work);
 
@@ -152,6 +156,7 @@ struct cgru_graph {
     int steady;   /* every window gives a frame for each at once */
     int even;     /* and every step a frame of every value */
     int folds;    /* some node folds sequences */
+    int counts;   /* some node counts the frames of rows */
     int windows;  /* the most inputs that any node extends */
     int beside;   /* the most recurrences over whole sequences in any pass */
     size_t scratch; /* bytes, the most that any node works with */

@@ -59,8 +59,33 @@ static int check_frames(const cgru_graph *g, const cgru_graph_call *call)
     for (int64_t r = 0; g->folds && r < (call->lengths ? call->rows : 1); r++) {
         cgru_count_frames(g, call, call->before + (call->lengths ? call->lengths[r] : call->steps), call->ended, end);
         for (int i = 0; i < g->count; i++) {
+            const int *number = g->nodes[i].number;
             const int64_t found = g->nodes[i].op->fold ? end[g->nodes[i].in[0]] : 0;
-            if (found != 0 && found != g->nodes[i].number[0]) status = CGRU_BAD_LENGTH;
+            if (found != 0 && (number[1] ? found < number[0] : found != number[0])) status = CGRU_BAD_LENGTH;
+        }
+    }
+    free(frames);
+    return status;
+}
+
+/* Whether what counts frames has some left for those that come to each row. */
+static int check_counts(const cgru_graph *g, const cgru_graph_call *call)
+{
+    int64_t *frames = malloc((size_t)g->value_count * 2 * sizeof *frames), *end = frames + g->value_count;
+    if (frames == NULL) return CGRU_NO_MEMORY;
+    int status = CGRU_OK;
+    cgru_count_frames(g, call, call->before, 0, frames);
+    for (int64_t r = 0; r < call->rows && status == CGRU_OK; r++) {
+        if (r == 0 || call->lengths)
+            cgru_count_frames(g, call, call->before + (call->lengths ? call->lengths[r] : call->steps), call->ended, end);
+        const float *state = call->state + (call->index ? call->index[r] : r) * call->state_row;
+        for (int i = 0; i < g->count; i++) {
+            const cgru_gnode *node = &g->nodes[i];
+            if (!node->op->counts) continue;
+            const float had = state[node->offset]; /* of a state that a caller wrote into, anything */
+            if (!(had >= 0.0f && had <= (float)node->number[0]) ||
+                (int64_t)had + end[node->out] - frames[node->out] > node->number[0])
+                status = CGRU_NO_POSITION;
         }
     }
     free(frames);
@@ -201,6 +226,7 @@ int cgru_graph_run(const cgru_graph *graph, const cgru_graph_call *call, cgru_wo
     if (call->rows == 0) return CGRU_OK;
     int status = check_call(graph, call);
     if (status == CGRU_OK && (!graph->even || graph->folds || call->steps != 1)) status = check_frames(graph, call);
+    if (status == CGRU_OK && graph->counts) status = check_counts(graph, call);
     if (status != CGRU_OK) return status;
     if (call->threads == 1 && !call->interrupted && keeps_plan(graph, call)) return run_kept(graph, call, work);
     cgru_stop stop = {.interrupted = call->interrupted};

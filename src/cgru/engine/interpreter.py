@@ -16,6 +16,7 @@ from ..arrays import Float32
 from ..errors import UnsupportedError
 from ..spec.graph import Graph, Node
 from ..spec.operation import Frames
+from ..spec.operations.positions import refuse_beyond
 from ..spec.operations.recurrent import EMITTED, FRESH, scan_frames
 from ..spec.operations.recurrent_rows import scan_rows
 from ..weights import Store
@@ -211,6 +212,8 @@ class _Chunk:
         op = self.graph.operations[node.name]
         if node.op in ("scan", "scan_rows"):
             return self._scan(node)
+        if node.op == "positions":
+            return self._positions(node)
         if node.op in ("carried", "carry"):
             return self._carried(node) if node.op == "carried" else self._carry(node)
         if node.op == "last_state":
@@ -302,6 +305,15 @@ class _Chunk:
         for view, array in zip(views, h, strict=True):
             view[...] = array
         return y
+
+    def _positions(self, node: Node) -> np.ndarray:
+        ((view,),) = (block.views(self.state) for block in self.layout.blocks[node.name])
+        frames = self.after[node.name] - self.before[node.name]
+        at = view.astype(np.int64) + np.arange(frames)
+        refuse_beyond(node.options["limit"], int(view.max(initial=0)) + frames, node.name)
+        view += frames
+        found: np.ndarray = self.of.arrays[node.name]["table"][at]
+        return found
 
     def _carried(self, node: Node) -> np.ndarray:
         """What the row holds, as one frame; copied, as the end of the step overwrites it."""

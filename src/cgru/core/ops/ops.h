@@ -11,7 +11,7 @@
     X(activation) X(binary) X(scale_shift) X(concat) X(copy) X(constant) X(upsample) X(pad_time) X(pool)              \
     X(pool_whole) X(weighted_sum) X(unary) X(parametric) X(clip) X(prelu) X(where) X(reduce) X(softmax) X(norm)       \
     X(norm_time) X(matmul) X(gather) X(softmax_time) X(reverse_time) X(stack_frames) X(conv2d) X(conv_inner) X(pool_inner)     \
-    X(conv_transpose) X(conv_transpose_inner) X(scan_inner) X(scan_rows) X(carried) X(carry) X(attend)                \
+    X(conv_transpose) X(conv_transpose_inner) X(scan_inner) X(scan_rows) X(carried) X(carry) X(positions) X(attend)   \
     X(attend_whole) X(attend_weights) X(fold_time) X(pad_same) X(conv2d_product) X(conv_inner_product)
 
 #define DECLARED(name) extern const cgru_op cgru_op_##name;

@@ -56,7 +56,7 @@ static void run_reverse_time(const cgru_job *job)
 
 const cgru_op cgru_op_reverse_time = {"reverse_time", 1, 0, check_sequence, run_reverse_time};
 
-/* number[0]: the frames that a row has, or it has none and gives zeros. */
+/* number[0]: the frames that a row has, or, with number[1], the last so many of them; a row without any gives zeros. */
 static void run_fold_time(const cgru_job *job)
 {
     const size_t frame = (size_t)job->graph->values[job->node->in[0]].size;
@@ -64,7 +64,7 @@ static void run_fold_time(const cgru_job *job)
         float *y = cgru_frame(&job->out, r, 0);
         const int64_t frames = frames_of(job, r);
         if (frames == 0) memset(y, 0, (size_t)job->node->number[0] * frame * sizeof(float));
-        for (int64_t f = 0; f < frames; f++, y += frame) memcpy(y, cgru_frame(&job->in[0], r, f), frame * sizeof(float));
+        for (int64_t f = frames == 0 ? 0 : frames - job->node->number[0]; f < frames; f++, y += frame) memcpy(y, cgru_frame(&job->in[0], r, f), frame * sizeof(float));
     }
 }
 

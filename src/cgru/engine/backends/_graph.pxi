@@ -1,6 +1,7 @@
 # Graphs: nodes over values, as cgru.engine.backends.packed_graph lowers them.
 
 cdef extern from "graph.h" nogil:
+    enum: CGRU_NO_POSITION
     enum: CGRU_MAX_INPUTS
     enum: CGRU_AXES
     enum: CGRU_ONCE

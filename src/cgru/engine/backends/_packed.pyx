@@ -461,6 +461,10 @@ cdef void refuse(int status) except *:
         raise CgruError("state: it has no row for a row of x")
     if status == CGRU_BAD_PORT:
         raise ShapeError("an input is missing or an output has no room for the frames of the call")
+    if status == CGRU_NO_POSITION:
+        raise ShapeError(
+            "x: a row has more frames than the network has positions; take shorter sequences, or begin a new stream"
+        )
     if status == CGRU_INTERRUPTED:
         reraise()
     raise TooLargeError("no memory for the scratch of a call; take fewer rows or steps at once")

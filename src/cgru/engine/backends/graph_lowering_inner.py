@@ -103,7 +103,7 @@ def _group_norm(c: Context) -> dict[str, Any]:
 
 @lowers("fold_time")
 def _fold_time(c: Context) -> dict[str, Any]:
-    return {"numbers": [c.node.options["frames"]]}
+    return {"numbers": [c.node.options["frames"], c.node.options["last"]]}
 
 
 @lowers("pad_same")

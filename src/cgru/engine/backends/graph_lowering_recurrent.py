@@ -5,12 +5,14 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from ...spec.activations import CODES
 from ...spec.cells import CELLS
 from ...spec.graph import Node
 from ...spec.operations.recurrent import emitted_size
 from ...spec.values import Value
-from .graph_lowering import Context, first, lowers
+from .graph_lowering import Context, first, lowers, weights_of
 from .packed import packed_scan, packing
 
 
@@ -93,6 +95,13 @@ def _scan_inner(c: Context) -> dict[str, Any]:
 def _carried(c: Context) -> dict[str, Any]:
     (block,) = c.layout.blocks[c.node.name]
     return {"offset": block.offset}
+
+
+@lowers("positions")
+def _positions(c: Context) -> dict[str, Any]:
+    (block,) = c.layout.blocks[c.node.name]
+    table = np.ascontiguousarray(weights_of(c)["table"])
+    return {"offset": block.offset, "vectors": [table], "numbers": [c.node.options["limit"]]}
 
 
 @lowers("carry")

@@ -111,7 +111,11 @@ class PackedRunner:
             values, len(graph.inputs), nodes, [numbers[name] for name in self.plain], layout.width
         )
         self.core = self.net if self._steps_alone() else None
-        self._folds = [(node.inputs[0], node.options["frames"]) for node in graph.nodes if node.op == "fold_time"]
+        self._folds = [
+            (node.inputs[0], node.options["frames"], node.options["last"])
+            for node in graph.nodes
+            if node.op == "fold_time"
+        ]
         self._memory_masks = [name for name in graph.static_inputs if name in graph.optional]
         self._counted: dict[tuple[object, ...], dict[str, int]] = {}
         # Padding to whole windows gives other frames than steps, though every window gives one for each.
@@ -163,8 +167,8 @@ class PackedRunner:
             return
         for length in {steps} if lengths is None else {*lengths.tolist()}:
             counts = self.timing.counts(length, True, static)
-            for name, frames in self._folds:
-                refuse_other_frames(frames, counts[name])
+            for name, frames, last in self._folds:
+                refuse_other_frames(frames, counts[name], last)
 
     def _steps_alone(self) -> bool:
         """Whether the core takes single steps: one input of vectors or ids, and a frame of each output for each."""

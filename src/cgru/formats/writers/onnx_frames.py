@@ -225,7 +225,9 @@ def _reverse_time(w: Writer, node: Node, inputs: list[str]) -> str:
 
 @writes("fold_time")
 def _fold_time(w: Writer, node: Node, inputs: list[str]) -> str:
-    """A Reshape that only a sequence of as many frames fits."""
+    """A Reshape that only a sequence of as many frames fits, of the last of them where there may be more."""
+    if node.options["last"]:
+        inputs = [w.sliced(inputs[0], node, 1, -node.options["frames"], END, 1)]
     return w.reshaped(inputs[0], [0, *w.features(node.name)], node)
 
 

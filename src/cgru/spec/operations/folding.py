@@ -16,12 +16,15 @@ from ..values import Value
 class FoldTime(Operation):
     """The frames of a sequence of just ``frames`` as a first feature axis: (T, *F) → (frames, *F) without a time axis.
 
-    A sequence of another length is a :class:`~cgru.ShapeError` when it runs (Keras' Flatten over time); one without
-    frames gives zeros.
+    A sequence of another length is a :class:`~cgru.ShapeError` when it runs (Keras' Flatten over time). With ``last``
+    it is the last so many frames of one that may be longer. A sequence without frames gives zeros.
     """
 
     name = "fold_time"
-    options: ClassVar[Mapping[str, Option]] = {"frames": Option(int, ..., at_least(1))}
+    options: ClassVar[Mapping[str, Option]] = {
+        "frames": Option(int, ..., at_least(1)),
+        "last": Option(bool, False),
+    }
     whole = True
 
     def infer(self, options: Options, inputs: Sequence[Value | None], where: str) -> Value:
@@ -32,12 +35,19 @@ class FoldTime(Operation):
         (x,), frames = inputs, options["frames"]
         if not x.shape[1]:
             return np.zeros((len(x), 1, frames, *x.shape[2:]), x.dtype)
-        refuse_other_frames(frames, x.shape[1])
-        return x[:, None]
+        refuse_other_frames(frames, x.shape[1], options["last"])
+        return x[:, None, x.shape[1] - frames :]
 
 
-def refuse_other_frames(wanted: int, found: int) -> None:
-    """Raises where a sequence of ``found`` frames cannot be folded: it has some, and not as many as wanted."""
+def refuse_other_frames(wanted: int, found: int, last: bool) -> None:
+    """Raises where a sequence of ``found`` frames cannot be folded: it has some, and not as many as wanted, or fewer
+    than the ``last`` ones wanted."""
+    if last and 0 < found < wanted:
+        raise ShapeError(
+            f"x: the network takes the last {wanted} frames there, and a row gives {found}: pass longer sequences"
+        )
+    if last:
+        return
     if found not in (0, wanted):
         raise ShapeError(
             f"x: the network takes its steps apart and needs {wanted} frames there, which a fixed number of steps "

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ....errors import UnsupportedError
+from .counted import of_truth
 from .linear import dense, product
 from .lowering import Lowering, handles
-from .pointwise import binary
+from .pointwise import binary, unary
 from .program import Call
 from .reduction import softmax_of
 from .scores import arithmetic, hiding, masked
@@ -42,7 +43,11 @@ def _attention(lo: Lowering, call: Call) -> Any:
     if isinstance(mask, Known) and mask.array.dtype == bool:
         made = hiding(made, ~mask.array)
     elif isinstance(mask, Within) and mask.scale == 1:  # True where a frame counts
-        made = masked(made, replace(mask, negated=not mask.negated), -np.inf)
+        made = masked(lo, made, replace(mask, negated=not mask.negated), -np.inf)
+    elif isinstance(mask, Tensor) and of_truth(lo, mask.name):
+        if lo.archived:
+            raise UnsupportedError("a mask of truth values that is computed: a file does not say that it is one")
+        made = masked(lo, made, unary(lo, mask, "not"), -np.inf)
     elif mask is not None:
         made = arithmetic("add", made, mask)
     return _whole(lo, made, v)

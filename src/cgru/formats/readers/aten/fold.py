@@ -60,6 +60,13 @@ def _arange(*args: Any, **named: Any) -> np.ndarray:
     return made.astype(np.float32) if made.dtype.kind == "f" else made
 
 
+def _raised_cosine(length: int, periodic: bool, alpha: float) -> np.ndarray:
+    """α − (1 − α) cos(2πn / N): Hann's window with α = 0.5, Hamming's with 0.54."""
+    (size,) = _sized([length])
+    angle = 2 * np.pi * np.arange(size) / max(1, size if periodic else size - 1)
+    return (alpha - (1 - alpha) * np.cos(angle)).astype(np.float32)
+
+
 def _sum(self: np.ndarray, dim: Any = None, keepdim: bool = False, **_: Any) -> np.ndarray:
     return np.sum(self, axis=_axes(dim), keepdims=keepdim)
 
@@ -72,6 +79,18 @@ def _norm(self: np.ndarray, ord: float = 2, dim: Any = None, keepdim: bool = Fal
     if ord != 2:
         raise ValueError(f"a norm of order {ord}")
     return np.sqrt(np.sum(self * self, axis=_axes(dim), keepdims=keepdim))
+
+
+def _softmax(self: np.ndarray, dim: int, *_: Any, **__: Any) -> np.ndarray:
+    e = np.exp(self - np.max(self, axis=dim, keepdims=True))
+    return np.asarray(e / e.sum(axis=dim, keepdims=True))
+
+
+def _most(self: np.ndarray, dim: Any = None, keepdim: bool = False) -> Any:
+    """torch.max: of all numbers, or along an axis, values and places."""
+    if dim is None:
+        return np.max(self)
+    return [np.max(self, axis=dim, keepdims=keepdim), np.argmax(self, axis=dim, keepdims=keepdim)]
 
 
 def _split(self: np.ndarray, split_size: Any = None, dim: int = 0, split_sizes: Any = None) -> list[np.ndarray]:
@@ -94,6 +113,8 @@ FOLDS: dict[str, Callable[..., Any]] = {
     "ones": lambda size, **_: np.ones(_sized(size), np.float32),
     "full": lambda size, fill_value, **_: np.full(_sized(size), fill_value, np.float32),
     "arange": _arange,
+    "hann_window": lambda window_length, periodic=True, **_: _raised_cosine(window_length, periodic, 0.5),
+    "hamming_window": lambda window_length, periodic=True, **_: _raised_cosine(window_length, periodic, 0.54),
     "scalar_tensor": lambda s, **_: np.asarray(s, np.float32),
     "add": lambda self, other, alpha=None: np.asarray(self + _scaled(other, alpha)),
     "sub": lambda self, other, alpha=None: np.asarray(self - _scaled(other, alpha)),
@@ -129,8 +150,21 @@ FOLDS: dict[str, Callable[..., Any]] = {
     "linalg_vector_norm": _norm,
     "_weight_norm": _weight_norm,
     "_weight_norm_interface": _weight_norm,
+    "embedding": lambda weight, indices, *_, **__: weight[indices],
+    "index": lambda self, indices: self[tuple(slice(None) if index is None else index for index in indices)],
+    "index_select": lambda self, dim, index: np.take(self, index, axis=dim),
     "linear": lambda input, weight, bias=None: input @ weight.T + (0 if bias is None else bias),
     "addmm": lambda self, mat1, mat2: self + mat1 @ mat2,
+    "where": lambda condition, self, other: np.where(condition, self, other),
+    "minimum": lambda self, other: np.minimum(self, other),
+    "maximum": lambda self, other: np.maximum(self, other),
+    "amax": lambda self, dim=None, keepdim=False: np.max(self, axis=_axes(dim), keepdims=keepdim),
+    "amin": lambda self, dim=None, keepdim=False: np.min(self, axis=_axes(dim), keepdims=keepdim),
+    "softmax": _softmax,
+    "max": _most,
+    "reciprocal": lambda self: 1 / _float(self),
+    "cumsum": lambda self, dim, **_: np.cumsum(self, axis=dim),
+    "linspace": lambda start, end, steps, **_: np.linspace(start, end, _sized([steps])[0]).astype(np.float32),
     "relu": lambda self: np.maximum(self, 0),
     "clone": lambda self, **_: np.array(self),
     "chunk": _chunk,

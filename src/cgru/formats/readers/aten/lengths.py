@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import UnsupportedError
+from .counted import of_truth, packed_by
 from .lowering import Lowering, handles
 from .program import Call
 from .values import PACKED, TB, Axis, B, Known, Lengths, Misread, T, Tensor, Within
@@ -19,7 +20,10 @@ PASSED_OVER = -1e4
 
 @handles("sort", "argsort")
 def _sort(lo: Lowering, call: Call) -> Any:
-    if not isinstance(lo.arg(call, 0, "self"), Lengths):
+    value = lo.arg(call, 0, "self")
+    if isinstance(value, Tensor) and value.axes == (B,) and lo.clock(value) is None:  # rows of computed lengths
+        return Lengths(order=True) if call.base == "argsort" else [value, Lengths(order=True)]
+    if not isinstance(value, Lengths):
         raise UnsupportedError("sorting numbers that are computed")
     return Lengths(order=True) if call.base == "argsort" else [Lengths(), Lengths(order=True)]
 
@@ -42,7 +46,8 @@ def _empty_like(lo: Lowering, call: Call) -> Any:
 def _pack(lo: Lowering, call: Call) -> Tensor:
     """(rows, frames, F) and the rows' lengths → the frames of all rows that there are: torch's packed data."""
     x, lengths = lo.natural(lo.tensor(call, 0, "x")), lo.arg(call, 1, "lengths")
-    if not isinstance(lengths, Lengths) or lengths.order or lengths.offset:
+    counted = isinstance(lengths, Tensor)
+    if not counted and (not isinstance(lengths, Lengths) or lengths.order or lengths.offset):
         raise UnsupportedError(
             "pack_padded_sequence with lengths that are no input of forward(): the network takes them as lengths="
         )
@@ -50,7 +55,7 @@ def _pack(lo: Lowering, call: Call) -> Tensor:
     if x.axes[:2] != wanted or len(x.axes) != 3:
         raise Misread(f"packing takes ({', '.join(wanted)}, features), and the axes are others")
     lo.evident = True
-    return replace(x, axes=(TB, 0))
+    return replace(x, name=packed_by(lo, x, lengths) if counted else x.name, axes=(TB, 0))
 
 
 @handles("cgru.packed")
@@ -60,7 +65,10 @@ def _packed(lo: Lowering, call: Call) -> Tensor:
 
 @handles("cgru.padded")
 def _padded(lo: Lowering, call: Call) -> Tensor:
-    return lo.tensor(call, 0, "x").followed_by(float(lo.arg(call, 1, "value")))
+    x, value = lo.tensor(call, 0, "x"), float(lo.arg(call, 1, "value"))
+    if value and x.name in lo.packed:
+        raise UnsupportedError("rows of computed lengths, padded with something else than zeros")
+    return x.followed_by(value)
 
 
 # ---- masks --------------------------------------------------------------------------------------------------
@@ -108,7 +116,10 @@ def _not(lo: Lowering, call: Call) -> Any:
         return replace(value, negated=not value.negated)
     from .pointwise import unary
 
-    return unary(lo, lo.tensor(call), "not")
+    x = lo.tensor(call)
+    if call.base == "bitwise_not" and not of_truth(lo, x.name):
+        raise UnsupportedError("bits of a number turned round; of comparisons it is run")
+    return unary(lo, x, "not")
 
 
 def filled(x: Tensor, mask: Within, value: Any) -> Tensor:

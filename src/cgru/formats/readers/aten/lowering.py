@@ -17,12 +17,14 @@ from ....errors import CgruError, ShapeError, UnsupportedError
 from ....layers import Layer
 from ....spec.operation import operation
 from .fold import FOLDS
+from .positions import growing
 from .program import FILLED, Call, Program, Ref, needed
 from .values import (
     PACKED,
     Assembled,
     Axis,
     B,
+    Complex,
     Heads,
     Known,
     Lengths,
@@ -72,6 +74,8 @@ class Lowering:
         self.scans: dict[str, list[str]] = {}
         #: Names of the graph's inputs that count frames rather than being read.
         self.lengths: list[str] = []
+        #: The masks of what is packed by numbers of frames that are computed, by its name.
+        self.packed: dict[str, str] = {}
         #: Frames that each time axis had when the program was traced, by its clock's root.
         self.frames: dict[str, int] = {}
         #: Whether an operator said which axis is time: a recurrence, a convolution, a pooling.
@@ -145,6 +149,12 @@ class Lowering:
                 return self._folded(call)
             if call.base in FILLED and call.shape is not None:
                 return self._filled(call)
+            if any(map(_is_complex, given)):
+                if call.base in _EACH_PART and entry is not None:
+                    return self._of_each_part(call, entry)
+                entry = HANDLERS.get(f"complex.{call.base}")
+                if entry is None:
+                    raise UnsupportedError("cgru does not run this operator on complex numbers")
             if entry is None:
                 raise UnsupportedError("cgru does not run this operator")
             self._frames = entry.frames
@@ -156,6 +166,15 @@ class Lowering:
         except (IndexError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise UnsupportedError(f"{call}: its arguments are not those that cgru follows ({error!r:.160})") from None
 
+    def _of_each_part(self, call: Call, entry: _Entry) -> Complex:
+        """What moves numbers and changes none, on the real and the imaginary part."""
+        self._frames, made = entry.frames, []
+        for side in ("real", "imag"):
+            found = self._resolved(call.args[0])
+            self.values[f"{call.name}.{side}"] = getattr(found, side)
+            made.append(entry.handler(self, call._replace(args=(Ref(f"{call.name}.{side}"), *call.args[1:]))))
+        return Complex(*(self.shaped(part, call.shape) for part in made))
+
     def _folded(self, call: Call) -> Any:
         def array(value: Any) -> Any:
             value = self._resolved(value)
@@ -163,11 +182,27 @@ class Lowering:
                 return value.array
             return [array(part) for part in value] if isinstance(value, (list, tuple)) else value
 
-        args, kwargs = [array(value) for value in call.args], {k: array(v) for k, v in call.kwargs.items()}
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "device", "layout", "pin_memory")}
-        kwargs = {{"input": "self", "end": "end"}.get(k, k): v for k, v in kwargs.items()}
-        made = FOLDS[call.base](*args, **kwargs)
-        return [Known(part) for part in made] if isinstance(made, list) else Known(np.asarray(made))
+        given = [self._resolved(value) for value in call.args]
+        named = {
+            {"input": "self"}.get(k, k): self._resolved(v)
+            for k, v in call.kwargs.items()
+            if k not in ("dtype", "device", "layout", "pin_memory")
+        }
+        fold = FOLDS[call.base]
+        made = fold(*map(array, given), **{k: array(v) for k, v in named.items()})
+        if isinstance(made, list):
+            return [Known(part) for part in made]
+        grows = growing(call.base, fold, given, named, self.counts())
+        if grows is not None and self.exported:
+            self._refuse_counts(call, (*given, *named.values()))
+        return Known(np.asarray(made), grows)
+
+    def _refuse_counts(self, call: Call, values: Sequence[Any]) -> None:
+        """Refuse a factor in a file that may be the number of steps or rows: there is no second size to tell."""
+        if call.base.startswith(("mul", "div", "true_divide")) and any(
+            isinstance(value, (int, float)) and value > 1 and value in self.sizes() for value in values
+        ):
+            raise UnsupportedError("a factor that is also a number of rows or steps; export it with others")
 
     def _filled(self, call: Call) -> Known:
         """A tensor of one number, shaped like something that is computed."""
@@ -216,6 +251,8 @@ class Lowering:
         value = self.arg(call, position, name)
         if isinstance(value, States):
             return self.stacked(value)
+        if isinstance(value, Complex):
+            raise UnsupportedError(f"its argument {name} holds complex numbers; take abs(), real and imag, or angle()")
         if isinstance(value, (Heads, Scores)):
             raise UnsupportedError(f"its argument {name} is {value.described}, of which cgru follows attention alone")
         if not isinstance(value, Tensor):
@@ -253,6 +290,22 @@ class Lowering:
     def steps(self) -> int:
         """Frames of the inputs that advance together when the program was traced; 0 where there are none."""
         return self.frames.get("", 0)
+
+    def sizes(self) -> set[int]:
+        """The numbers of rows and steps that the program was traced with, among others."""
+        return {self.steps, *(size for given in self.program.inputs for size in given.shape[:2])}
+
+    def counts(self) -> set[int]:
+        """The numbers of frames that values had when the program was traced."""
+        clocks = {value.clock for value in self.g.values.values() if value.clock is not None and not value.clock.root}
+        return {clock.count(self.steps) for clock in clocks}
+
+    def value_of(self, frames: int) -> str:
+        """A value of the graph that had so many frames when the program was traced."""
+        for name, value in self.g.values.items():
+            if value.clock is not None and not value.clock.root and value.clock.count(self.steps) == frames:
+                return name
+        raise UnsupportedError(f"numbers for each of {frames} frames, which no value has")
 
     def is_whole(self, node: Any) -> bool:
         return operation(node.op, node.name).is_whole(node.options)
@@ -375,10 +428,23 @@ class Lowering:
         return self.emit("constant", weights={"value": array}, features=array.shape)
 
 
+#: What complex numbers are moved by, each part as a value by itself.
+_EACH_PART = frozenset(
+    (
+        "alias", "clone", "contiguous", "detach", "flatten", "narrow", "permute", "reshape", "select", "slice",
+        "squeeze", "transpose", "unsqueeze", "view",
+    )
+)  # fmt: skip
+
+
+def _is_complex(value: Any) -> bool:
+    return any(map(_is_complex, value)) if isinstance(value, (list, tuple)) else isinstance(value, Complex)
+
+
 def _runs(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_runs, value))
-    return isinstance(value, (Tensor, Heads, Scores, States, Lengths, Within, Assembled))
+    return isinstance(value, (Tensor, Complex, Heads, Scores, States, Lengths, Within, Assembled))
 
 
 def _frozen(value: Any) -> Any:

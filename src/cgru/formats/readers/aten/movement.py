@@ -9,7 +9,7 @@ from typing import Any
 from ....errors import UnsupportedError
 from .lowering import Lowering, handles
 from .program import Call
-from .values import Axis, Heads, Lengths, Misread, Scores, T, Tensor, Within
+from .values import Axis, Heads, Known, Lengths, Misread, Scores, T, Tensor, Within
 
 
 @handles("transpose", "swapaxes", "permute", "t", "movedim", "numpy_T", "mT", frames=True)
@@ -77,6 +77,9 @@ def _squeeze(lo: Lowering, call: Call) -> Any:
 
 @handles("expand", "expand_as", "broadcast_to", "repeat", frames=True)
 def _expand(lo: Lowering, call: Call) -> Any:
+    given = lo.arg(call, 0, "self")
+    if isinstance(given, Known) and call.base == "expand_as":
+        return given  # broadcasting does the rest
     x = lo.moved(call)
     if isinstance(x, Lengths):
         return x

@@ -25,6 +25,7 @@ from . import (
     pooling,
     recurrent,
     reduction,
+    spectra,
     views,
 )
 from .inplace import functional
@@ -46,6 +47,7 @@ _FAMILIES = (
     pooling,
     recurrent,
     reduction,
+    spectra,
     views,
 )  # each fills the table of handlers
 

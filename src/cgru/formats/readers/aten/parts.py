@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import UnsupportedError
+from .counted import rows_counted, taken_at
 from .joins import joined
 from .lowering import Lowering, handles
 from .program import Call
@@ -110,6 +111,8 @@ def cropped(lo: Lowering, x: Tensor, dim: int, start: int, end: int, step: int) 
             one = lo.last_of(x, dim)
             return replace(one, axes=(*one.axes[:dim], None, *one.axes[dim:]))
         return replace(x, axes=tuple(None if p == dim else axis for p, axis in enumerate(x.axes)), at=begin)
+    if start < 0 and (end == _END or start < end < 0) and begin < stop:
+        return _last_frames(lo, x, dim, -start, 0 if end == _END else -end, step)
     if 0 < end == lo.steps < frames and not lo.exported:
         end -= frames  # x[:, :T] of something longer: T as it is in every call, which another size will show
     if start < 0 or (end != _END and end > 0):
@@ -125,6 +128,43 @@ def cropped(lo: Lowering, x: Tensor, dim: int, start: int, end: int, step: int) 
         lo.evident = True
         name = lo.emit("pool", name, kind="max", width=1, stride=step)
     return replace(x, name=name).followed_by(x.behind)
+
+
+def _last_frames(lo: Lowering, x: Tensor, dim: int, count: int, less: int, step: int) -> Tensor:
+    """The last ``count`` frames but for ``less`` at the end, on a feature axis: a number that does not grow."""
+    if lo.lengths:
+        raise UnsupportedError("the last frames, where rows have lengths, are padding in shorter rows")
+    lo.evident = True
+    x = lo.natural(x)
+    name = lo.emit("fold_time", x.name, frames=count, last=True)
+    if less or step != 1:
+        name = lo.emit("slice", name, start=0, stop=count - less, step=step, axis=0)
+    return replace(x, name=name, axes=tuple(0 if p == dim else a + 1 if isinstance(a, int) else a
+                                            for p, a in enumerate(x.axes))).followed_by(None)  # fmt: skip
+
+
+@handles("diff", frames=True)
+def _diff(lo: Lowering, call: Call) -> Tensor:
+    """x_t − x_{t−1} along an axis; what is put in front stands for the one before the first."""
+    x, dim = lo.natural(lo.tensor(call)), lo.arg(call, 2, "dim", -1)
+    before, behind = lo.arg(call, 3, "prepend", None), lo.arg(call, 4, "append", None)
+    if lo.arg(call, 1, "n", 1) != 1 or behind is not None or x.at is not None:
+        raise UnsupportedError("differences of differences, or with something behind the last")
+    axis = x.axes[dim % len(x.axes)]
+    if axis != T and (before is not None or not isinstance(axis, int)):
+        raise UnsupportedError("differences along rows, or of features with something in front")
+    if isinstance(axis, int):
+        size = lo.features(x)[axis]
+        late, early = (lo.emit("slice", x.name, start=i, stop=size - 1 + i, axis=axis) for i in (1, 0))
+        return replace(x, name=lo.emit("sub", late, early))
+    lo.evident = True
+    if before is None:
+        late = lo.emit("pad_time", x.name, left=-1, right=0)
+        early = lo.emit("pad_time", x.name, left=0, right=-1)
+        return replace(x, name=lo.emit("sub", late, early))
+    shifted = replace(x, name=lo.emit("pad_time", x.name, left=0, right=-1))
+    last = joined(lo, [before, shifted], dim % len(x.axes), stack=False)
+    return replace(x, name=lo.emit("sub", x.name, lo.natural(last).name))
 
 
 @handles("written", frames=True)
@@ -249,6 +289,9 @@ def _index(lo: Lowering, call: Call) -> Any:
         given = [(i, index) for i, index in enumerate(indices) if index is not None]
         if len(given) == 2 and x.axes[:2] == (B, T) and _last_of_each(given[1][1]):
             return replace(lo.natural(x), name=lo.last(lo.natural(x).name), axes=(B, *lo.natural(x).axes[2:]))
+        by_row = len(given) == 2 and x.axes[:2] == (B, T) and bool(x.shape) and rows_counted(given[0][1], x.shape[0])
+        if by_row and isinstance(given[1][1], Tensor):
+            return taken_at(lo, x, 1, given[1][1], keep=False)
         if len(given) != 1:
             raise UnsupportedError("entries by several arrays of indices")
         dim, index = given[0]
@@ -256,6 +299,8 @@ def _index(lo: Lowering, call: Call) -> Any:
         dim, index = lo.arg(call, 1, "dim") % len(x.axes), lo.arg(call, 2, "index")
     else:
         dim, index = lo.arg(call, 1, "dim") % len(x.axes), lo.arg(call, 2, "index")
+        if isinstance(index, Tensor) and call.base == "gather":
+            return taken_at(lo, x, dim, index, keep=True)
         if x.axes[dim] != T or not _last_of_each(index):
             raise UnsupportedError("entries that depend on the input")
         x = lo.natural(x)

@@ -10,8 +10,10 @@ import numpy as np
 
 from ....errors import UnsupportedError
 from ....layers import Activation
+from .counted import of_ids
 from .lengths import combined, compared, filled
 from .lowering import Lowering, handles
+from .positions import positioned
 from .program import Call
 from .scores import arithmetic, masked
 from .values import Axis, Heads, Known, Lengths, Misread, Scores, States, Tensor, Within, constant_along
@@ -182,7 +184,7 @@ def _binary(lo: Lowering, call: Call) -> Any:
     if alpha != 1:
         b = binary(lo, "mul", b, alpha) if isinstance(b, (Tensor, States)) else _number(b) * alpha
     if lo.exported and call.base.startswith(("mul", "div", "true_divide")):
-        counts = {lo.steps, *(size for given in lo.program.inputs for size in given.shape[:2])}
+        counts = lo.sizes()
         for value in (a, b):
             if isinstance(value, (int, float)) and value > 1 and value in counts:
                 raise UnsupportedError(
@@ -218,6 +220,8 @@ def _compare(lo: Lowering, call: Call) -> Any:
     kind, swapped = _COMPARE.get(call.base, ("equal", False))
     a, b = lo.arg(call, 0, "self"), lo.arg(call, 1, "other")
     mask = compared(lo, call, a, b)
+    if mask is None:
+        mask = of_ids(lo, call, a, b)
     if mask is not None:
         return mask
     made = binary(lo, "compare", *((b, a) if swapped else (a, b)), kind=kind)
@@ -228,18 +232,20 @@ def _compare(lo: Lowering, call: Call) -> Any:
 def _where(lo: Lowering, call: Call) -> Any:
     condition, a, b = (lo.arg(call, i, name) for i, name in enumerate(("condition", "self", "other")))
     if isinstance(a, Scores):
-        return masked(a, _opposite(condition), b)
+        return masked(lo, a, _opposite(lo, condition), b)
     if isinstance(b, Scores):
-        return masked(b, condition, a)
+        return masked(lo, b, condition, a)
     if isinstance(condition, Within):
         x, value = (b, a) if condition.negated else (a, b)
         return filled(x, replace(condition, negated=True), value)
     return broadcast(lo, "where", [condition, a, b])
 
 
-def _opposite(condition: Any) -> Any:
+def _opposite(lo: Lowering, condition: Any) -> Any:
     if isinstance(condition, Within):
         return replace(condition, negated=not condition.negated)
+    if isinstance(condition, Tensor):
+        return unary(lo, condition, "not")
     return Known(~condition.array.astype(bool)) if isinstance(condition, Known) else condition
 
 
@@ -247,7 +253,7 @@ def _opposite(condition: Any) -> Any:
 def _masked_fill(lo: Lowering, call: Call) -> Any:
     x, mask = lo.arg(call, 0, "self"), lo.arg(call, 1, "mask")
     if isinstance(x, Scores):
-        return masked(x, mask, lo.arg(call, 2, "value"))
+        return masked(lo, x, mask, lo.arg(call, 2, "value"))
     if isinstance(x, Known) and isinstance(mask, Within) and not np.any(x.array):
         return replace(mask, scale=mask.scale * float(_number(lo.arg(call, 2, "value"))))
     if isinstance(mask, Within):
@@ -298,11 +304,12 @@ def binary(lo: Lowering, op: str, a: Any, b: Any, **options: Any) -> Tensor:
 def broadcast(lo: Lowering, op: str, operands: Sequence[Any], **options: Any) -> Tensor:
     """An operation of several values, torch's axes aligned from the right."""
     values = [lo.stacked(v) if isinstance(v, States) else v for v in operands]
-    values = [v if isinstance(v, Tensor) else Known(np.asarray(_number(v), np.float32)) for v in values]
+    values = [v if isinstance(v, Tensor) else _float(v) for v in values]
     tensors = [v for v in values if isinstance(v, Tensor)]
     if not tensors:
         raise UnsupportedError("none of its arguments depends on the input")
     values, at = together(lo, values)
+    values = with_positions(lo, values)
     tensors = [v for v in values if isinstance(v, Tensor)]
     rank = max([len(t.axes) for t in tensors] + [_rank(v) for v in values if isinstance(v, Known)])
     axes = [_joined([_axis(t, p - rank) for t in tensors]) for p in range(rank)]
@@ -330,6 +337,21 @@ def broadcast(lo: Lowering, op: str, operands: Sequence[Any], **options: Any) ->
     )
     zero = zero or (op == "div" and isinstance(values[0], Tensor) and values[0].behind == 0)
     return _named(lo, made, axes, at).followed_by(0.0 if zero else None)
+
+
+def _float(value: Any) -> Known:
+    made = np.asarray(_number(value), np.float32)
+    return replace(value, array=made) if isinstance(value, Known) else Known(made)
+
+
+def with_positions(lo: Lowering, values: Sequence[Any]) -> list[Any]:
+    """Values of which constants that grow with the frames are the graph's."""
+    if not any(isinstance(v, Known) and v.growing is not None for v in values):
+        return list(values)
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    rank = max(len(v.axes) if isinstance(v, Tensor) else v.array.ndim for v in values)
+    axes = [_joined([_axis(t, p - rank) for t in tensors]) for p in range(rank)]
+    return [positioned(lo, v, axes) if isinstance(v, Known) else v for v in values]
 
 
 def _plain(lo: Lowering, value: Tensor, positions: Sequence[int]) -> bool:

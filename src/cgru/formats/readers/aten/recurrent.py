@@ -47,7 +47,8 @@ def _stack(lo: Lowering, call: Call) -> list[Any]:
     x = replace(x, name=lo.arranged(x, [2]))
     arrays = list(layer.cell.state)
     begin = [_begin(lo, part, layers * (2 if both else 1)) for part in (given if call.base == "lstm" else [given])]
-    y = _run(lo, layer, x.name, begin)
+    mask = lo.packed.get(x.name, "")
+    y = _run(lo, layer, x.name, begin, mask)
     axes: tuple[Axis, ...] = (B, T, 0) if batch_first else (T, B, 0)
     axes = tuple(None if axis == B and x.axes[rows] is None else axis for axis in axes)
     sizes = {"h": layer.emitted_size, "c": layer.hidden_size}
@@ -110,15 +111,15 @@ def _begin(lo: Lowering, value: Any, count: int) -> list[str] | None:
     return parts
 
 
-def _run(lo: Lowering, layer: Recurrent, x: str, begin: Sequence[list[str] | None]) -> str:
-    """The stack on a value; which scans it became goes to ``lo.scans``."""
-    if all(part is None for part in begin):
+def _run(lo: Lowering, layer: Recurrent, x: str, begin: Sequence[list[str] | None], mask: str = "") -> str:
+    """The stack on a value; which scans it became goes to ``lo.scans``. ``mask``: the frames that there are of it."""
+    if all(part is None for part in begin) and not mask:
         before = len(lo.g.nodes)
         y: str = lo.layer(layer, x)
         if y not in lo.scans:
             lo.scans[y] = [node.name for node in lo.g.nodes[before:] if node.op == "scan"]
         return y
-    if any(part is None for part in begin):
+    if any(part is None for part in begin) and not all(part is None for part in begin):
         units = [layer.emitted_size, layer.hidden_size]
         zero = [[lo.constant(np.zeros(size, np.float32))] * len(layer.weights) for size in units]
         begin = [zero[i] if part is None else part for i, part in enumerate(begin)]
@@ -134,15 +135,18 @@ def _run(lo: Lowering, layer: Recurrent, x: str, begin: Sequence[list[str] | Non
             ends = []
         given = [part[number] for part in begin if part is not None]
         y = lo.g.node(
-            "scan", x, "", *given, name=title if len(layer.weights) == 1 else f"{title}.{scan.label}", layer=title,
+            "scan", x, mask, *given, name=title if len(layer.weights) == 1 else f"{title}.{scan.label}", layer=title,
             weights=layer.weights[scan.suffix], cell=layer.cell.name, units=layer.hidden_size,
             emitted=layer.emitted_size if layer.emitted_size != layer.hidden_size else 0,
             activation=layer.activation, recurrent_activation=layer.recurrent_activation, reverse=scan.reverse,
+            repeat=not mask,
         )  # fmt: skip
         names.append(y)
         ends.append(y)
     made = ends[0] if len(ends) == 1 else lo.emit("concat", *ends)
     lo.scans[made] = names
+    if mask:
+        lo.packed[made] = mask
     return made
 
 
@@ -155,6 +159,9 @@ def _cell(lo: Lowering, call: Call) -> Any:
     kind = call.base.removesuffix("_cell")
     x, given = lo.tensor(call, 0, "input"), lo.arg(call, 1, "hx")
     states = list(given) if isinstance(given, (list, tuple)) else [given]
+    timeless = [v for v in (x, *states) if isinstance(v, Tensor) and v.at is None and lo.clock(v) is None]
+    if len(timeless) == 1 + len(states) and all(v.axes == (B, 0) for v in timeless):
+        return stepped(lo, call, x, states)  # of a decoder with a fixed number of steps
     if x.at is None or len(x.axes) != 2 or not isinstance(x.axes[1], int):
         raise UnsupportedError("a cell that does not run over the frames of one sequence, in a loop")
     lo.evident = True

@@ -42,6 +42,8 @@ def arithmetic(op: str, a: Any, b: Any) -> Any:
     if not isinstance(held, (Scores, Heads)):
         return NotImplemented
     number = other.array if isinstance(other, Known) else other
+    if isinstance(held, Scores) and op == "add" and not held.weights and isinstance(other, (Tensor, Heads)):
+        return _biased(held, apart(other)[0])
     if isinstance(held, Scores) and op == "add" and not held.weights:
         if isinstance(other, Within) and other.negated and other.scale <= PASSED_OVER:
             return _behind_length(held, other)
@@ -63,7 +65,18 @@ def arithmetic(op: str, a: Any, b: Any) -> Any:
     return replace(held, factor=held.factor * size)
 
 
-def masked(held: Scores, mask: Any, value: Any) -> Scores:
+def _biased(held: Scores, bias: Tensor) -> Scores:
+    """Scores and a number for each frame attended to, the same for all that attend (a mask of the input's padding)."""
+    axes = (*[None] * (len(held.axes) - len(bias.axes)), *bias.axes)
+    heads = held.axes[:-2]
+    if len(axes) != len(held.axes) or axes[-1] != T or axes[-2] is not None or held.bias is not None:
+        raise UnsupportedError("numbers added to the scores of pairs of frames, other than one for each attended to")
+    if any(a is not None and type(a) is not type(b) for a, b in zip(axes[:-2], heads, strict=True)):
+        raise UnsupportedError("numbers added to scores whose rows or heads disagree")
+    return replace(held, bias=replace(bias, axes=axes))
+
+
+def masked(lo: Lowering, held: Scores, mask: Any, value: Any) -> Scores:
     """The scores with ``value`` where the mask is True; a value that a softmax passes over."""
     number = value.array if isinstance(value, Known) else np.asarray(value)
     if held.weights or number.dtype.kind not in "fi" or not np.all(number <= PASSED_OVER):
@@ -72,6 +85,12 @@ def masked(held: Scores, mask: Any, value: Any) -> Scores:
         if not mask.negated:
             raise UnsupportedError("a mask that leaves out the frames within a row's length")
         return _behind_length(held, mask)
+    if isinstance(mask, (Tensor, Heads)):
+        tensor = apart(mask)[0]
+        size = float(np.reshape(number, -1)[0])
+        zero, low = (lo.constant(np.full(1, v, np.float32)) for v in (0.0, size))
+        name = lo.emit("where", tensor.name, low, zero)
+        return _biased(held, replace(tensor, name=name))
     if not isinstance(mask, Known):
         raise UnsupportedError("a mask of pairs of frames that is computed from the input")
     return hiding(held, mask.array.astype(bool))
@@ -120,6 +139,8 @@ def weighted(lo: Lowering, held: Scores, given: Any) -> Any:
         )
     lead = lo.features(v)[:-1]
     parts = [_heads(lo, x) for x in (held.query, held.key, v)]
+    if held.bias is not None:
+        parts[:2] = _with_bias(lo, held, *parts[:2])
     if len({len(heads) for heads in parts}) > 1:
         raise UnsupportedError("attention whose queries, keys and values have different numbers of heads")
     made = [
@@ -130,6 +151,25 @@ def weighted(lo: Lowering, held: Scores, given: Any) -> Any:
     name = lo.emit("reshape", flat, features=lo.features(v)) if lead else flat
     found = replace(v, name=name, shape=(*held.query.shape[:-1], v.shape[-1])).followed_by(None)
     return found if place is None else Heads(found, place)
+
+
+def _with_bias(lo: Lowering, held: Scores, queries: list[str], keys: list[str]) -> tuple[list[str], list[str]]:
+    """q · k · factor + bias of the key, as products: queries with 1 / factor behind them, keys with the bias."""
+    bias = held.bias
+    assert bias is not None
+    if lo.clock(bias) != lo.clock(held.key):
+        raise UnsupportedError("numbers added to scores of other frames than their keys'")
+    size = lo.g.values[bias.name].size
+    flat = bias.name if lo.features(bias) == (size,) else lo.emit("reshape", bias.name, features=(size,))
+    if size not in (1, len(keys)):
+        raise UnsupportedError("numbers added to scores, neither the same for all heads nor one for each")
+    each = [flat] * len(keys)
+    if size > 1:
+        each = [lo.emit("slice", flat, start=i, stop=i + 1, axis=0) for i in range(size)]
+    one = lo.constant(np.full(1, 1 / held.factor, np.float32))
+    return [lo.emit("concat", q, one) for q in queries], [
+        lo.emit("concat", k, more) for k, more in zip(keys, each, strict=True)
+    ]
 
 
 def _heads(lo: Lowering, x: Tensor) -> list[str]:

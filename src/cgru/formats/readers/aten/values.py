@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,10 +27,21 @@ class Misread(UnsupportedError):
 
 
 @dataclass(frozen=True)
+class Growing:
+    """How a constant is for other numbers of frames: ``at(n)``, of up to ``limit`` of them; it was traced with
+    ``frames``."""
+
+    at: Callable[[int], np.ndarray]
+    frames: int
+    limit: int
+
+
+@dataclass(frozen=True)
 class Known:
-    """An array that does not depend on the inputs."""
+    """An array that does not depend on the inputs. ``growing``: it is longer where there are more frames."""
 
     array: np.ndarray
+    growing: Growing | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,15 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Complex:
+    """Complex numbers: two values of the graph with the same axes."""
+
+    real: Tensor
+    imag: Tensor
+    described = "complex numbers"
+
+
+@dataclass(frozen=True)
 class Heads:
     """A tensor of which torch has rows and the axis behind them, ``place``, in one: rows and heads of an attention.
 
@@ -87,7 +107,7 @@ class Scores:
 
     query and key have the features (heads …, d). ``axes`` end in T, the query's frames, and :data:`S`, the key's.
     ``place``: rows and heads are one axis there. ``causal``: keys behind the query's frame have no weight;
-    ``within``: nor have those behind the row's length.
+    ``within``: nor have those behind the row's length. ``bias``: what is added to the scores of each key.
     """
 
     query: Tensor
@@ -97,6 +117,7 @@ class Scores:
     factor: float = 1.0
     causal: bool = False
     within: bool = False
+    bias: Tensor | None = None
     weights: bool = False
     shape: tuple[int, ...] = ()
     described = "a matrix of every frame with every other"

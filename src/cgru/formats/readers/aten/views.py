@@ -85,6 +85,8 @@ def _time_folded(lo: Lowering, x: Tensor, wanted: tuple[int, ...]) -> Tensor | N
     size = prod(size for _, size in own[2:])
     if len(wanted) < 2 or wanted[0] != rows or wanted[1] == frames or rows * frames * size != prod(wanted):
         return None
+    if [n for n in wanted if n > 1] == [n for n in x.shape if n > 1]:
+        return None  # axes of one put between
     x = lo.natural(x)
     flat = lo.emit("reshape", x.name, features=(size,)) if lo.features(x) != (size,) else x.name
     if len(wanted) == 2:

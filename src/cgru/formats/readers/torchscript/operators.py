@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 #: torch's numbers of its types → the kind of a tensor.
 _TYPES = {0: "i", 1: "i", 2: "i", 3: "i", 4: "i", 5: "f", 6: "f", 7: "f", 11: "b"}
 #: Operators that make a new tensor of no other.
-_MAKERS = frozenset(("zeros", "ones", "full", "empty", "arange", "rand", "randn", "scalar_tensor"))
+_MAKERS = frozenset(("zeros", "ones", "full", "empty", "arange", "rand", "randn", "scalar_tensor",
+                     "hann_window", "hamming_window"))  # fmt: skip
 
 
 def applied(self: Evaluator, op: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -431,6 +431,40 @@ def _indexed(a: Arguments) -> Shape:
     return (*x[:dim], index[0] if index else 1, *x[dim + 1 :])
 
 
+def _entries(a: Arguments) -> Shape:
+    """x[i, j, …] by arrays of places, which stand for the first axes."""
+    x, given = a.shape(0), [value for value in a(1, "indices") if value is not None]
+    if any(value is None for value in list(a(1, "indices"))[: len(given)]):
+        raise UnsupportedError("entries by arrays of places of other axes than the first")
+    return (*broadcast(*map(shape_of, given)), *x[len(given) :])
+
+
+def _differences(a: Arguments) -> Shape:
+    x = list(a.shape(0))
+    dim = _axis(a(2, "dim", -1), len(x))
+    for value in (a(3, "prepend", None), a(4, "append", None)):
+        x[dim] += shape_of(value)[dim] if isinstance(value, Tensor) else 0
+    x[dim] -= a(1, "n", 1)
+    return tuple(x)
+
+
+def _unfolded(a: Arguments) -> Shape:
+    x, size, step = list(a.shape(0)), a(2, "size"), a(3, "step")
+    dim = _axis(a(1, "dimension"), len(x))
+    x[dim] = (x[dim] - size) // step + 1
+    return (*x, size)
+
+
+def _spectrum(a: Arguments) -> Shape:
+    x, size = a.shape(0), int(a(1, "n_fft"))
+    centred = len(a.args) > 6 and isinstance(a.args[6], str)
+    frames = x[-1] + (size // 2 * 2 if centred and a.args[5] else 0) - size
+    if frames < 0:
+        raise DoesNotFit(f"a spectrum of {size} samples of {x[-1]}")
+    bins = size if a(8 if centred else 6, "onesided", None) is False else size // 2 + 1
+    return (*x[:-1], bins, 1 + frames // int(a(2, "hop_length", None) or size // 4))
+
+
 def _glu(a: Arguments) -> Shape:
     x = list(a.shape(0))
     dim = _axis(a(1, "dim", -1), len(x))
@@ -483,14 +517,22 @@ RULES = _rolled(
     (("zeros", "ones", "empty", "full", "rand", "randn"), _filled), (("new_zeros", "new_ones", "new_full"), _new),
     (("_native_multi_head_attention",), lambda a: [a.shape(0), (a.shape(0)[0], a.shape(0)[1], a.shape(1)[1])]),
     (("arange",), _arange), (("index_select",), _indexed), (("einsum",), _einsum),
+    (("real", "imag", "angle", "bitwise_not"), _same), (("stft",), _spectrum), (("diff",), _differences),
+    (("unfold",), _unfolded),
+    (("view_as_real",), lambda a: (*a.shape(0), 2)), (("view_as_complex",), lambda a: a.shape(0)[:-1]),
+    (("index",), _entries), (("gather",), lambda a: a.shape(2, "index")),
+    (("hann_window", "hamming_window"), lambda a: (int(a(0, "window_length")),)),
     (("glu",), _glu), (("scalar_tensor",), lambda a: ()),
 )  # fmt: skip
 
 #: Operators whose result holds whole numbers, or truth.
 WHOLE = frozenset(("argmax", "argmin", "long", "int"))
 TRUTH = frozenset(
-    ("lt", "le", "gt", "ge", "eq", "ne", "logical_not", "logical_and", "logical_or", "isnan", "any", "all")
-)
+    (
+        "lt", "le", "gt", "ge", "eq", "ne", "bitwise_not", "logical_not", "logical_and", "logical_or", "isnan", "any",
+        "all",
+    )
+)  # fmt: skip
 
 
 def shapes(op: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
