@@ -17,7 +17,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -162,10 +163,20 @@ class Bar:
         print(f"\r{line:78}", end=end, file=sys.stderr, flush=True)
 
 
+@contextmanager
+def _subnormals_flushed() -> Iterator[None]:
+    """Numbers so small that processors take many times as long are zero; the caller's arithmetic is as before behind it."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@_subnormals_flushed()
 def train(pairs: Pairs, folder: Path, epochs: int = EPOCHS) -> None:
     """Learn pieces and weights, and write them into the folder: german.txt, english.txt and translate.pt."""
     torch.manual_seed(SEED)
-    torch.set_flush_denormal(True)
     rng = np.random.default_rng(SEED)
     both = pairs.sentences + pairs.entries
     german = Pieces.learned((pair.german.lower() for pair in both), GERMAN)
