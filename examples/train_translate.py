@@ -165,7 +165,7 @@ class Bar:
 
 @contextmanager
 def _subnormals_flushed() -> Iterator[None]:
-    """Numbers so small that processors take many times as long are zero; the caller's arithmetic is as before behind it."""
+    """Numbers so small that they slow processors down are zero; behind it arithmetic is as it was."""
     torch.set_flush_denormal(True)
     try:
         yield
